@@ -137,7 +137,8 @@ def write_catalog(table: pd.DataFrame, folder: Path) -> None:
     """
     raise_faults(list(faults_of(table)))
     empty = {"labels": [], "boxes": [], "box_labels": []}
-    columns = {name: list(table[name]) if name in table else [empty.get(name)] * len(table) for name in SCHEMA.names}
+    columns = {name: [None if value is pd.NA or value != value else value for value in table[name]]  # NaN differs
+               if name in table else [empty.get(name)] * len(table) for name in SCHEMA.names}
     with write_atomically(Path(folder) / "catalog.parquet") as beside:
         pq.write_table(pa.Table.from_pydict(columns, schema=SCHEMA), beside)
 

@@ -1,166 +1,297 @@
-"""How good is a ranking: mAP@N, mAR@N and Prec@N, each in two definitions, with confidence intervals.
+"""How good a ranking is: mAP@N, mAR@N and Prec@N, each in two definitions, with confidence intervals.
 
-A query is a photo of several products; its ranking is one list of gallery items, best first. A ranked item is a
-hit when its label is one of the query's. Two definitions of every figure are in use:
+A query is a photo of several products; its ranking is one list of gallery items, best first. A ranked item
+is a hit when its label is one of the query's. Two definitions of every figure are in use:
 
 - `released`: what the evaluation script published with the paper computes. It looks at the first
-  k = min(N, positives counted once per repeated label, length of the ranking) places. Average precision is divided
-  by the hits FOUND, so one hit at rank 1 and nine misses have AP@10 = 1. Its errors are swallowed and count as 0.
-- `standard`: the formulas, as the evaluation code of VIMER-UMS has them. Average precision is divided by the hits
-  that were POSSIBLE, min(N, positives): the same ranking has AP@10 = 0.1 (with ten positives or more).
+  k = min(N, positives with repeated labels counted again, length of the ranking) places and divides the
+  average precision by the hits FOUND: one hit at rank 1 and nine misses have AP@10 = 1. Errors count as 0.
+- `standard`: the formulas, as the public evaluation code of VIMER-UMS has them. The average precision is
+  divided by the hits that were POSSIBLE, min(N, positives): the same ranking has AP@10 = 0.1 (where there
+  are ten positives or more).
 
 Which of the two the paper's table used is unknown, so both are always reported.
 """
 
 from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from capture_lib import catalog, paths
+from capture_lib.catalog import InputError, find_lists, raise_faults, read_list, read_text
+from capture_lib.paths import write_atomically
 
 CUTOFFS = (10, 50, 100)
 DEFINITIONS = ("released", "standard")
-RESAMPLES = 1000
-
-NO_ITEM = -1  # an unknown gallery id, or a place after the end of a short ranking
-NO_LABEL = -2  # an unused slot of a query that has fewer labels than others
-
-
-@dataclass(frozen=True)
-class Judgements:
-    """Every ranked item compared with every label of its query: all that both definitions need.
-
-    Q queries, R = 100 places, L = the largest number of distinct labels that a query has.
-    """
-
-    length: np.ndarray  # (Q,) places that the ranking fills
-    unknown: np.ndarray  # (Q, R) bool, ranked ids that are not in the gallery
-    named: np.ndarray  # (Q, L) how many times the query names the label; 0 = unused slot
-    available: np.ndarray  # (Q, L) gallery items that carry the label
-    match: np.ndarray  # (Q, L, R) bool, the item at this place carries this label
-    hits: np.ndarray  # (Q, R + 1) hits among the first k places, for k = 0 … R
-    precisions: np.ndarray  # (Q, R + 1) sum of the precision at each hit among the first k places
-
-    @property
-    def label_missing(self) -> np.ndarray:
-        """(Q,) bool: the query has no label, or one that no gallery item carries."""
-        return ((self.named > 0) & (self.available == 0)).any(axis=1) | (self.named == 0).all(axis=1)
+FIGURES = ("mAP", "mAR", "Prec")
+RESAMPLES = 1000  # of the bootstrap
+NO_ITEM = -1  # an id that the gallery does not know, or a place after the end of a short ranking
+NO_LABEL = -2  # fills up the labels of a query that has fewer than others
+Rankings = Sequence[np.ndarray]  # gallery rows for each query, best first
+Labels = Sequence[list[str]]  # the labels of each query
+COLUMN_IN_FRONT = ((0, 0), (1, 0))  # of running sums: 0 among the first 0 places
 
 
-def judge(rankings: list[np.ndarray], query_labels: list[list[str]], gallery_labels: list[str]) -> Judgements:
-    """Compare rankings with labels.
+def per_query(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence[str]) -> pd.DataFrame:
+    """Scores each query on its own.
 
-    rankings: Q one-dimensional int arrays of gallery rows, best first; -1 = an id that the gallery does not know;
-    no row stands twice in a ranking; places after the 100th are ignored. query_labels: Q lists, a label is repeated
-    when the product is (two bottles of the same). gallery_labels: one label per gallery row.
-    """
-    if len(rankings) != len(query_labels):
-        raise ValueError(f"{len(rankings)} rankings for {len(query_labels)} queries")
-    distinct, named, gallery = _encode_labels(query_labels, gallery_labels)
-    rows, length = _pad(rankings, max(CUTOFFS), NO_ITEM)
-    ranked = np.append(gallery, NO_ITEM)[rows]  # (Q, R) label of each ranked item; row -1 picks the last: NO_ITEM
-    match = distinct[:, :, None] == ranked[:, None, :]  # (Q, L, R)
-    hit = match.any(axis=1)  # (Q, R)
-    hits = hit.cumsum(axis=1)
-    precision = np.where(hit, hits / np.arange(1, ranked.shape[1] + 1), 0.0)
-    return Judgements(
-        length=length,
-        unknown=(rows == NO_ITEM) & (np.arange(ranked.shape[1]) < length[:, None]),
-        named=named,
-        available=np.append(np.bincount(gallery, minlength=distinct.max(initial=0) + 1), 0)[distinct] * (named > 0),
-        match=match,
-        hits=_start_at_zero(hits),
-        precisions=_start_at_zero(precision.cumsum(axis=1)),
-    )
+    Args:
+        rankings: Q one-dimensional int arrays of gallery rows, best first, no row twice; -1 stands for an id
+            that the gallery does not know; places after the 100th are ignored.
+        query_labels: Q lists; a label is repeated where the product is (two bottles of it in the photo).
+        gallery_labels: one label for each gallery row.
 
-
-def per_query(
-    rankings: list[np.ndarray], query_labels: list[list[str]], gallery_labels: list[str]
-) -> pd.DataFrame:
-    """Score every query on its own; arguments as for `judge`.
-
-    Returns float64 fractions in [0, 1], one row per query and the columns (definition, figure), so that
-    `scores["standard"]["mAP@10"]` is the average precision of each query. A query with a label that the gallery
-    lacks counts as 0 throughout in `released`, and as "never found" for that label in `standard`.
+    Returns:
+        float64 fractions in [0, 1], one row a query, columns (definition, figure):
+        `scores["standard"]["mAP@10"]` is the average precision of each query. A label that the gallery lacks
+        makes its query 0 in `released`; in `standard` it is a label of which nothing was found.
     """
     judged = judge(rankings, query_labels, gallery_labels)
     columns = {}
     for n in CUTOFFS:
         found = judged.match[:, :, :n].sum(axis=2, dtype=np.uint8)  # (Q, L), at most 100
-        for definition, score in zip(DEFINITIONS, (_released, _standard), strict=True):
-            for figure, values in score(judged, found, n).items():
+        for definition, scores in zip(DEFINITIONS, (released, standard), strict=True):
+            for figure, values in scores(judged, found, n).items():
                 columns[definition, f"{figure}@{n}"] = values
-    order = [(d, f"{figure}@{n}") for d in DEFINITIONS for figure in ("mAP", "mAR", "Prec") for n in CUTOFFS]
+    order = [(d, f"{figure}@{n}") for d in DEFINITIONS for figure in FIGURES for n in CUTOFFS]
     return pd.DataFrame(columns)[order]
 
 
-def _released(judged: Judgements, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
-    """The released script, with what its bare `except` makes of a query: the figure in progress stays 0.
+@dataclass(frozen=True)
+class Judgements:
+    """Each ranked item compared with each label of its query: Q queries, R = 100 places, L labels at most."""
 
-    A missing label stops it before the first figure; an unknown gallery id, or an expected count of zero (more
-    labels than N), stops it in the recall, when average precision and precision are already counted.
+    length: np.ndarray  # (Q,) places that the ranking fills
+    unknown: np.ndarray  # (Q, R) bool, the id at this place is not in the gallery
+    named: np.ndarray  # (Q, L) how many times the query names the label; 0 = no label here
+    available: np.ndarray  # (Q, L) gallery items of the label
+    match: np.ndarray  # (Q, L, R) bool, the item at this place has the label
+    hits: np.ndarray  # (Q, R + 1) column k: hits among the first k places
+    precisions: np.ndarray  # (Q, R + 1) column k: sum of the precision at each of these hits
+
+
+def judge(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence[str]) -> Judgements:
+    """Compares rankings with labels; arguments as for `per_query`."""
+    if len(rankings) != len(query_labels):
+        raise ValueError(f"{len(rankings)} rankings for {len(query_labels)} queries")
+    labels, named, gallery = encode_labels(query_labels, gallery_labels)
+    rows, length = pad(rankings, max(CUTOFFS))  # (Q, R)
+    places = np.arange(1, rows.shape[1] + 1)
+    ranked = np.append(gallery, NO_ITEM)[rows]  # (Q, R) labels; row -1 reads the appended one
+    match = labels[:, :, None] == ranked[:, None, :]  # (Q, L, R)
+    hit = match.any(axis=1)  # (Q, R)
+    hits = hit.cumsum(axis=1)
+    per_label = np.bincount(gallery, minlength=labels.max(initial=0) + 1)  # gallery items of each label
+    return Judgements(
+        length=length,
+        unknown=(rows == NO_ITEM) & (places <= length[:, None]),
+        named=named,
+        available=np.where(named > 0, per_label[np.maximum(labels, 0)], 0),
+        match=match,
+        hits=np.pad(hits, COLUMN_IN_FRONT),
+        precisions=np.pad(np.cumsum(hit * hits / places, axis=1), COLUMN_IN_FRONT),
+    )
+
+
+def released(judged: Judgements, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """The figures at N of the released script, with what its catch-all `except` leaves of a query.
+
+    A label that the gallery lacks stops the script before its first figure: all are 0. An id that the gallery
+    lacks, or an expected count of 0 (with more labels than N), stops it in the recall: only that is 0.
     """
     labels = judged.named.sum(axis=1)
     positives = (judged.named * judged.available).sum(axis=1)
-    k = np.where(judged.label_missing, 0, np.minimum(np.minimum(n, positives), judged.length))[:, None]
-    hits = np.take_along_axis(judged.hits, k, axis=1)[:, 0]
-    precisions = np.take_along_axis(judged.precisions, k, axis=1)[:, 0]
+    scored = ((judged.named == 0) | (judged.available > 0)).all(axis=1)
+    k = np.minimum(np.minimum(n, positives), judged.length) * scored
+    hits = judged.hits[np.arange(len(k)), k]
     expected = np.minimum(judged.named * (n // np.maximum(labels, 1))[:, None], judged.available)
-    stopped = judged.label_missing | judged.unknown[:, :n].any(axis=1) | (labels > n)
+    recalled = scored & ~judged.unknown[:, :n].any(axis=1)
     return {
-        "mAP": _ratio(precisions, hits),
-        "mAR": np.where(stopped, 0.0, _mean_recall(judged, found, expected)),
-        "Prec": _ratio(hits, k[:, 0]),
+        "mAP": ratio(judged.precisions[np.arange(len(k)), k], hits),
+        "mAR": mean_recall(judged, found, expected) * recalled,
+        "Prec": ratio(hits, k),
     }
 
 
-def _standard(judged: Judgements, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
-    """The formulas: a short ranking is a ranking with misses at its end."""
+def standard(judged: Judgements, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """The figures at N by the formulas; a short ranking counts as one with misses at its end."""
     positives = judged.available.sum(axis=1)
-    share = _ratio(judged.named, judged.named.sum(axis=1, keepdims=True))
+    share = ratio(judged.named, judged.named.sum(axis=1, keepdims=True))
     expected = np.minimum(np.rint(share * n).astype(int), judged.available)
     return {
-        "mAP": _ratio(judged.precisions[:, n], np.minimum(positives, n)),
-        "mAR": _mean_recall(judged, found, expected),
+        "mAP": ratio(judged.precisions[:, n], np.minimum(n, positives)),
+        "mAR": mean_recall(judged, found, expected),
         "Prec": judged.hits[:, n] / n,
     }
 
 
-def _mean_recall(judged: Judgements, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Mean over the query's distinct labels of found / expected, at most 1 each; 0 where none is expected."""
-    recall = _ratio(np.minimum(found, expected), expected)  # (Q, L)
-    return _ratio(recall.sum(axis=1), (judged.named > 0).sum(axis=1))
+def mean_recall(judged: Judgements, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Mean over a query's distinct labels of found / expected, 1 at most, and 0 where none is expected."""
+    recall = ratio(np.minimum(found, expected), expected)  # (Q, L)
+    return ratio(recall.sum(axis=1), (judged.named > 0).sum(axis=1))
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator, and 0 where the denominator is 0."""
-    return numerator / np.where(denominator == 0, 1, denominator) * (denominator != 0)
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, and 0 where the denominator is 0."""
+    return np.where(denominator == 0, 0.0, numerator / np.maximum(denominator, 1))
 
 
-def _start_at_zero(sums: np.ndarray) -> np.ndarray:
-    """(Q, R) running sums -> (Q, R + 1), with a first column for "the first 0 places"."""
-    return np.pad(sums, ((0, 0), (1, 0)))
+def pad(rankings: Rankings, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rankings as one int array (Q, width), cut or filled up with NO_ITEM, and their lengths (Q,)."""
+    rankings = [ranking[:width] for ranking in rankings]
+    length = np.array([len(ranking) for ranking in rankings], dtype=int)
+    rows = np.full((len(rankings), width), NO_ITEM)
+    rows[np.arange(width) < length[:, None]] = np.concatenate([np.empty(0, dtype=int), *rankings])
+    return rows, length
 
 
-def _pad(rows: list[np.ndarray], width: int, fill: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of different lengths -> an int array (Q, width) filled up with `fill`, and the lengths (Q,)."""
-    length = np.array([min(len(row), width) for row in rows], dtype=int)
-    padded = np.full((len(rows), width), fill)
-    padded[np.arange(width) < length[:, None]] = np.concatenate([row[:width] for row in rows] or [[]])
-    return padded, length
+def encode_labels(query_labels: Labels, gallery_labels: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """Labels as numbers: the distinct ones of each query (Q, L), their counts (Q, L), the gallery's (G,)."""
+    number = {label: i for i, label in enumerate(dict.fromkeys(chain(gallery_labels, *query_labels)))}
+    gallery = np.array([number[label] for label in gallery_labels], dtype=int)
+    asked = np.array([number[label] for labels in query_labels for label in labels], dtype=int)
+    query = np.repeat(np.arange(len(query_labels)), [len(labels) for labels in query_labels])
+    size = max(len(number), 1)
+    pairs, counts = np.unique(query * size + asked, return_counts=True)  # sorted by query
+    query, label = np.divmod(pairs, size)
+    distinct = np.bincount(query, minlength=len(query_labels))  # (Q,) labels of each query
+    used = np.arange(distinct.max(initial=0)) < distinct[:, None]  # (Q, L)
+    labels, named = np.full(used.shape, NO_LABEL), np.zeros(used.shape, dtype=int)
+    labels[used], named[used] = label, counts
+    return labels, named, gallery
 
 
-def _encode_labels(query_labels: list[list[str]], gallery_labels: list[str]) -> tuple[np.ndarray, ...]:
-    """Labels as numbers: each query's distinct ones (Q, L), how often it names them (Q, L), the gallery's (G,)."""
-    counted = [Counter(labels) for labels in query_labels]
-    flat = [label for counts in counted for label in counts]
-    codes, _ = pd.factorize(np.array([*gallery_labels, *flat], dtype=object))
-    gallery, flat_codes = np.split(codes, [len(gallery_labels)])
-    width = max((len(counts) for counts in counted), default=0)
-    ends = np.cumsum([len(counts) for counts in counted])[:-1]
-    distinct, _ = _pad(np.split(flat_codes, ends), width, NO_LABEL)
-    named, _ = _pad([np.fromiter(counts.values(), int) for counts in counted], width, 0)
-    return distinct, named, gallery
+def summarise(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, dict[str, dict]]:
+    """The mean over queries of each figure, as `{definition: {figure: {"value", "low", "high"}}}`.
+
+    low and high bound the 95% percentile interval of a bootstrap over queries: how far the figure depends on
+    which queries were drawn. What another training seed would change is not in it.
+    """
+    summary: dict[str, dict[str, dict]] = {definition: {} for definition in DEFINITIONS}
+    intervals = bootstrap(scores.to_numpy(), resamples, seed)
+    for (definition, figure), interval in zip(scores.columns, intervals, strict=True):
+        summary[definition][figure] = interval
+    return summary
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, float]:
+    """Mean of a - b over the same queries, both (Q,), with its 95% interval.
+
+    A hard query is hard for both methods: pairing takes that out, so the interval is narrower than the two
+    methods' own intervals suggest.
+    """
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    return bootstrap(difference[:, None], resamples, seed)[0]
+
+
+def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[dict[str, float]]:
+    """Mean and 95% percentile interval of each column of (Q, C); all columns see the same draws."""
+    queries = len(values)
+    if queries == 0:
+        raise ValueError("no queries to average over")
+    rng = np.random.default_rng(seed)
+    draws = (np.bincount(rng.integers(queries, size=queries), minlength=queries) for _ in range(resamples))
+    means = np.array([drawn @ values for drawn in draws]) / queries  # (resamples, C)
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    columns = zip(values.mean(axis=0), low, high, strict=True)
+    return [dict(zip(("value", "low", "high"), map(float, column), strict=True)) for column in columns]
+
+
+def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str, list[str]]:
+    """Reads `query_id,gallery_id,…`, one query a line, best first; blank lines are skipped.
+
+    Args:
+        queries: the ids that may stand in the file, where that is known.
+
+    Raises:
+        InputError: the file cannot be read or is empty; a line lacks an id; a query is unknown or has two
+            lines; a gallery id stands twice in a line (each would count as a hit).
+    """
+    rankings: dict[str, list[str]] = {}
+    faults = []
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        query, *ranking = (field.strip() for field in line.split(","))
+        found = faults_of_ranking(query, ranking)
+        if query in rankings:
+            found.append(f"query {query!r:.80} has a line already; keep one of them")
+        if queries is not None and query not in queries:
+            found.append(f"query {query!r:.80} is not in the query lists; remove the line")
+        faults += [f"{file}, line {number}: {fault}" for fault in found]
+        rankings[query] = ranking
+    raise_faults(faults)
+    if not rankings:
+        raise InputError(f"{file}: holds no ranking; expected lines of query_id,gallery_id,gallery_id,…")
+    return rankings
+
+
+def faults_of_ranking(query: str, ranking: list[str]) -> list[str]:
+    """What is wrong with one line of a rankings file by itself."""
+    if not query or not ranking or "" in ranking:
+        return ["an id is missing; expected query_id,gallery_id,gallery_id,… without empty fields"]
+    item, count = Counter(ranking).most_common(1)[0]
+    return [f"gallery id {item!r:.80} stands {count} times; keep its first place only"] if count > 1 else []
+
+
+def write_rankings(file: Path, ids: Sequence[str], rankings: Sequence[Sequence[str]]) -> None:
+    """Writes `query_id,gallery_id,…` a line; `rankings[i]` are the gallery ids for query `ids[i]`."""
+    lines = [",".join((query, *ranking)) for query, ranking in zip(ids, rankings, strict=True)]
+    with write_atomically(file) as beside:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def evaluate_lists(lists: Path, rankings_file: Path, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """Scores a rankings file against the released lists in a folder, as the released script does.
+
+    Every query in the rankings file counts once; dev and test queries are averaged together.
+
+    Returns:
+        `{"queries": count, "released": …, "standard": …, "warnings": [sentence, …]}`, see `summarise`.
+
+    Raises:
+        InputError: the folder lacks the gallery list or both query lists; a file is not in its format; the
+            rankings hold an unknown query.
+    """
+    files = find_lists(lists)
+    if "gallery" not in files or not files.keys() & {"val", "test"}:
+        raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
+    gallery = labels_by_id(files["gallery"])
+    queries = {name: labels_by_id(files[name]) for name in ("test", "val") if name in files}
+    labels = {query: named for part in queries.values() for query, named in part.items()}
+    rankings = read_rankings(rankings_file, labels)
+    row = {sample: index for index, sample in enumerate(gallery)}
+    rows = [np.array([row.get(item, NO_ITEM) for item in ranking]) for ranking in rankings.values()]
+    asked = [labels[query] for query in rankings]
+    held = [named[0] if named else "" for named in gallery.values()]  # a gallery photo shows one product
+    left_out = {files[name].name: len(part.keys() - rankings.keys()) for name, part in queries.items()}
+    said = [f"{name}: {n:,} queries have no ranking and are left out" for name, n in left_out.items() if n]
+    figures = summarise(per_query(rows, asked, held), resamples, seed)
+    return {"queries": len(rankings), **figures, "warnings": said + warnings(rows, asked, held)}
+
+
+def labels_by_id(file: Path) -> dict[str, list[str]]:
+    """The labels of each sample in a released list."""
+    table = read_list(file)
+    return dict(zip(table["sample_id"], table["labels"], strict=True))
+
+
+def warnings(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence[str]) -> list[str]:
+    """What lowers the figures and is not the ranking's fault, a sentence each; as in `per_query`."""
+    held, total = set(gallery_labels), len(query_labels)
+    lacking = sum(not labels or not held.issuperset(labels) for labels in query_labels)
+    strange = sum(NO_ITEM in ranking for ranking in rankings)
+    said = []
+    if lacking:
+        said.append(f"{lacking:,} of {total:,} queries have no label, or one that no gallery item has: "
+                    "released counts them as 0, standard counts that label as never found")
+    if strange:
+        said.append(f"{strange:,} of {total:,} rankings hold ids that the gallery lacks: each is a miss, "
+                    "and released counts the recall of such a query as 0")
+    return said

@@ -47,15 +47,17 @@ class Run:
         """The folder that holds the stages of this run."""
         return self.catalog.folder / "stages" / f"{self.profile.name}-seed{self.seed}"
 
-    def stage(self, module: ModuleType, settings: object, upstream: list[Path], make: Callable[[Path], None]) -> Path:
+    def stage(self, modules: list[ModuleType], settings: object, upstream: list[Path],
+              make: Callable[[Path], None]) -> Path:
         """The folder of a stage, made by `make(folder)` unless it is there and still fits.
 
+        The stage bears the name of the first module; a change in the code of any of `modules` makes it anew.
         A `make` that is interrupted finds its unfinished folder again and may go on where it stopped.
         """
-        name = module.__name__.rsplit(".", 1)[-1]
+        name = modules[0].__name__.rsplit(".", 1)[-1]
         folder = self.stages / name
         inputs = {
-            "settings": json.loads(json.dumps(asdict(settings))), "seed": self.seed, "code": code_digest(module),
+            "settings": json.loads(json.dumps(asdict(settings))), "seed": self.seed, "code": [code_digest(module) for module in modules],
             "catalog": self.catalog.fingerprint(),
             "upstream": {path.name: hashlib.sha256((path / "stage.json").read_bytes()).hexdigest()[:16]
                          for path in upstream},

@@ -1,0 +1,160 @@
+"""From captions and regions to what the model reads: tokens, the global token, locations, masks."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import BertWordPieceTokenizer
+from torch import Tensor
+
+from capture_lib.regions import RegionStore
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PAD, UNKNOWN, CLS, SEP, MASK = range(5)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Defaults of every profile; rates are the paper's."""
+
+    vocabulary: str = ""  # a vocab.txt such as bert-base-chinese's; empty = made from the training captions
+    text_length: int = 36  # tokens, [CLS] and [SEP] among them
+    masked_tokens: float = 0.15  # of these 80% become [MASK], 10% another token, 10% stay
+    masked_regions: float = 0.15
+    zeroed: float = 0.9  # share of the masked regions whose feature is zeroed
+
+
+# ------------------------------------------------------------------------------------------------- words
+
+
+def make_vocabulary(captions: Iterable[str], least: int = 3) -> list[str]:
+    """A WordPiece vocabulary: special tokens, every character (alone and as a word's continuation), frequent words.
+
+    BERT's tokenizer takes Chinese character by character; Latin words and numbers that occur `least` times or more
+    are whole tokens, rarer ones fall apart into characters.
+    """
+    words = Counter(word for caption in captions for word in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", caption.lower()))
+    characters = sorted({character for word in words for character in word})
+    frequent = sorted(word for word, count in words.items() if len(word) > 1 and count >= least)
+    continued = [f"##{character}" for character in characters if re.match("[a-z0-9]", character)]
+    return [*SPECIAL, *characters, *continued, *frequent]
+
+
+def make_tokenizer(settings: BatchSettings, captions: Iterable[str], folder: Path) -> BertWordPieceTokenizer:
+    """A BERT tokenizer for Chinese; its `vocab.txt` is kept in `folder`."""
+    words = (Path(settings.vocabulary).read_text(encoding="utf-8").splitlines() if settings.vocabulary
+             else make_vocabulary(captions))
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> BertWordPieceTokenizer:
+    """The tokenizer of a checkpoint folder."""
+    return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+
+
+def tokenize(tokenizer: BertWordPieceTokenizer, captions: list[str], length: int) -> np.ndarray:
+    """Captions as token ids (N, length) int64: [CLS] … [SEP], cut to `length`, the rest [PAD]."""
+    pad = tokenizer.token_to_id("[PAD]")
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=pad)
+    return np.array([encoding.ids for encoding in tokenizer.encode_batch(captions)], np.int64).reshape(-1, length)
+
+
+# ----------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Image-caption pairs, ready to be cut into batches: token ids (N, L) and their rows in the region store."""
+
+    tokens: np.ndarray
+    rows: np.ndarray
+    store: RegionStore
+    special: dict[str, int]  # ids of [PAD], [CLS], [SEP], [MASK], and "size" of the vocabulary
+
+    def batch(self, chosen: np.ndarray, instance: np.ndarray | None = None) -> dict[str, Tensor]:
+        """The model's input for pairs `chosen` (B,), nothing masked.
+
+        Args:
+            chosen: numbers of pairs.
+            instance: which one region (B,) each pair keeps beside the global token; None keeps all.
+        """
+        rows = self.rows[chosen]
+        features = np.asarray(self.store.features[rows], np.float32)  # (B, R, F)
+        real = np.arange(features.shape[1]) < self.store.counts[rows][:, None]  # (B, R)
+        kept = real if instance is None else real & (np.arange(features.shape[1]) == instance[:, None])
+        ids = torch.from_numpy(self.tokens[chosen])
+        return {"input_ids": ids, "text_mask": (ids != self.special["[PAD]"]).long(),
+                **with_global_token(torch.from_numpy(features), torch.from_numpy(self.store.boxes[rows]),
+                                    torch.from_numpy(real), torch.from_numpy(kept))}
+
+    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator) -> dict[str, Tensor]:
+        """A training batch: `batch` with tokens and regions masked, plus `mlm_labels` (B, L; -1 = not predicted),
+        `region_labels` (B, R; 1 = masked) and `region_targets` (B, R, F), the features before masking."""
+        batch = self.batch(chosen)
+        batch["input_ids"], batch["mlm_labels"] = mask_tokens(
+            batch["input_ids"], self.special, settings.masked_tokens, generator)
+        targets, real = batch["region_features"][:, 1:], batch["region_mask"][:, 1:].bool()
+        labels, zeroed = mask_regions(real, settings, generator)
+        visible = targets.masked_fill(zeroed[..., None], 0.0)
+        seen = with_global_token(visible, batch["region_locations"][:, 1:, :4], real & ~zeroed, real)
+        return {**batch, **seen, "region_labels": labels, "region_targets": targets}
+
+
+def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, kept: Tensor) -> dict[str, Tensor]:
+    """Puts the global token first: the mean of the regions, box [0, 0, 1, 1], area 1 (paper, section 3.2).
+
+    The released code averages after masking and counts zeroed regions in the mean; here a zeroed region doesn't count.
+
+    Args:
+        features: (B, R, F); boxes: (B, R, 4) xyxy fractions.
+        averaged: (B, R) bool, the regions that the mean is taken over.
+        kept: (B, R) bool, the regions that the model may look at.
+    """
+    weight = averaged.float()[..., None]  # (B, R, 1)
+    mean = (features * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)  # (B, 1, F)
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    places = torch.cat([boxes, area[..., None]], -1)  # (B, R, 5)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]).expand(len(features), 1, 5)
+    always = torch.ones(len(features), 1, dtype=torch.long)
+    return {"region_features": torch.cat([mean, features], 1), "region_locations": torch.cat([whole, places], 1),
+            "region_mask": torch.cat([always, kept.long()], 1)}
+
+
+def mask_tokens(ids: Tensor, special: dict[str, int], rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """BERT's masking: of `rate` of the real tokens 80% become [MASK], 10% a random token, 10% stay.
+
+    Returns:
+        the masked ids (B, L) and the labels (B, L), -1 where nothing is to be predicted.
+    """
+    fixed = sum(ids == special[name] for name in ("[PAD]", "[CLS]", "[SEP]")).bool()
+    chosen = (torch.rand(ids.shape, generator=generator) < rate) & ~fixed
+    lot = torch.rand(ids.shape, generator=generator)
+    other = torch.randint(len(SPECIAL), special["size"], ids.shape, generator=generator)
+    masked = torch.where(chosen & (lot < 0.8), special["[MASK]"], ids)
+    masked = torch.where(chosen & (lot >= 0.8) & (lot < 0.9), other, masked)
+    return masked, torch.where(chosen, ids, -1)
+
+
+def mask_regions(real: Tensor, settings: BatchSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Masked region prediction: 15% of the real regions (B, R) are predicted, 90% of these are zeroed (section 3.3).
+
+    Returns:
+        labels (B, R) int64, 1 where the feature is to be predicted; zeroed (B, R) bool.
+    """
+    chosen = (torch.rand(real.shape, generator=generator) < settings.masked_regions) & real
+    zeroed = chosen & (torch.rand(real.shape, generator=generator) < settings.zeroed)
+    return chosen.long(), zeroed
+
+
+def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPieceTokenizer, settings: BatchSettings) -> Pairs:
+    """The pairs of a table of samples (columns sample_id, caption) whose photos are in the store."""
+    special = {name: tokenizer.token_to_id(name) for name in SPECIAL} | {"size": tokenizer.get_vocab_size()}
+    tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)
+    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special)

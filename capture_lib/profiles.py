@@ -1,0 +1,69 @@
+"""The profiles: how large each stage is. One code path; only the numbers differ."""
+
+from dataclasses import dataclass, field
+
+from capture_lib.batches import BatchSettings
+from capture_lib.catalog import InputError
+from capture_lib.detector import DetectorSettings
+from capture_lib.encoder import EncoderSettings
+from capture_lib.model import CaptureSettings
+from capture_lib.pretrain import PretrainSettings
+from capture_lib.regions import RegionSettings
+from capture_lib.retrieval import RetrievalSettings
+from capture_lib.synthesis import SynthesisSettings
+from capture_lib.world import SIZES, WorldSettings
+
+SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ffn=512, visual_ffn=512, text_layers=2,
+                                visual_layers=2, cross_layers=2, cross_width=128, cross_heads=4, joint_layers=2,
+                                joint_heads=4, output=128)
+TINY_CAPTURE = CaptureSettings(width=64, text_heads=2, visual_heads=2, text_ffn=128, visual_ffn=128, text_layers=1,
+                               visual_layers=1, cross_layers=1, cross_width=64, cross_heads=2, joint_layers=1,
+                               joint_heads=2, output=64)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The settings of every stage."""
+
+    name: str
+    world: WorldSettings | None
+    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    regions: RegionSettings = field(default_factory=RegionSettings)
+    batches: BatchSettings = field(default_factory=BatchSettings)
+    capture: CaptureSettings = SMALL_CAPTURE
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
+
+
+PROFILES = {
+    "smoke": Profile(
+        "smoke", SIZES["mini"], SynthesisSettings(photos=300, composites=400),
+        DetectorSettings(steps=60), EncoderSettings(steps=40, batch=32), RegionSettings(most=6),
+        capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32)),
+    "cpu": Profile("cpu", SIZES["small"]),
+    "gpu": Profile(
+        "gpu", SIZES["full"], SynthesisSettings(photos=60_000, foreground_size=192, composites=60_000, size=224, workers=16),
+        DetectorSettings(backbone="resnet50", size=224, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
+        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512),
+        RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
+        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4)),
+    "product1m": Profile(
+        "product1m", None, SynthesisSettings(photos=200_000, foreground_size=192, composites=200_000, size=224, workers=16),
+        DetectorSettings(backbone="resnet50", size=224, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
+        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512),
+        RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
+        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4)),
+}
+
+
+def get(name: str) -> Profile:
+    """The profile of a name.
+
+    Raises:
+        InputError: there is no such profile.
+    """
+    if name not in PROFILES:
+        raise InputError(f"profile {name!r} is unknown; use one of {', '.join(PROFILES)}")
+    return PROFILES[name]

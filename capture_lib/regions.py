@@ -1,0 +1,152 @@
+"""The region store: boxes, scores and features of every photo's proposals, made once and memory-mapped.
+
+Files of a store: `features.npy` float16 (N, R, F), `boxes.npy` float32 (N, R, 4) xyxy as fractions of width and
+height, `scores.npy` float32 (N, R), `counts.npy` int32 (N,) how many of the R are real, `ids.txt`, `meta.json`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from capture_lib.catalog import Catalog, load_photo
+from capture_lib.detector import Detector, pick_device, to_tensor
+from capture_lib.progress import progress
+from capture_lib.synthesis import fit
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """Defaults of the cpu profile."""
+
+    most: int = 10  # paper's code: 36
+    photo_size: int = 224  # side of the square a photo is fitted into, pixels
+    batch: int = 32
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class RegionStore:
+    """A store, opened; arrays are memory-mapped, row i belongs to `ids[i]`."""
+
+    features: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+    ids: list[str]
+
+    def rows(self, ids: list[str]) -> np.ndarray:
+        """Row numbers of the given samples (N,) int64."""
+        places = {sample: row for row, sample in enumerate(self.ids)}
+        return np.array([places[sample] for sample in ids], np.int64)
+
+
+def open_store(folder: Path) -> RegionStore:
+    """Opens the store in a folder without reading its features."""
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "features" else None)
+              for name in ("features", "boxes", "scores", "counts")}
+    return RegionStore(**arrays, ids=(folder / "ids.txt").read_text(encoding="utf-8").splitlines())
+
+
+def square(photo: np.ndarray, size: int) -> np.ndarray:
+    """Fits a photo (H, W, 3) uint8 into the top left of a white (size, size, 3) square, aspect kept."""
+    fitted = fit(photo, size)
+    height, width = fitted.shape[:2]
+    return cv2.copyMakeBorder(fitted, 0, size - height, 0, size - width, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
+class Squares(Dataset):
+    """Photos as squares, with the share of the square that each fills (width, height)."""
+
+    def __init__(self, paths: list[Path], size: int) -> None:
+        self.paths, self.size = paths, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        photo = load_photo(self.paths[index])
+        return square(photo, self.size), filled(photo)
+
+
+def filled(photo: np.ndarray) -> np.ndarray:
+    """The share of width and height of its square that a photo fills: (2,) float32."""
+    return np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
+
+
+def stack(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Collates squares: (B, S, S, 3) uint8 and (B, 2) float32."""
+    squares, shares = zip(*samples, strict=True)
+    return np.stack(squares), np.stack(shares)
+
+
+@torch.inference_mode()
+def describe(photos: Tensor, shares: np.ndarray, detector: Detector, encoder: nn.Module, most: int
+             ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Proposals of a batch of squares (B, 3, S, S): for each photo boxes (n, 4) as fractions, scores (n,), features (n, F)."""
+    size, small = photos.shape[-1], detector.settings.size
+    inputs = F.interpolate(photos, (small, small), mode="bilinear", antialias=True)
+    with torch.autocast(photos.device.type, torch.bfloat16):
+        proposals, scores = detector.propose(inputs.contiguous(memory_format=torch.channels_last), most)
+    limits = torch.as_tensor(np.tile(shares, 2), device=photos.device)  # (B, 4): nothing lies in the white margin
+    boxes = [torch.minimum(box / small, limit) for box, limit in zip(proposals, limits, strict=True)]
+    features = encode(photos, [box * size for box in boxes], encoder)
+    for box, limit, score, feature in zip(boxes, limits, scores, features, strict=True):
+        yield (box / limit).cpu().numpy(), score.cpu().numpy(), feature
+
+
+@torch.inference_mode()
+def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.ndarray]:
+    """Features of given boxes (xyxy pixels of the square) of a batch of squares: a list of B (n, F) float32."""
+    with torch.autocast(photos.device.type, torch.bfloat16):
+        features = encoder.features(photos, boxes).float().cpu()
+    return [part.numpy() for part in features.split([len(box) for box in boxes])]
+
+
+def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Batches of squares on the device, (B, 3, S, S), with the share that each photo fills, (B, 2)."""
+    loader = DataLoader(Squares(paths, settings.photo_size), settings.batch, num_workers=settings.workers,
+                        collate_fn=stack)
+    for squares, shares in loader:
+        yield to_tensor(squares).to(pick_device()), shares
+
+
+def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path) -> None:
+    """Writes the region store of all photos that are on disk; an interrupted run goes on where it stopped."""
+    ids = list(catalog.photos)
+    width = len(feature_probe(encoder, settings))
+    shapes = {"features": (np.float16, (settings.most, width)), "boxes": (np.float32, (settings.most, 4)),
+              "scores": (np.float32, (settings.most,)), "counts": (np.int32, ())}
+    marker = folder / "rows_done.txt"
+    done = int(marker.read_text()) if marker.is_file() else 0
+    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+" if done else "w+", kind, (len(ids), *shape))
+              for name, (kind, shape) in shapes.items()}
+    (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in ids), encoding="utf-8")
+    batches = photo_batches([catalog.photos[sample] for sample in ids[done:]], settings)
+    for photos, shares in progress(batches, "region batches", -(-(len(ids) - done) // settings.batch)):
+        for row, (boxes, scores, features) in enumerate(
+                describe(photos, shares, detector, encoder, settings.most), start=done):
+            count = len(boxes)
+            arrays["boxes"][row, :count], arrays["scores"][row, :count] = boxes, scores
+            arrays["features"][row, :count], arrays["counts"][row] = features, count
+        done += len(photos)
+        for array in arrays.values():
+            array.flush()
+        marker.write_text(str(done))
+    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    marker.unlink(missing_ok=True)
+
+
+def feature_probe(encoder: nn.Module, settings: RegionSettings) -> np.ndarray:
+    """The feature (F,) of a white photo: tells the width F."""
+    white = torch.ones(1, 3, settings.photo_size, settings.photo_size, device=pick_device())
+    box = torch.tensor([[0.0, 0.0, settings.photo_size, settings.photo_size]], device=pick_device())
+    return encode(white, [box], encoder)[0][0]

@@ -1,0 +1,260 @@
+"""From regions and captions to rankings: vectors, the faiss index, one list per query.
+
+A query is asked per image (all regions and the caption make one vector) or per instance (each detected product makes
+a vector with the caption, and the lists are merged). The paper speaks of instances, the released code makes one
+vector per image; both are here. Gallery items are embedded in the same form as the queries.
+"""
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+from capture_lib.batches import Pairs
+from capture_lib.metrics import per_query
+from capture_lib.model import Capture
+from capture_lib.regions import RegionStore
+
+Blocks = dict[str, np.ndarray]  # named vectors of the same n things, (n, ·) each
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """Defaults of every profile."""
+
+    most_instances: int = 5
+    least_score: float = 0.5  # objectness below which a proposal is no instance
+    most_overlap: float = 0.3  # IoU above which two proposals are one instance
+    depth: int = 100  # length of a ranking
+    text_dimensions: int = 256  # of the character n-gram vectors
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search: the form of its queries, and the readings of their vectors that val may choose from."""
+
+    form: str  # instance or image
+    readings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A reading and a way to merge the lists of a query's instances."""
+
+    reading: str
+    merge: str = "score"
+
+
+MERGES = ("score", "rounds")
+READINGS = {  # which blocks a reading joins; "product" multiplies its two
+    "product": ("region_pooled", "text_pooled"),
+    "joint": ("region_pooled", "text_pooled"),
+    "joint image": ("region_pooled",),
+    "contrastive": ("region_contrastive", "text_contrastive"),
+    "contrastive image": ("region_contrastive",),
+    "all": ("region_pooled", "text_pooled", "region_contrastive", "text_contrastive"),
+    "regions": ("regions",),
+    "words": ("words",),
+} | {f"fusion {weight}": ("regions", "words") for weight in (0.2, 0.35, 0.5, 0.65, 0.8)}  # weight of the regions
+PAPER = ("product",)  # H_IMG × H_TXT
+OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image", "all")
+METHODS = {
+    "capture/instance": Method("instance", PAPER),
+    "capture/image": Method("image", PAPER),
+    "capture-chosen/instance": Method("instance", OF_CAPTURE),
+    "capture-chosen/image": Method("image", OF_CAPTURE),
+    "image-only": Method("instance", ("regions",)),
+    "text-only": Method("image", ("words",)),
+    "late-fusion": Method("instance", tuple(name for name in READINGS if name.startswith("fusion"))),
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """The queries of a split, or the gallery, as vectors in both forms."""
+
+    ids: list[str]
+    labels: list[list[str]]
+    captions: list[str]
+    owners: np.ndarray  # (n,) int64: which of the ids instance i belongs to
+    regions: np.ndarray  # (n,) int64: which region of its photo instance i is
+    image: Blocks  # one row an id
+    instance: Blocks  # one row an instance
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The answer to one query, best first: gallery rows, scores (cosine), and the instance that each hit came from."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    instances: np.ndarray
+
+
+# --------------------------------------------------------------------------------------------- instances
+
+
+def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, 1e-9)
+
+
+def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: RetrievalSettings) -> list[int]:
+    """Which proposals (n, 4), best first, count as products: the best one, then those good and apart; never none."""
+    chosen = [0]
+    for region in range(1, len(boxes)):
+        apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.most_overlap).all()
+        if scores[region] >= settings.least_score and apart and len(chosen) < settings.most_instances:
+            chosen.append(region)
+    return chosen
+
+
+def instances_of(store: RegionStore, rows: np.ndarray, settings: RetrievalSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Owners (n,), counted along `rows`, and region numbers (n,) of all instances of the photos in `rows`."""
+    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) for row in rows]
+    return np.repeat(np.arange(len(rows)), [len(regions) for regions in found]), np.concatenate(found).astype(np.int64)
+
+
+# ----------------------------------------------------------------------------------------------- vectors
+
+
+class Words:
+    """Captions as character n-gram vectors, the text-only baseline: TF-IDF of 1- to 3-grams, reduced by SVD."""
+
+    def __init__(self, captions: list[str], settings: RetrievalSettings, seed: int) -> None:
+        self.tfidf = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
+        counts = self.tfidf.fit_transform(captions)
+        self.svd = TruncatedSVD(min(settings.text_dimensions, min(counts.shape) - 1), random_state=seed).fit(counts)
+
+    def vectors(self, captions: list[str]) -> np.ndarray:
+        """(n, D) float32."""
+        return self.svd.transform(self.tfidf.transform(captions)).astype(np.float32)
+
+
+@torch.inference_mode()
+def embed(model: Capture, pairs: Pairs, chosen: np.ndarray, regions: np.ndarray | None, batch: int = 256) -> Blocks:
+    """The model's four vectors of pairs `chosen` (n,), each with all regions or with the one in `regions` (n,)."""
+    device = next(model.parameters()).device
+    names = ("text_pooled", "region_pooled", "text_contrastive", "region_contrastive")
+    parts = []
+    for first in range(0, len(chosen), batch):
+        here = slice(first, first + batch)
+        inputs = pairs.batch(chosen[here], None if regions is None else regions[here])
+        out = model(**{name: value.to(device) for name, value in inputs.items()})
+        parts.append([out[name].float().cpu().numpy() for name in names])
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def embed_side(table: pd.DataFrame, pairs: Pairs, model: Capture | None, words: Words | None,
+               settings: RetrievalSettings, single: bool) -> Side:
+    """Embeds the samples of `table`, whose rows are those of `pairs`; `single`: each photo shows one product.
+
+    Without a model, or without words, their blocks are left out, and the methods that need them with them.
+    """
+    if single:
+        owners, regions = np.arange(len(pairs.rows)), np.zeros(len(pairs.rows), np.int64)
+    else:
+        owners, regions = instances_of(pairs.store, pairs.rows, settings)
+    image = embed(model, pairs, np.arange(len(pairs.rows)), None) if model else {}
+    instance = embed(model, pairs, owners, regions) if model else {}
+    instance["regions"] = np.asarray(pairs.store.features[pairs.rows[owners], regions], np.float32)
+    if words:
+        image["words"] = words.vectors(list(table["caption"]))
+        instance["words"] = image["words"][owners]
+    return Side(list(table["sample_id"]), list(table["labels"]), list(table["caption"]), owners, regions, image, instance)
+
+
+def read(blocks: Blocks, reading: str) -> np.ndarray:
+    """The vectors (n, ·) float32, of length 1, that a reading takes from the blocks."""
+    parts = [unit(blocks[name]) for name in READINGS[reading]]
+    if reading == "product":
+        return unit(parts[0] * parts[1])
+    if reading.startswith("fusion"):  # the cosine of the whole is then the weighted mean of the two cosines
+        weight = float(reading.split()[1])
+        parts = [np.sqrt(weight) * parts[0], np.sqrt(1 - weight) * parts[1]]
+    return unit(np.concatenate(parts, 1))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scales rows to length 1; a zero row stays zero."""
+    return normalize(vectors).astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------- rankings
+
+
+def search(gallery: np.ndarray, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact search with faiss by inner product: scores and gallery rows, (n, depth) each, best first."""
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    if faiss.get_num_gpus():
+        index = faiss.index_cpu_to_all_gpus(index)
+    index.add(np.ascontiguousarray(gallery))
+    return index.search(np.ascontiguousarray(queries), min(depth, len(gallery)))
+
+
+def rank(queries: Side, gallery: Side, form: str, choice: Choice, depth: int = 100) -> list[Ranking]:
+    """One ranking for each query of a side."""
+    asked, held = (queries.image, gallery.image) if form == "image" else (queries.instance, gallery.instance)
+    owners = np.arange(len(queries.ids)) if form == "image" else queries.owners
+    scores, rows = search(read(held, choice.reading), read(asked, choice.reading), depth)
+    firsts = np.searchsorted(owners, np.arange(len(queries.ids) + 1))
+    return [merge(rows[low:high], scores[low:high], choice.merge, depth)
+            for low, high in zip(firsts, firsts[1:], strict=False)]
+
+
+def merge(rows: np.ndarray, scores: np.ndarray, how: str, depth: int) -> Ranking:
+    """Merges the lists of a query's instances, (k, depth) each; every gallery row keeps its first place only.
+
+    Args:
+        how: "score" sorts all hits by their score; "rounds" takes the first of each list, then the second …
+    """
+    place = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+    order = np.argsort(-scores if how == "score" else place, axis=None, kind="stable")
+    if how == "rounds":  # within a round, the better score first
+        order = np.lexsort((-scores.ravel(), place.ravel()))
+    _, first = np.unique(rows.ravel()[order], return_index=True)
+    kept = order[np.sort(first)][:depth]
+    return Ranking(rows.ravel()[kept], scores.ravel()[kept], kept // rows.shape[1])
+
+
+def chance(queries: Side, gallery: Side, depth: int, seed: int) -> list[Ranking]:
+    """A random ranking for each query: what a figure is without any knowledge."""
+    rng = np.random.default_rng([seed, 4])
+    most = min(depth, len(gallery.ids))
+    return [Ranking(rng.permutation(len(gallery.ids))[:most], np.zeros(most), np.zeros(most, int))
+            for _ in queries.ids]
+
+
+def score(rankings: list[Ranking], queries: Side, gallery: Side) -> pd.DataFrame:
+    """Every figure for every query, both definitions (`metrics.per_query`)."""
+    return per_query([ranking.rows for ranking in rankings], queries.labels, [labels[0] for labels in gallery.labels])
+
+
+def possible_methods(queries: Side) -> dict[str, Method]:
+    """The methods whose blocks the data gives: without captions, say, there is no text to search by."""
+    return {name: method for name, method in METHODS.items()
+            if set(READINGS[method.readings[0]]) <= set(queries.image if method.form == "image" else queries.instance)}
+
+
+def choose(method: Method, val: Side | None, gallery: Side, depth: int = 100) -> tuple[Choice, dict[str, float]]:
+    """The reading and merge with the best standard mAP@10 on val, and the figure of each that was tried.
+
+    Without a labelled val, the first reading, merged by score.
+    """
+    merges = MERGES if method.form == "instance" else MERGES[:1]
+    options = [Choice(reading, how) for reading in method.readings for how in merges]
+    if val is None:
+        return options[0], {}
+    figures = [score(rank(val, gallery, method.form, option, depth), val, gallery)["standard", "mAP@10"].mean()
+               for option in options]
+    tried = {f"{option.reading}, {option.merge}": float(figure)
+             for option, figure in zip(options, figures, strict=True)}
+    return options[int(np.argmax(figures))], tried
