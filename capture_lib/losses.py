@@ -35,7 +35,7 @@ def masked_region_loss(model: Capture, out: Mapping[str, Tensor], region_labels:
     """
     masked = region_labels == 1  # (B, R)
     predicted = model.predict_regions(out["region_sequence"][:, 1:][masked])  # (M, F)
-    return F.mse_loss(predicted.float(), targets[masked].float(), reduction="sum") / max(predicted.numel(), 1)
+    return F.mse_loss(predicted, targets[masked], reduction="sum") / max(predicted.numel(), 1)
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -62,8 +62,8 @@ def pretext_losses(model: Capture, batch: Mapping[str, Tensor], out: Mapping[str
                    temperature: float = TEMPERATURE) -> dict[str, Tensor]:
     """The losses of the final recipe by name: mlm, mrp, contrastive. Released: their sum is minimised.
 
-    `batch` holds mlm_labels (B, L), region_labels (B, R) and region_targets (B, R, F), as the losses above take
-    them; `out` is the model's output for the masked batch.
+    `batch` holds mlm_labels (B, L), region_labels (B, R) and region_targets (B, R, F), as the losses above
+    take them; `out` is the model's output for the masked batch.
     """
     return {
         "mlm": masked_language_loss(model, out, batch["mlm_labels"]),

@@ -13,8 +13,8 @@ one sequence, F features of a region, W width, H heads, D width of a head, E out
 "Text" and "region" name the two streams of tokens; the layers within the second are called visual.
 
 Masks are (B, T), nonzero where a token is real. Every sample needs a real token in both streams: a softmax
-over nothing is NaN. The batches see to it: [CLS] and [SEP] are real even without a caption, the global token
-even without a region. What comes out at padded positions has no meaning.
+over nothing has no value. The batches see to it: [CLS] and [SEP] are real even without a caption, the global
+token even without a region. What comes out at padded positions has no meaning.
 """
 
 import json
@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from capture_lib.catalog import InputError
 from capture_lib.paths import write_atomically
 
-LAYER_NORM_EPS = 1e-12  # BERT's, in every layer of the released code
+norm = partial(nn.LayerNorm, eps=1e-12)  # BERT's epsilon, in every layer of the released code
 LOCATION_FEATURES = 5  # x1, y1, x2, y2 as fractions of width and height, and the share of the photo's area
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -48,11 +49,11 @@ Maps = list[Tensor] | None  # where layers append their attention maps, None whe
 class CaptureSettings:
     """The sizes of the model; the defaults are the released ones. Any count of layers may be 0 (ablations).
 
-    Raises `InputError` where heads do not divide a width.
+    Raises `InputError` for a number out of range and for heads that do not divide a width.
     """
 
     vocabulary: int = 21_128  # V, WordPiece of bert-base-chinese
-    text_length: int = 36  # L, to which the batches cut and pad captions; here so that a checkpoint knows it
+    text_length: int = 36  # L, to which captions are cut and padded: the regions' joint positions start there
     region_features: int = 2048  # F
     max_positions: int = 512  # the most tokens and regions of one sample
     width: int = 768  # W
@@ -71,16 +72,17 @@ class CaptureSettings:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = 0 if name.endswith("_layers") else 1
+            if name != "dropout" and not (isinstance(value, int) and value >= least):
+                raise InputError(f"CaptureSettings: {name} is {value!r}; give a whole number from {least} up")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"CaptureSettings: dropout is {self.dropout}; give a number from 0 to below 1")
         for heads, width in (("text_heads", "width"), ("visual_heads", "width"),
                              ("cross_heads", "cross_width"), ("joint_heads", "width")):
             if getattr(self, width) % getattr(self, heads):
                 raise InputError(f"CaptureSettings: {width} {getattr(self, width)} is not a multiple of "
                                  f"{heads} {getattr(self, heads)}; change one of the two")
-
-
-def norm(width: int) -> nn.LayerNorm:
-    """The norm that every layer uses."""
-    return nn.LayerNorm(width, LAYER_NORM_EPS)
 
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
@@ -97,7 +99,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: flo
     """
     mask = real[:, None, None]  # (B, 1, 1, K), the same for all heads and queries
     if maps is None:
-        # The CPU's fused kernel took twice as long as plain matrix products in bfloat16, as long in float32.
+        # With PyTorch 2.15 on a CPU, the fused kernel made a bfloat16 training step take up to twice as long
+        # as plain matrix products do; in float32 there was no difference.
         with sdpa_kernel(SDPBackend.MATH) if query.is_cpu else nullcontext():
             mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout)  # (B, H, Q, D)
     else:
@@ -263,10 +266,9 @@ class Capture(nn.Module):
         super().__init__()
         self.settings = s = settings
         self.text_embedding, self.image_embedding = TextEmbedding(s), ImageEmbedding(s)
-        self.text_layers = nn.ModuleList(
-            TransformerLayer(s.width, s.text_heads, s.text_ffn, s.dropout) for _ in range(s.text_layers))
-        self.visual_layers = nn.ModuleList(
-            TransformerLayer(s.width, s.visual_heads, s.visual_ffn, s.dropout) for _ in range(s.visual_layers))
+        text, visual = (s.text_heads, s.text_ffn, s.dropout), (s.visual_heads, s.visual_ffn, s.dropout)
+        self.text_layers = nn.ModuleList(TransformerLayer(s.width, *text) for _ in range(s.text_layers))
+        self.visual_layers = nn.ModuleList(TransformerLayer(s.width, *visual) for _ in range(s.visual_layers))
         self.text_contrastive, self.region_contrastive = OutputHead(s), OutputHead(s)
         self.cross_layers = nn.ModuleList(CrossLayer(s) for _ in range(s.cross_layers))
         self.joint_positions = nn.Embedding(s.max_positions, s.width)
@@ -296,8 +298,8 @@ class Capture(nn.Module):
         """
         length, positions = input_ids.shape[1] + region_features.shape[1], self.settings.max_positions
         if length > positions:
-            raise InputError(f"a sample has {length} tokens and regions, more than max_positions {positions}; "
-                             f"shorten the text or take fewer regions")
+            raise InputError(f"a sample has {length} tokens and regions, more than max_positions "
+                             f"{positions}; shorten the text or take fewer regions")
         maps: dict[str, Maps] = {kind: [] if attention else None for kind in MAP_KINDS}
         text_real, region_real = text_mask.bool(), region_mask.bool()
         text = self.text_embedding(input_ids)  # (B, L, W)
@@ -331,7 +333,7 @@ class Capture(nn.Module):
 
     @classmethod
     def from_released(cls, state_dict: Mapping[str, Any], released_config: Mapping[str, Any]) -> "Capture":
-        """The model of a released checkpoint, in evaluation mode. Arguments, errors: see `released.to_ours`."""
+        """The model of a released checkpoint, in evaluation mode; arguments, errors as `released.to_ours`."""
         from capture_lib import released  # here, because that module needs this one
 
         return cls._from_weights(*released.to_ours(state_dict, released_config), source="released checkpoint")
@@ -345,7 +347,7 @@ class Capture(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "Capture":
-        """The model that `save` wrote, on the CPU and in evaluation mode; `InputError` where it is damaged."""
+        """The model that `save` wrote, on the CPU, in evaluation mode; `InputError` where it is damaged."""
         settings = read_settings(Path(folder) / CONFIG_FILE)
         path = Path(folder) / WEIGHTS_FILE
         try:
@@ -355,7 +357,8 @@ class Capture(nn.Module):
         return cls._from_weights(settings, weights, source=str(path))
 
     @classmethod
-    def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor], source: str) -> "Capture":
+    def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor],
+                      source: str) -> "Capture":
         with torch.device("meta"):  # no random start that would be overwritten
             model = cls(settings)
         check_weights(model.state_dict(), weights, source)
@@ -372,16 +375,16 @@ def initialise(module: nn.Module) -> None:
 
 
 def read_settings(path: Path) -> CaptureSettings:
-    """The settings in a config.json; `InputError` for an unknown or missing key."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give the folder of a saved model") from error
+    """The settings in a config.json; `InputError` for an unknown or missing key and for a wrong value."""
     known = {field.name for field in fields(CaptureSettings)}
-    for key in sorted(set(values) ^ known):
-        raise InputError(f"{path}: {'missing' if key in known else 'unknown'} key {key!r}; "
-                         f"the keys are {', '.join(sorted(known))}")
-    return CaptureSettings(**values)
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        for key in sorted(values.keys() ^ known):
+            raise InputError(f"{'missing' if key in known else 'unknown'} key {key!r}; "
+                             f"the keys are {', '.join(sorted(known))}")
+        return CaptureSettings(**values)
+    except (OSError, ValueError, TypeError) as error:  # InputError is a ValueError
+        raise InputError(f"{path}: {error}; give the folder of a saved model") from error
 
 
 def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:

@@ -1,12 +1,13 @@
 """The rendered stand-in for Product1M: a shop world drawn on the spot, with known truth.
 
 Product1M's photos come from shop servers and many are gone, so the default catalog is drawn: products of
-invented brands (`wording`), their pictures (`drawing`), photos of one or several of them (`staging`) and
-Chinese shop titles. Everything follows from `WorldSettings.seed`, whatever the number of workers.
+invented brands and their captions (`wording`), their packaging (`packaging`) and pictures (`drawing`), and
+photos of one or several of them (`staging`, `backdrops`). Everything follows from the settings' seed, whatever
+the number of workers.
 """
-from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,19 +23,19 @@ from capture_lib.catalog import InputError, write_catalog
 from capture_lib.paths import remove, write_atomically
 from capture_lib.progress import progress
 
-VERSION = 1             # of the drawing and the wording: folders of another version are not resumed
+VERSION = 1  # of names, captions and drawing; a build is never taken up by another version
 SPLITS = ("train", "val", "test", "gallery")
-FOLDER_SIZE = 250       # photos a folder; also the unit of work and of resuming
-# products visible in a query: queries of the published dev and test lists with that many labels (one-label
-# queries, 2%, and queries with more than 7, 0.1%, left out)
+FOLDER_SIZE = 250  # photos a folder: the unit of work, and of taking up an interrupted build
+# Pieces in a multi-product photo: published dev and test queries with that many labels. Queries with one label
+# (2%) and with more than seven (0.1%) are left out.
 PIECES = {2: 3956, 3: 3193, 4: 1138, 5: 542, 6: 35, 7: 120}
-REPEATED = 0.158        # share of queries that show a product twice (published lists)
-KITS_PER_PRODUCT = 1.5  # different product sets a product (published lists: 589 sets of 392 products)
+REPEATED = 0.158  # share of multi-product photos with two pieces of one product (published dev and test lists)
+SETS_PER_PRODUCT = 0.75  # product sets a product, of train's and of the unseen ones (published: 1.5 in all)
 
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Size of a world: numbers of products, of gallery-only products (distractors) and of photos a split."""
+    """Size of a world: products, products of the gallery alone (distractors), and photos a split."""
 
     name: str
     products: int
@@ -43,251 +44,277 @@ class WorldSettings:
     gallery: int
     val: int
     test: int
-    size: int = 224     # photo side in pixels
+    size: int = 224  # photo side in pixels
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.products < 20 or self.size < 64:
+            raise InputError(f"world {self.name!r}: needs 20 products and photos of 64 pixels at least")
 
     @property
     def brands(self) -> int:
-        """40 brands in the full world (Product1M has 40), 10 in the small one, 5 in the mini one."""
+        """40 brands in the full world (Product1M: 40), 10 in the small one, 5 in the mini one."""
         return int(np.clip((self.products + self.distractors) // 8, 5, 40))
 
 
 SIZES = {
     "mini": WorldSettings("mini", 20, 4, 400, 200, 40, 40),
     "small": WorldSettings("small", 70, 10, 5000, 1600, 250, 500),
-    "full": WorldSettings("full", 392, 66, 100_000, 40_033, 2_673, 6_547),
+    "full": WorldSettings("full", 392, 66, 100_000, 40_033, 2_673, 6_547),  # Product1M's, but for the train split
 }
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo before it is drawn. `products` are indices into `products_of(settings)`, repeats repeated."""
+    """One photo before it is drawn: `products` are indices into `products_of`, one for each piece."""
 
     sample_id: str
     split: str
     index: int
     products: tuple[int, ...]
     caption: str
-    combination: str | None
+    combination: str | None  # of queries: "seen" or "unseen" in a train photo
 
 
 @dataclass(frozen=True)
-class Kits:
-    """Which products are sold together: sets by their number of different products, and how often each occurs."""
+class ProductSets:
+    """Which products are sold together, by the number of different products in a set."""
 
-    seen: dict[int, list[tuple[int, ...]]]     # train shows every one of these
-    unseen: dict[int, list[tuple[int, ...]]]   # no train photo holds all products of one of these
-    popularity: np.ndarray                     # (products,), sums to 1
-
-
-# ---- planning: products, sets, samples ----
-@lru_cache(maxsize=4)
-def products_of(settings: WorldSettings) -> tuple[wording.Product, ...]:
-    """The world's products; the last `settings.distractors` of them stand in the gallery only."""
-    total = settings.products + settings.distractors
-    return tuple(wording.make_products(total, settings.brands, settings.seed))
+    seen: dict[int, list[tuple[int, ...]]]  # train shows every one of these, and no others
+    unseen: dict[int, list[tuple[int, ...]]]  # no set of `seen` contains one of these
+    popularity: np.ndarray  # (products,) float64, sums to 1
 
 
-def _draw_kit(size: int, products: tuple, popularity: np.ndarray, rng: np.random.Generator) -> tuple[int, ...] | None:
-    """A set of `size` products of one brand, mostly of one line; None where the brand is too small."""
-    first = int(rng.choice(len(popularity), p=popularity))
-    mates = [i for i in range(len(popularity)) if i != first and products[i].brand == products[first].brand]
-    if len(mates) < size - 1:
-        return None
-    weights = np.array([popularity[i] * (6.0 if products[i].line == products[first].line else 1.0) for i in mates])
-    chosen = rng.choice(mates, size - 1, replace=False, p=weights / weights.sum())
-    return tuple(sorted([first, *map(int, chosen)]))
+def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> None:
+    """Draws photos into `folder/images/` (JPEG, quality 90) and writes `folder/catalog.parquet` when all are there.
 
+    An interrupted build of the same settings is taken up, a complete one left as it is. `workers`: processes,
+    one for each core by default; the result is the same whatever their number.
 
-@lru_cache(maxsize=4)
-def kits_of(settings: WorldSettings) -> Kits:
-    """Draws sets by turns for train and against it: no seen set contains an unseen one."""
-    rng, products = np.random.default_rng([settings.seed, 102]), products_of(settings)
-    # products come in random order, so this ties popularity to no brand
-    popularity = np.arange(1, settings.products + 1) ** -0.6
-    popularity /= popularity.sum()
-    wanted = {d: max(1, round(KITS_PER_PRODUCT * settings.products * n / sum(PIECES.values())))
-              for d, n in PIECES.items()}
-    seen, unseen = {d: [] for d in wanted}, {d: [] for d in wanted}
-    for size in _sizes(wanted):
-        kit = _draw_kit(size, products, popularity, rng)
-        if kit is None or kit in seen[size] or kit in unseen[size] or len(unseen[size]) == wanted[size]:
-            continue
-        if len(seen[size]) <= len(unseen[size]):
-            if not any(set(kit) >= set(other) for kits in unseen.values() for other in kits):
-                seen[size].append(kit)
-        elif not any(set(kit) <= set(other) for kits in seen.values() for other in kits):
-            unseen[size].append(kit)
-    return Kits(seen, unseen, popularity)
-
-
-def _sizes(wanted: dict[int, int]) -> list[int]:
-    """Set sizes to try: large sets first, which are the hardest to place, each size eight times as often as wanted."""
-    return [d for d in sorted(wanted, reverse=True) for _ in range(8 * wanted[d])]
-
-
-def _choose(kits: list[tuple[int, ...]], rng: np.random.Generator) -> tuple[int, ...]:
-    """One of the sets, the first ones far more often (long tail)."""
-    weights = np.arange(1, len(kits) + 1) ** -0.7
-    return kits[int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random()))]
-
-
-def _several(kits: Kits, unseen: bool, rng: np.random.Generator) -> tuple[tuple[int, ...], str]:
-    """Products of a multi-product photo, with repeats, and whether train shows them together."""
-    pieces = int(rng.choice(list(PIECES), p=np.array(list(PIECES.values())) / sum(PIECES.values())))
-    repeated = int(rng.random() < REPEATED)
-    pool = kits.unseen if unseen and pieces - repeated > 1 else kits.seen
-    if pieces - repeated == 1:
-        kit = (int(rng.choice(len(kits.popularity), p=kits.popularity)),)
-    else:  # a small world has no large sets: then the largest there is
-        kit = _choose(pool[max(d for d, found in pool.items() if found and d <= pieces - repeated)], rng)
-    pieces = len(kit) + repeated
-    repeats = [int(rng.choice(kit)) for _ in range(pieces - len(kit))]
-    return (*kit, *repeats), "unseen" if pool is kits.unseen else "seen"
-
-
-def _sample_products(settings: WorldSettings, split: str, index: int) -> tuple[tuple[int, ...], str | None]:
-    """What a photo shows. Train: single and multi by turns, every seen set at least once."""
-    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
-    kits = kits_of(settings)
-    if split in ("val", "test"):
-        return _several(kits, bool(index % 2), rng)
-    if split == "train" and index % 2:
-        all_seen = [kit for by_size in kits.seen.values() for kit in by_size]
-        return (all_seen[index // 2] if index // 2 < len(all_seen) else _several(kits, False, rng)[0]), None
-    total = settings.products + (settings.distractors if split == "gallery" else 0)
-    if index % 4 < 2:  # half of the single-product photos by turns, so that no product is missing
-        return (((index // 4) * 2 + index % 4) % total if split == "gallery" else index // 4 % total,), None
-    if split == "gallery" and rng.random() < settings.distractors / total:
-        return (int(rng.integers(settings.products, total)),), None
-    return (int(rng.choice(settings.products, p=kits.popularity)),), None
-
-
-def _sample_caption(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...], used: set[str]) -> str:
-    """A caption that no earlier sample has."""
-    products = products_of(settings)
-    distinct = [products[i] for i in dict.fromkeys(shown)]
-    decoys = _brand_mates(settings, distinct[0].brand)
-    for attempt in range(1000):
-        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, attempt, 1])
-        text = wording.caption(distinct, len(shown), decoys, rng)
-        if text not in used:
-            used.add(text)
-            return text
-    raise AssertionError("no new caption in 1000 attempts")
-
-
-@lru_cache(maxsize=256)
-def _brand_mates(settings: WorldSettings, brand: int) -> list[wording.Product]:
-    return [p for p in products_of(settings) if p.brand == brand]
-
-
-def plan(settings: WorldSettings) -> list[Sample]:
-    """Every sample of the world, in the order of the catalog, without drawing anything."""
-    samples, used = [], set()
-    for split in SPLITS:
-        for index in range(getattr(settings, split)):
-            shown, combination = _sample_products(settings, split, index)
-            text = _sample_caption(settings, split, index, shown, used)
-            samples.append(Sample(f"{split}-{index:06d}", split, index, shown, text, combination))
-    return samples
-
-
-# ---- drawing ----
-def _draw(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Photo (H, W, 3) uint8 RGB and piece map (H, W) uint8: 0 for none, n for the n-th product of `shown`."""
-    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
-    products = [products_of(settings)[i] for i in shown]
-    return staging.photo(products, settings.size, settings.seed, rng)
+    Raises:
+        InputError: the folder holds another world.
+    """
+    folder = Path(folder)
+    _check_folder(settings, folder)
+    if (folder / "catalog.parquet").exists():
+        return
+    samples = plan(settings)
+    shards = [samples[i:i + FOLDER_SIZE] for i in range(0, len(samples), FOLDER_SIZE)]
+    missing = [n for n in range(len(shards)) if not _boxes_file(folder, n).exists()]
+    jobs = [(settings, folder, n, shards[n]) for n in missing]
+    for _ in progress(_run(jobs, workers), f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)):
+        pass
+    boxes = [found for n in range(len(shards)) for found in json.loads(_boxes_file(folder, n).read_text())]
+    write_catalog(_table(settings, samples, boxes), folder)
+    remove(folder / "parts")
 
 
 def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
-    """Redraws the photo of a single-product sample: uint8 (H, W) in {0, 1}, 1 where product pixels are visible.
+    """Redraws a photo and returns where products are visible in it: (size, size) uint8 in {0, 1}.
 
     Raises:
         InputError: no such sample in this world.
     """
     split, _, number = sample_id.partition("-")
-    if split not in SPLITS or not number.isdigit() or int(number) >= getattr(settings, split):
+    if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
         raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")
-    shown, _ = _sample_products(settings, split, int(number))
+    shown, _ = _products(settings, split, int(number))
     return (_draw(settings, split, int(number), shown)[1] > 0).astype(np.uint8)
 
 
+# ---- planning: products, sets, samples
+def plan(settings: WorldSettings) -> list[Sample]:
+    """Every sample of the world in the order of the catalog, without drawing anything."""
+    samples, used = [], set()
+    for split in SPLITS:
+        for index in range(getattr(settings, split)):
+            shown, combination = _products(settings, split, index)
+            text = _new_caption(settings, split, index, shown, used)
+            used.add(text)
+            samples.append(Sample(f"{split}-{index:06d}", split, index, shown, text, combination))
+    return samples
+
+
+@lru_cache(maxsize=4)
+def products_of(settings: WorldSettings) -> tuple[wording.Product, ...]:
+    """The world's products; the last `settings.distractors` of them stand in the gallery alone."""
+    total = settings.products + settings.distractors
+    return tuple(wording.make_products(total, settings.brands, settings.seed))
+
+
+@lru_cache(maxsize=4)
+def sets_of(settings: WorldSettings) -> ProductSets:
+    """Draws sets by turns for train and against it, large ones first (they are the hardest to place)."""
+    rng, products = np.random.default_rng([settings.seed, 102]), products_of(settings)
+    popularity = np.arange(1, settings.products + 1) ** -0.6  # products come in random order
+    popularity /= popularity.sum()
+    seen, unseen = {size: [] for size in PIECES}, {size: [] for size in PIECES}
+    for size in sorted(PIECES, reverse=True):
+        wanted = round(SETS_PER_PRODUCT * settings.products * PIECES[size] / sum(PIECES.values()))
+        for _ in range(8 * wanted):
+            found = _draw_set(size, products, popularity, rng)
+            if found is None or found in seen[size] or found in unseen[size] or len(unseen[size]) == wanted:
+                continue
+            if len(seen[size]) > len(unseen[size]):
+                if not any(set(found) <= set(other) for other in _all(seen)):
+                    unseen[size].append(found)
+            elif not any(set(found) >= set(other) for other in _all(unseen)):
+                seen[size].append(found)
+    return ProductSets(seen, unseen, popularity)
+
+
+def _all(sets: dict[int, list[tuple[int, ...]]]) -> Iterable[tuple[int, ...]]:
+    return (found for of_size in sets.values() for found in of_size)
+
+
+def _draw_set(size: int, products: tuple[wording.Product, ...], popularity: np.ndarray,
+              rng: np.random.Generator) -> tuple[int, ...] | None:
+    """A set of `size` products of one brand, mostly of one line; None where the brand is too small.
+
+    One brand a photo as in the published lists (9,216 of 9,220 queries).
+    """
+    first = int(rng.choice(len(popularity), p=popularity))
+    brand, line = products[first].brand, products[first].line
+    mates = [i for i in range(len(popularity)) if i != first and products[i].brand == brand]
+    if len(mates) < size - 1:
+        return None
+    weights = np.array([popularity[i] * (6.0 if products[i].line == line else 1.0) for i in mates])
+    chosen = rng.choice(mates, size - 1, replace=False, p=weights / weights.sum())
+    return tuple(sorted([first, *map(int, chosen)]))
+
+
+@lru_cache(maxsize=16)
+def _order(settings: WorldSettings, split: str) -> np.ndarray:
+    """The turn of each sample of a split, shuffled: a sample's number tells nothing about what it shows."""
+    return np.random.default_rng([settings.seed, 103, SPLITS.index(split)]).permutation(getattr(settings, split))
+
+
+def _products(settings: WorldSettings, split: str, index: int) -> tuple[tuple[int, ...], str | None]:
+    """Which products a photo shows; of a query, whether train shows them together."""
+    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index])
+    turn = int(_order(settings, split)[index])
+    if split in ("val", "test"):
+        return _several(sets_of(settings), turn % 2 == 1, rng)
+    if split == "train" and turn % 2 == 1:
+        sets = list(_all(sets_of(settings).seen))  # each at least once
+        return (sets[turn // 2] if turn // 2 < len(sets) else _several(sets_of(settings), False, rng)[0]), None
+    return (_one(settings, split, turn // 2 if split == "train" else turn, rng),), None
+
+
+def _several(sets: ProductSets, unseen: bool, rng: np.random.Generator) -> tuple[tuple[int, ...], str]:
+    """The pieces of a multi-product photo, at most one of them twice, and "seen" or "unseen"."""
+    pieces = int(rng.choice(list(PIECES), p=np.array(list(PIECES.values())) / sum(PIECES.values())))
+    repeated = int(rng.random() < REPEATED)
+    if pieces - repeated == 1:  # two pieces of one product: train shows every product alone
+        product = int(rng.choice(len(sets.popularity), p=sets.popularity))
+        return (product, product), "seen"
+    pool = sets.unseen if unseen else sets.seen
+    # a small world has no large sets: then the largest there is
+    chosen = _choose(pool[max(size for size, found in pool.items() if found and size <= pieces - repeated)], rng)
+    return (*chosen, *(int(rng.choice(chosen)) for _ in range(repeated))), "unseen" if unseen else "seen"
+
+
+def _choose(sets: list[tuple[int, ...]], rng: np.random.Generator) -> tuple[int, ...]:
+    """One of the sets, the first ones far more often (a long tail)."""
+    weights = np.arange(1, len(sets) + 1) ** -0.7
+    return sets[int(rng.choice(len(sets), p=weights / weights.sum()))]
+
+
+def _one(settings: WorldSettings, split: str, turn: int, rng: np.random.Generator) -> int:
+    """The product of a single-product photo: half of the photos by turns, so that none is missing."""
+    total = settings.products + (settings.distractors if split == "gallery" else 0)
+    if turn % 2:
+        return turn // 2 % total
+    if rng.random() < 1 - settings.products / total:
+        return int(rng.integers(settings.products, total))
+    return int(rng.choice(settings.products, p=sets_of(settings).popularity))
+
+
+def _new_caption(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...], used: set[str]) -> str:
+    """A caption that no earlier sample has."""
+    distinct = [products_of(settings)[i] for i in dict.fromkeys(shown)]
+    mates = _of_brand(settings, distinct[0].brand)
+    text, attempt = "", 0
+    while not text or text in used:
+        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 1, attempt])
+        text, attempt = wording.caption(distinct, len(shown), mates, rng), attempt + 1
+    return text
+
+
+@lru_cache(maxsize=256)
+def _of_brand(settings: WorldSettings, brand: int) -> list[wording.Product]:
+    return [product for product in products_of(settings) if product.brand == brand]
+
+
+# ---- drawing and writing
+def _draw(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Photo (size, size, 3) uint8 RGB and pieces (size, size) uint8, as `staging.photo` gives them."""
+    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
+    return staging.photo([products_of(settings)[i] for i in shown], settings.size, settings.seed, rng)
+
+
 def boxes_of(pieces: np.ndarray, count: int) -> list[list[float]]:
-    """Boxes around the visible pixels of the pieces 1..count of a (H, W) piece map: xyxy in pixels, exclusive end."""
+    """Boxes around the visible pixels of the pieces 1 to `count`: xyxy in pixels, the far edges exclusive."""
     boxes = []
     for n in range(1, count + 1):
-        rows, columns = np.nonzero((pieces == n).any(1))[0], np.nonzero((pieces == n).any(0))[0]
+        rows, columns = np.nonzero((pieces == n).any(axis=1))[0], np.nonzero((pieces == n).any(axis=0))[0]
         boxes.append([float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)])
     return boxes
 
 
-def _image_path(position: int, sample_id: str) -> str:
-    return f"images/{position // FOLDER_SIZE:03d}/{sample_id}.jpg"
+def _run(jobs: list[tuple], workers: int | None) -> Iterable[None]:
+    """Draws folders one after another, or several at a time in processes of their own."""
+    if workers == 1 or len(jobs) < 2:
+        yield from (_draw_folder(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_draw_folder, *zip(*jobs, strict=True))
 
 
-def _draw_folder(settings: WorldSettings, folder: Path, number: int, samples: list[Sample]) -> int:
-    """Draws one folder of photos and writes their boxes last; returns the folder's number."""
+def _draw_folder(settings: WorldSettings, folder: Path, number: int, samples: list[Sample]) -> None:
+    """Draws one folder of photos and writes their boxes last, which marks the folder as complete."""
     cv2.setNumThreads(1)
-    boxes = []
     (folder / f"images/{number:03d}").mkdir(parents=True, exist_ok=True)
+    boxes = []
     for sample in samples:
         photo, pieces = _draw(settings, sample.split, sample.index, sample.products)
-        file = folder / _image_path(number * FOLDER_SIZE, sample.sample_id)
-        cv2.imwrite(str(file), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        file = folder / _image(number, sample.sample_id)
+        if not cv2.imwrite(str(file), photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+            raise OSError(f"{file}: the photo cannot be written; is the disk full?")
         boxes.append(boxes_of(pieces, len(sample.products)))
-    with write_atomically(_boxes_file(folder, number)) as part:
-        part.write_text(json.dumps(boxes))
-    return number
+    with write_atomically(_boxes_file(folder, number)) as beside:
+        beside.write_text(json.dumps(boxes))
+
+
+def _image(number: int, sample_id: str) -> str:
+    return f"images/{number:03d}/{sample_id}.jpg"
 
 
 def _boxes_file(folder: Path, number: int) -> Path:
     return folder / "parts" / f"{number:03d}.json"
 
 
-def _begin(settings: WorldSettings, folder: Path) -> None:
-    """Notes which world the folder holds; refuses a folder that holds another one."""
+def _check_folder(settings: WorldSettings, folder: Path) -> None:
+    """Notes in `world.json` which world a folder holds; refuses a folder that holds another one."""
     note, file = {"version": VERSION, **asdict(settings)}, folder / "world.json"
     if not file.exists():
-        with write_atomically(file) as part:
-            part.write_text(json.dumps(note, indent=1))
+        with write_atomically(file) as beside:
+            beside.write_text(json.dumps(note, indent=1))
     elif json.loads(file.read_text()) != note:
-        raise InputError(f"{file}: the folder holds another world ({note['name']!r} wanted); choose an empty folder")
+        raise InputError(f"{file}: the folder holds another world than {settings.name!r} of these settings; "
+                         "remove it or choose another folder")
 
 
-def _rows(settings: WorldSettings, samples: list[Sample], boxes: list[list[list[float]]]) -> pd.DataFrame:
-    """The catalog table; train rows carry neither labels nor boxes nor the number of products."""
+def _table(settings: WorldSettings, samples: list[Sample], boxes: list[list[list[float]]]) -> pd.DataFrame:
+    """The catalog; train rows carry no labels, no boxes, and not the kind of photo either."""
     products, rows = products_of(settings), []
-    for position, (s, found) in enumerate(zip(samples, boxes, strict=True)):
-        known = s.split != "train"
-        labels = [products[i].label for i in s.products] if known else []
-        count = {"train": None, "gallery": "single"}.get(s.split, "multi")
-        rows.append((s.sample_id, s.split, s.caption, _image_path(position, s.sample_id), None, labels, count,
-                     found if known else [], list(labels), s.combination))
-    return pd.DataFrame(rows, columns=["sample_id", "split", "caption", "image", "mirror", "labels", "products",
-                                       "boxes", "box_labels", "combination"], dtype=object)
-
-
-def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> None:
-    """Draws the world's photos into `folder/images/` and writes `folder/catalog.parquet` when all are there.
-
-    Takes up an interrupted build of the same settings; a complete one is left as it is.
-
-    Raises:
-        InputError: the folder holds another world.
-    """
-    folder = Path(folder)
-    _begin(settings, folder)
-    if (folder / "catalog.parquet").exists():
-        return
-    samples = plan(settings)
-    folders = [samples[i:i + FOLDER_SIZE] for i in range(0, len(samples), FOLDER_SIZE)]
-    missing = [n for n in range(len(folders)) if not _boxes_file(folder, n).exists()]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = pool.map(_draw_folder, *zip(*((settings, folder, n, folders[n]) for n in missing), strict=True))
-        for _ in progress(jobs, f"drawing world {settings.name}", len(missing)):
-            pass
-    boxes = [b for n in range(len(folders)) for b in json.loads(_boxes_file(folder, n).read_text())]
-    write_catalog(_rows(settings, samples, boxes), folder)
-    remove(folder / "parts")
+    for position, (sample, found) in enumerate(zip(samples, boxes, strict=True)):
+        known = sample.split != "train"
+        labels = [products[i].label for i in sample.products] if known else []
+        rows.append({
+            "sample_id": sample.sample_id, "split": sample.split, "caption": sample.caption,
+            "image": _image(position // FOLDER_SIZE, sample.sample_id), "mirror": None, "labels": labels,
+            "products": {"train": None, "gallery": "single"}.get(sample.split, "multi"),
+            "boxes": found if known else [], "box_labels": list(labels), "combination": sample.combination,
+        })
+    return pd.DataFrame(rows, dtype=object)

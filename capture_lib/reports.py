@@ -1,0 +1,244 @@
+"""Executing the notebooks headless, and the site that shows what came out.
+
+`run_notebooks` leaves each executed notebook and a page of it under `out/notebooks/`; the notebooks
+themselves write `out/metrics/*.json`. `build_site` makes `out/index.html` and `out/results.html` of both.
+Every page opens offline: styles, pictures and formulas are inside the file, and no script is loaded.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jinja2
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from capture_lib.catalog import InputError, read_catalog
+from capture_lib.pages import TEMPLATES, duration, results_of, to_html
+from capture_lib.paths import NOTEBOOKS, ROOT, write_atomically
+
+PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook stopped with an error: its name, the number of the cell as in `In [7]`, and the error."""
+
+    def __init__(self, name: str, cell: int, error: str, kept: Path):
+        self.name, self.cell, self.error, self.kept = name, cell, error, kept
+        super().__init__(f"notebook {name}, cell {cell}: {error} (what ran is kept in {kept}; mend the "
+                         "cause, then go on with `capture run --resume` and the same options)")
+
+
+def run_notebooks(
+    profile: str, catalog: Path | None, out: Path, seed: int = 0, only: str | None = None,
+    resume: bool = False, notebooks: Path = NOTEBOOKS,
+) -> None:
+    """Executes the notebooks in order and writes `out/notebooks/NN_name.ipynb` and `.html`.
+
+    Args:
+        catalog: a catalog folder; None for the profile's own rendered world.
+        only: what the name of a notebook starts with ("03"), to execute this one alone.
+        resume: keep what an earlier run executed from the same parameters, catalog, notebooks and library.
+
+    Raises:
+        InputError: no such notebook or catalog, or a notebook doesn't take the parameters.
+        NotebookFailed: a cell raised; the notebooks before it are kept, those after it were not started.
+    """
+    out = Path(out).resolve()
+    folder = str(Path(catalog).resolve()) if catalog else ""
+    parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
+    every = find_notebooks(notebooks)
+    for file in every:
+        check_parameters(file, parameters)
+    prints = fingerprints(every, parameters, read_catalog(folder).fingerprint() if catalog else "")
+    files = [file for file in every if file.stem.startswith(only or "")]
+    if not files:
+        raise InputError(f"{notebooks}: no notebook starts with {only!r}; name one by its number, such as 03")
+    timings = read_timings(out)
+    kept = [file for file in files if resume and is_done(out, file, timings, prints[file])]
+    started = time.perf_counter()
+    for number, file in enumerate(files, start=1):
+        print(f"[{number}/{len(files)}] {file.stem} … ", end="", flush=True)
+        if file in kept:
+            print("kept from an earlier run")
+            continue
+        seconds = execute(file, parameters, out / "notebooks")
+        ahead = [timings.get(later.stem, {}).get("seconds") for later in files[number:] if later not in kept]
+        print(f"done in {duration(seconds)} ({pace(time.perf_counter() - started, ahead)})", flush=True)
+        timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": prints[file]}
+        with write_atomically(out / "timings.json") as beside:
+            beside.write_text(json.dumps(timings, indent=1))
+
+
+def find_notebooks(folder: Path) -> list[Path]:
+    """The numbered notebooks of a folder, in order."""
+    files = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    if not files:
+        raise InputError(f"{folder}: no notebooks here; expected files such as 01_data.ipynb")
+    return files
+
+
+def check_parameters(file: Path, parameters: dict[str, str | int]) -> None:
+    """Raises InputError unless a notebook takes the parameters with their types; papermill only warns."""
+    known = papermill.inspect_notebook(str(file))
+    for name in parameters:
+        if name not in known:
+            raise InputError(f"{file}: unknown parameter {name!r}; write `{name}: {PARAMETERS[name]} = …` in "
+                             "the cell tagged 'parameters'")
+        found = known[name]["inferred_type_name"]
+        if found != PARAMETERS[name]:
+            raise InputError(f"{file}: parameter {name!r} is of type {found}; annotate it {PARAMETERS[name]}")
+
+
+def fingerprints(files: list[Path], parameters: dict[str, str | int], catalog: str) -> dict[Path, str]:
+    """A digest for each notebook of all that its result depends on, the notebooks before it included."""
+    digest = hashlib.sha256(json.dumps([parameters, catalog]).encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
+    prints = {}
+    for file in files:
+        cells = nbformat.read(file, as_version=4).cells
+        digest.update(json.dumps([(cell.cell_type, cell.source) for cell in cells]).encode())
+        prints[file] = digest.hexdigest()[:16]
+    return prints
+
+
+def read_timings(out: Path) -> dict[str, dict]:
+    """What earlier runs noted of each notebook, `{stem: {"seconds", "fingerprint"}}`; empty without any."""
+    file = out / "timings.json"
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except json.JSONDecodeError:
+        raise InputError(f"{file}: not JSON; remove the file and run again") from None
+
+
+def is_done(out: Path, file: Path, timings: dict[str, dict], fingerprint: str) -> bool:
+    """True where an earlier run executed this notebook, and nothing that it depends on has changed since."""
+    there = {suffix for suffix in (".ipynb", ".html", ".failed.ipynb")
+             if (out / "notebooks" / f"{file.stem}{suffix}").is_file()}
+    return there == {".ipynb", ".html"} and timings.get(file.stem, {}).get("fingerprint") == fingerprint
+
+
+def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> float:
+    """Executes one notebook into `folder`, with a page of it, and returns the seconds that took.
+
+    Raises:
+        NotebookFailed: a cell raised or the kernel died; earlier results of the notebook stay as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    running, failed = folder / f".{file.stem}.running.ipynb", folder / f"{file.stem}.failed.ipynb"
+    started = time.perf_counter()
+    try:
+        with report_mode():
+            target = str(running).replace("{", "{{").replace("}", "}}")  # papermill takes it for a format
+            notebook = papermill.execute_notebook(
+                str(file), target, parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT),
+                extra_arguments=["--IPKernelApp.log_level=50"])  # its notes are not for our readers
+    except (PapermillExecutionError, DeadKernelError) as error:
+        print("failed", flush=True)
+        running.replace(failed)
+        raise NotebookFailed(file.stem, failing_cell(failed), one_line(error), failed) from None
+    finally:
+        running.unlink(missing_ok=True)
+    notebook.metadata.pop("widgets", None)  # views of a kernel that is gone
+    notebook.metadata.papermill.update(input_path=file.name, output_path=file.name)
+    with write_atomically(folder / file.name) as beside:
+        nbformat.write(notebook, beside)
+    with write_atomically(folder / f"{file.stem}.html") as beside:
+        beside.write_text(to_html(notebook, file.stem), encoding="utf-8")
+    failed.unlink(missing_ok=True)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def report_mode() -> Iterator[None]:
+    """Tells the kernels that start meanwhile that nobody is watching: no live bars, static output."""
+    meant = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the second: no debugger's note
+    before = {name: os.environ.get(name) for name in meant}
+    os.environ.update(meant)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def failing_cell(file: Path) -> int:
+    """The number of the cell at which a partly executed notebook stopped: the 7 of `In [7]`."""
+    cells = nbformat.read(file, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    started = [cell.metadata.get("papermill", {}).get("status") != "pending" for cell in code]
+    return sum(started)
+
+
+def one_line(error: PapermillExecutionError | DeadKernelError) -> str:
+    """Type and message of a notebook's error, in one line."""
+    if isinstance(error, PapermillExecutionError):
+        return " ".join(f"{error.ename}: {error.evalue}".split())[:400]
+    return "the kernel died, most often for want of memory; try a smaller profile"
+
+
+def pace(elapsed: float, ahead: list[float | None]) -> str:
+    """The elapsed time, and the time left where each notebook ahead has been timed before."""
+    said = f"elapsed {elapsed // 60:.0f}:{elapsed % 60:02.0f}"
+    return f"{said}, about {duration(sum(ahead))} left" if ahead and None not in ahead else said
+
+
+def build_site(out: Path) -> Path:
+    """Writes `out/index.html` and `out/results.html` of what the notebooks left in `out`; returns the index.
+
+    Raises:
+        InputError: a file in `out/metrics/` is not JSON.
+    """
+    out = Path(out)
+    figures = {file.stem: read_figures(file) for file in sorted((out / "metrics").glob("*.json"))}
+    results = [results_of(stem, content) for stem, content in figures.items()]
+    origins = list(dict.fromkeys(result["origin"] for result in results))
+    pages = {"results.html": {"pages": results},
+             "index.html": {"notebooks": list(describe_notebooks(out)), "origins": origins}}
+    site = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
+                              undefined=jinja2.StrictUndefined)
+    for name, content in pages.items():
+        with write_atomically(out / name) as beside:
+            beside.write_text(site.get_template(f"{name}.j2").render(content), encoding="utf-8")
+    return out / "index.html"
+
+
+def describe_notebooks(out: Path) -> Iterator[dict]:
+    """Name, title, goal, cost and page of each notebook that was executed, or failed in its last run."""
+    timings = read_timings(out)
+    found = {file.stem: file for file in (out / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    for stem in sorted({name.removesuffix(".failed") for name in found}):
+        failed = found.get(f"{stem}.failed")
+        title, goal = headline(nbformat.read(failed or found[stem], as_version=4))
+        seconds = timings.get(stem, {}).get("seconds")
+        yield {
+            "name": stem, "title": title or stem, "goal": goal, "failed": bool(failed),
+            "cost": duration(seconds) if seconds is not None and not failed else "",
+            "href": f"notebooks/{failed.name}" if failed else f"notebooks/{stem}.html",
+        }
+
+
+def headline(notebook: NotebookNode) -> tuple[str, str]:
+    """The first heading of a notebook, and the sentence after a bold **Goal** (either may be empty)."""
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    title = re.search(r"^#\s+(.+)$", text, re.MULTILINE)
+    goal = re.search(r"\*\*Goal\W*\*\*\W*(.+?[.!?])(?=\s|$)", text, re.DOTALL)
+    plain = (re.sub(r"[*`_$]", "", " ".join(found[1].split())) if found else "" for found in (title, goal))
+    return tuple(plain)
+
+
+def read_figures(file: Path) -> dict:
+    """One `metrics/<stem>.json`: the provenance and the figures."""
+    try:
+        return {"provenance": {}, **json.loads(file.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: not a JSON object; run its notebook again") from None
