@@ -91,7 +91,8 @@ def formula(tex: str) -> str:
             math_to_image(f"${spelled}$", drawn, prop=FORMULA, format="svg", color="black")
     except ValueError:  # matplotlib reads a part of TeX only
         return f'<code class="math">{html.escape(tex)}</code>'
-    data = base64.b64encode(drawn.getvalue()).decode()
+    picture = re.sub(rb"<metadata>.*</metadata>", b"", drawn.getvalue(), flags=re.DOTALL)  # it holds the time
+    data = base64.b64encode(picture).decode()
     style = f"height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
     source = f"data:image/svg+xml;base64,{data}"
     return f'<img class="math" alt="{html.escape(tex)}" style="{style}" src="{source}">'

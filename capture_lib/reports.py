@@ -88,7 +88,10 @@ def find_notebooks(folder: Path) -> list[Path]:
 
 def check_parameters(file: Path, parameters: dict[str, str | int]) -> None:
     """Raises InputError unless a notebook takes the parameters with their types; papermill only warns."""
-    known = papermill.inspect_notebook(str(file))
+    try:
+        known = papermill.inspect_notebook(str(file))
+    except ValueError as error:
+        raise InputError(f"{file}: {one_line(error)}; save it with the kernel python3") from None
     for name in parameters:
         if name not in known:
             raise InputError(f"{file}: unknown parameter {name!r}; write `{name}: {PARAMETERS[name]} = …` in "
@@ -175,20 +178,21 @@ def failing_cell(file: Path) -> int:
     """The number of the cell at which a partly executed notebook stopped: the 7 of `In [7]`."""
     cells = nbformat.read(file, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-    started = [cell.metadata.get("papermill", {}).get("status") != "pending" for cell in code]
-    return sum(started)
+    return sum(cell.metadata.get("papermill", {}).get("start_time") is not None for cell in code)
 
 
-def one_line(error: PapermillExecutionError | DeadKernelError) -> str:
-    """Type and message of a notebook's error, in one line."""
-    if isinstance(error, PapermillExecutionError):
-        return " ".join(f"{error.ename}: {error.evalue}".split())[:400]
-    return "the kernel died, most often for want of memory; try a smaller profile"
+def one_line(error: Exception) -> str:
+    """What a notebook stopped with, in one line."""
+    if isinstance(error, DeadKernelError):
+        return "the kernel died, most often for want of memory; try a smaller profile"
+    cell_raised = isinstance(error, PapermillExecutionError)
+    return " ".join(f"{error.ename}: {error.evalue}".split() if cell_raised else str(error).split())[:400]
 
 
 def pace(elapsed: float, ahead: list[float | None]) -> str:
     """The elapsed time, and the time left where each notebook ahead has been timed before."""
-    said = f"elapsed {elapsed // 60:.0f}:{elapsed % 60:02.0f}"
+    minutes, seconds = divmod(round(elapsed), 60)
+    said = f"elapsed {minutes}:{seconds:02}"
     return f"{said}, about {duration(sum(ahead))} left" if ahead and None not in ahead else said
 
 

@@ -33,16 +33,14 @@ def composites(run: Run) -> Path:
         raise InputError(f"{run.catalog.folder}: none of its photos is on disk; run `capture download` first")
 
     def make(folder: Path) -> None:
-        source, tried = run.catalog, synthesis.cut_foregrounds(run.catalog, settings, folder)
-        kept = len(np.load(folder / "foregrounds.npy", mmap_mode="r"))
-        if kept < LEAST_FOREGROUNDS:
-            source = lender()
-            print(f"{run.catalog.name}: {kept} usable foregrounds in {tried} photos are too few; "
-                  f"composites are made of {source.name}'s products instead")
-            tried = synthesis.cut_foregrounds(source, settings, folder)
-            kept = len(np.load(folder / "foregrounds.npy", mmap_mode="r"))
+        report = synthesis.cut_foregrounds(run.catalog, settings, folder)
+        if report["kept"] < LEAST_FOREGROUNDS:
+            other = lender()
+            print(f"{run.catalog.name}: {report['kept']} usable foregrounds in {report['tried']} photos are too few; "
+                  f"composites are made of the products of {other.name} instead")
+            report = synthesis.cut_foregrounds(other, settings, folder)
         synthesis.make_composites(settings, folder, run.seed)
-        write_json(folder / "report.json", {"source": source.name, "tried": tried, "kept": kept})
+        write_json(folder / "report.json", report)
 
     return run.stage([synthesis], settings, [], make)
 

@@ -21,9 +21,9 @@ class StagingSettings:
     plain: float = 0.5          # share of photos on a plain ground
     strong_tilt: float = 0.15   # share of products tilted by up to 35 degrees; the others by about 4
     reflection: float = 0.2     # share of photos on a glossy table
-    props: float = 0.45         # share with 1 to 3 props
-    sticker: float = 0.30
-    banner: float = 0.08
+    props: tuple[float, float] = (0.20, 0.45)    # share with 1 to 3 props: single products, groups
+    sticker: tuple[float, float] = (0.20, 0.30)  # share with a sticker: single products, groups
+    banner: tuple[float, float] = (0.05, 0.10)   # share with a banner: single products, groups
     blur: float = 0.12
     least_visible: float = 0.5  # what overlapping products leave of a product's box, as far as it can be had
 
@@ -56,20 +56,20 @@ def photo(products: list[Product], size: int, seed: int, rng: np.random.Generato
         photo: (size, size, 3) uint8 RGB.
         pieces: (size, size) uint8, n where the n-th product (from 1) is visible, 0 elsewhere.
     """
-    s = settings or StagingSettings()
+    s, group = settings or StagingSettings(), int(len(products) > 1)
     plain = rng.random() < s.plain
     picture = backdrops.plain_ground(size, rng) if plain else backdrops.busy_ground(size, seed, rng)
     pieces = np.zeros((size, size), np.uint8)
-    props = int(rng.integers(1, 4)) if rng.random() < s.props else 0
+    props = int(rng.integers(1, 4)) if rng.random() < s.props[group] else 0
     for _ in range(props):
         _add_prop(picture, pieces, False, seed, rng)
     _add_products(picture, pieces, products, seed, rng, s)
     if props and rng.random() < 0.5:
         _add_prop(picture, pieces, True, seed, rng)
     chance = rng.random()
-    if chance < s.sticker:
+    if chance < s.sticker[group]:
         _add_sticker(picture, pieces, seed, rng)
-    elif chance < s.sticker + s.banner:
+    elif chance < s.sticker[group] + s.banner[group]:
         _add_banner(picture, pieces, rng)
     return _light(picture, s, rng), pieces
 

@@ -5,6 +5,7 @@ scene; the outline of what stays visible of each is its box. Everything lies in 
 memory-mapped, so that a training loop reads a random batch at the cost of its bytes.
 """
 
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from capture_lib.progress import progress
 class SynthesisSettings:
     """Defaults of the cpu profile."""
 
-    photos: int = 2_500  # candidates that GrabCut is tried on
+    photos: int = 2_000  # candidates that GrabCut is tried on
     foreground_size: int = 112  # longer side at which GrabCut works, pixels
     iterations: int = 3
     composites: int = 6_000
@@ -90,69 +91,85 @@ def tidy(mask: np.ndarray) -> np.ndarray:
     return cv2.drawContours(np.zeros_like(mask), pieces, -1, 1, cv2.FILLED)
 
 
-def mask_faults(mask: np.ndarray) -> list[str]:
-    """Why a mask is not one whole product: an empty list where it is.
+def main_piece(mask: np.ndarray) -> tuple[np.ndarray, float]:
+    """The largest connected piece of a mask (H, W), and its share of the whole mask's area."""
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask)
+    if count < 2:
+        return mask, 0.0
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return (pieces == largest).astype(np.uint8), stats[largest, cv2.CC_STAT_AREA] / mask.sum()
 
-    One compact piece away from the photo's edge is also what tells a photo of one product from one of several.
+
+def mask_faults(mask: np.ndarray, single: bool) -> list[str]:
+    """Why the main piece of a mask is not one whole product: an empty list where it is.
+
+    Of a photo known to show a single product, a clearly largest piece is taken: the rest are props and stickers.
+    Of any other photo only a mask of one compact piece is taken, which is what tells one product from several.
     """
     height, width = mask.shape
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not contours:
+    piece, share = main_piece(mask)
+    if not share:
         return ["empty"]
-    x, y, w, h = cv2.boundingRect(contours[0])
-    hull = max(cv2.contourArea(cv2.convexHull(contours[0])), 1.0)
-    faults = []
-    if len(contours) > 1:
-        faults.append("several pieces")
-    if not 0.04 < mask.mean() < 0.8:
-        faults.append("too small or too large")
-    if x < 3 or y < 3 or x + w > width - 3 or y + h > height - 3:
-        faults.append("touches the edge")
-    if cv2.contourArea(contours[0]) / hull < 0.8:
-        faults.append("not compact")
-    return faults
+    x, y, w, h = cv2.boundingRect(piece)
+    contour = cv2.findContours(piece, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
+    solidity = cv2.contourArea(contour) / max(cv2.contourArea(cv2.convexHull(contour)), 1.0)
+    tests = {
+        "several pieces": share < (0.65 if single else 1.0),
+        "too small or too large": not 0.04 < piece.mean() < 0.8,
+        "touches the edge": x < 3 or y < 3 or x + w > width - 3 or y + h > height - 3,
+        "not compact": solidity < (0.8 if single else 0.9),
+    }
+    return [fault for fault, found in tests.items() if found]
 
 
-def cut(path: Path, settings: SynthesisSettings) -> np.ndarray | None:
-    """The foreground of a photo as a padded (S, S, 4) uint8 RGBA square; None where the mask is not usable."""
-    photo = fit(load_photo(path), settings.foreground_size)
-    mask = grabcut(photo, settings.iterations)
-    if mask_faults(mask):
-        return None
+def cut(photo: tuple[Path, bool], settings: SynthesisSettings) -> np.ndarray | list[str]:
+    """The foreground of a photo (path, known to be single) as a padded (S, S, 4) uint8 RGBA square, or its faults."""
+    path, single = photo
+    pixels = fit(load_photo(path), settings.foreground_size)
+    mask = grabcut(pixels, settings.iterations)
+    faults = mask_faults(mask, single)
+    if faults:
+        return faults
+    mask, _ = main_piece(mask)
     x, y, w, h = cv2.boundingRect(mask)
     square = np.zeros((settings.foreground_size, settings.foreground_size, 4), np.uint8)
-    square[:h, :w, :3] = photo[y:y + h, x:x + w]
+    square[:h, :w, :3] = pixels[y:y + h, x:x + w]
     square[:h, :w, 3] = 255 * mask[y:y + h, x:x + w]
     return square
 
 
-def candidates(catalog: Catalog, most: int) -> list[str]:
-    """Ids of photos that may show one product, the best source first; no label is looked at.
+def candidates(catalog: Catalog, most: int) -> dict[str, bool]:
+    """Ids of photos that may show one product, the best sources first; True where that is known. No label is read.
 
-    Training photos that the catalog calls single, then those it says nothing about (their masks decide); a catalog
-    without any training photo of use falls back on its gallery, which is single by definition.
+    Known: training photos that the catalog calls single, and the gallery, which is single by definition. Unknown:
+    training photos of which the catalog says nothing; there the mask decides.
     """
-    train = catalog.split("train")
-    single = train[train["products"] == "single"]["sample_id"]
-    unknown = train[train["products"].isna()]["sample_id"]
-    gallery = catalog.split("gallery")["sample_id"]
-    order = [*single, *unknown] or list(gallery)
-    return [sample for sample in order if sample in catalog.photos][:most]
+    table = catalog.table
+    single = (table["products"] == "single") & table["split"].isin(["train", "gallery"])
+    unknown = table["products"].isna() & (table["split"] == "train")
+    order = {**dict.fromkeys(table[single]["sample_id"], True), **dict.fromkeys(table[unknown]["sample_id"], False)}
+    there = [(sample, known) for sample, known in order.items() if sample in catalog.photos]
+    return dict(there[:most])
 
 
-def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path) -> int:
-    """Writes `foregrounds.npy` (N, S, S, 4) uint8 RGBA and `ids.txt`; returns how many photos were tried."""
-    ids = candidates(catalog, settings.photos)
-    paths = [catalog.photos[sample] for sample in ids]
+def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path) -> dict:
+    """Writes `foregrounds.npy` (N, S, S, 4) uint8 RGBA and `ids.txt`.
+
+    Returns:
+        a report: photos tried, foregrounds kept, and how many photos each fault threw out.
+    """
+    chosen = candidates(catalog, settings.photos)
+    photos = [(catalog.photos[sample], known) for sample, known in chosen.items()]
     with ProcessPoolExecutor(settings.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        squares = list(progress(pool.map(partial(cut, settings=settings), paths, chunksize=16),
-                                "foregrounds cut", len(paths)))
-    kept = [i for i, square in enumerate(squares) if square is not None]
-    size = settings.foreground_size
-    np.save(folder / "foregrounds.npy", np.stack([squares[i] for i in kept]) if kept
-            else np.zeros((0, size, size, 4), np.uint8))
-    (folder / "ids.txt").write_text("".join(f"{ids[i]}\n" for i in kept), encoding="utf-8")
-    return len(ids)
+        results = list(progress(pool.map(partial(cut, settings=settings), photos, chunksize=16),
+                                "foregrounds cut", len(photos)))
+    squares = [result for result in results if isinstance(result, np.ndarray)]
+    empty = np.zeros((0, settings.foreground_size, settings.foreground_size, 4), np.uint8)
+    np.save(folder / "foregrounds.npy", np.stack(squares) if squares else empty)
+    kept = [sample for sample, result in zip(chosen, results, strict=True) if isinstance(result, np.ndarray)]
+    (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in kept), encoding="utf-8")
+    faults = Counter(fault for result in results if isinstance(result, list) for fault in result)
+    return {"source": catalog.name, "tried": len(photos), "kept": len(kept), "faults": dict(faults)}
 
 
 # -------------------------------------------------------------------------------------------- composites

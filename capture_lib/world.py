@@ -267,13 +267,13 @@ def _run(jobs: list[tuple], workers: int | None) -> Iterable[None]:
     if workers == 1 or len(jobs) < 2:
         yield from (_draw_folder(*job) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    one_thread = {"initializer": cv2.setNumThreads, "initargs": (1,)}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **one_thread) as pool:
         yield from pool.map(_draw_folder, *zip(*jobs, strict=True))
 
 
 def _draw_folder(settings: WorldSettings, folder: Path, number: int, samples: list[Sample]) -> None:
     """Draws one folder of photos and writes their boxes last, which marks the folder as complete."""
-    cv2.setNumThreads(1)
     (folder / f"images/{number:03d}").mkdir(parents=True, exist_ok=True)
     boxes = []
     for sample in samples:
