@@ -94,7 +94,8 @@ class Pairs:
                 **with_global_token(torch.from_numpy(features), torch.from_numpy(self.store.boxes[rows]),
                                     torch.from_numpy(real), torch.from_numpy(kept))}
 
-    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator) -> dict[str, Tensor]:
+    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator
+                     ) -> dict[str, Tensor]:
         """A training batch: `batch` with tokens and regions masked, plus `mlm_labels` (B, L; -1 = not predicted),
         `region_labels` (B, R; 1 = masked) and `region_targets` (B, R, F), the features before masking."""
         batch = self.batch(chosen)
@@ -153,7 +154,8 @@ def mask_regions(real: Tensor, settings: BatchSettings, generator: torch.Generat
     return chosen.long(), zeroed
 
 
-def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPieceTokenizer, settings: BatchSettings) -> Pairs:
+def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPieceTokenizer, settings: BatchSettings
+               ) -> Pairs:
     """The pairs of a table of samples (columns sample_id, caption) whose photos are in the store."""
     special = {name: tokenizer.token_to_id(name) for name in SPECIAL} | {"size": tokenizer.get_vocab_size()}
     tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)

@@ -86,7 +86,7 @@ class BackboneEncoder(nn.Module):
 
 
 def crop(photos: Tensor, boxes: list[Tensor], size: int, margin: float) -> Tensor:
-    """Cuts boxes (xyxy pixels, widened by `margin`) out of (B, 3, S, S) photos and scales them: (sum of n, 3, size, size)."""
+    """Cuts boxes (xyxy pixels, widened by `margin`) out of (B, 3, S, S) photos, scaled: (sum of n, 3, size, size)."""
     wide = []
     for box in boxes:
         centre, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) * (0.5 + margin / 2)
@@ -165,3 +165,24 @@ def load(settings: EncoderSettings, folder: Path, detector: Detector) -> nn.Modu
     else:
         raise InputError(f"encoder kind {settings.kind!r} is unknown; use crops, detector or backbone")
     return encoder.to(pick_device()).eval()
+
+
+def identity(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How well nearest neighbours (cosine, leave-one-out) share a label: what the features know of identity.
+
+    Args:
+        features: (n, F); labels: (n,), of which those that occur once are left out.
+
+    Returns:
+        average precision (m,) and whether the nearest neighbour is right (m,), for the m regions asked.
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+    precisions, first = [], []
+    for i in range(len(unit)):
+        others = np.delete(np.arange(len(unit)), i)
+        right = labels[others][np.argsort(-(unit[others] @ unit[i]), kind="stable")] == labels[i]
+        if right.any():
+            hits = np.flatnonzero(right)
+            precisions.append(np.mean(np.arange(1, len(hits) + 1) / (hits + 1)))
+            first.append(right[0])
+    return np.array(precisions), np.array(first, float)

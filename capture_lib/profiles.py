@@ -15,10 +15,11 @@ from capture_lib.world import SIZES, WorldSettings
 
 SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ffn=512, visual_ffn=512, text_layers=2,
                                 visual_layers=2, cross_layers=2, cross_width=128, cross_heads=4, joint_layers=2,
-                                joint_heads=4, output=128)
+                                joint_heads=4, output=128, dropout=0.0)
 TINY_CAPTURE = CaptureSettings(width=64, text_heads=2, visual_heads=2, text_ffn=128, visual_ffn=128, text_layers=1,
                                visual_layers=1, cross_layers=1, cross_width=64, cross_heads=2, joint_layers=1,
-                               joint_heads=2, output=64)
+                               joint_heads=2, output=64, dropout=0.0)
+LARGE_PHOTOS = {"foreground_size": 192, "size": 224, "workers": 16}
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ PROFILES = {
         capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32)),
     "cpu": Profile("cpu", SIZES["small"]),
     "gpu": Profile(
-        "gpu", SIZES["full"], SynthesisSettings(photos=60_000, foreground_size=192, composites=60_000, size=224, workers=16),
+        "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         DetectorSettings(backbone="resnet50", size=224, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
         pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4)),
     "product1m": Profile(
-        "product1m", None, SynthesisSettings(photos=200_000, foreground_size=192, composites=200_000, size=224, workers=16),
+        "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
         DetectorSettings(backbone="resnet50", size=224, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),

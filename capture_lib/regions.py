@@ -90,7 +90,7 @@ def stack(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 @torch.inference_mode()
 def describe(photos: Tensor, shares: np.ndarray, detector: Detector, encoder: nn.Module, most: int
              ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Proposals of a batch of squares (B, 3, S, S): for each photo boxes (n, 4) as fractions, scores (n,), features (n, F)."""
+    """Proposals of squares (B, 3, S, S): for each photo boxes (n, 4) as fractions, scores (n,), features (n, F)."""
     size, small = photos.shape[-1], detector.settings.size
     inputs = F.interpolate(photos, (small, small), mode="bilinear", antialias=True)
     with torch.autocast(photos.device.type, torch.bfloat16):
@@ -104,10 +104,29 @@ def describe(photos: Tensor, shares: np.ndarray, detector: Detector, encoder: nn
 
 @torch.inference_mode()
 def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.ndarray]:
-    """Features of given boxes (xyxy pixels of the square) of a batch of squares: a list of B (n, F) float32."""
+    """Features of given boxes (xyxy pixels of the square) of a batch of squares: a list of B (n, F) float32.
+
+    Each is scaled to a root mean square of 1: then a masked region's squared error starts at 1 whatever the encoder.
+    """
     with torch.autocast(photos.device.type, torch.bfloat16):
-        features = encoder.features(photos, boxes).float().cpu()
+        features = encoder.features(photos, boxes).float()
+    features = (F.normalize(features) * features.shape[1] ** 0.5).cpu()
     return [part.numpy() for part in features.split([len(box) for box in boxes])]
+
+
+def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module, settings: RegionSettings
+                 ) -> np.ndarray:
+    """Features (n, F) of given boxes, a list of (k, 4) xyxy pixels of each photo: for evaluation with true boxes."""
+    parts, place = [], 0
+    for photos, shares in photo_batches(paths, settings):
+        squares = []
+        for path in paths[place:place + len(shares)]:
+            height, width = load_photo(path).shape[:2]
+            squares.append(boxes[place] * (settings.photo_size / max(height, width)))
+            place += 1
+        parts += encode(photos, [torch.as_tensor(box, dtype=torch.float32, device=photos.device) for box in squares],
+                        encoder)
+    return np.concatenate(parts)
 
 
 def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple[Tensor, np.ndarray]]:

@@ -79,8 +79,8 @@ def run_notebooks(
 
 
 def find_notebooks(folder: Path) -> list[Path]:
-    """The numbered notebooks of a folder, in order."""
-    files = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    """The numbered notebooks of a folder in the order they are executed: the tour, 00, shows what the others made."""
+    files = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"), key=lambda file: (file.name.startswith("00"), file.name))
     if not files:
         raise InputError(f"{folder}: no notebooks here; expected files such as 01_data.ipynb")
     return files

@@ -169,7 +169,8 @@ def embed_side(table: pd.DataFrame, pairs: Pairs, model: Capture | None, words: 
     if words:
         image["words"] = words.vectors(list(table["caption"]))
         instance["words"] = image["words"][owners]
-    return Side(list(table["sample_id"]), list(table["labels"]), list(table["caption"]), owners, regions, image, instance)
+    return Side(list(table["sample_id"]), list(table["labels"]), list(table["caption"]), owners, regions, image,
+                instance)
 
 
 def read(blocks: Blocks, reading: str) -> np.ndarray:

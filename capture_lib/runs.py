@@ -57,14 +57,14 @@ class Run:
         name = modules[0].__name__.rsplit(".", 1)[-1]
         folder = self.stages / name
         inputs = {
-            "settings": json.loads(json.dumps(asdict(settings))), "seed": self.seed, "code": [code_digest(module) for module in modules],
+            "settings": json.loads(json.dumps(asdict(settings))), "seed": self.seed,
+            "code": [code_digest(module) for module in modules],
             "catalog": self.catalog.fingerprint(),
             "upstream": {path.name: hashlib.sha256((path / "stage.json").read_bytes()).hexdigest()[:16]
                          for path in upstream},
         }
         changed = differences(folder / "stage.json", inputs)
         if changed is None:
-            print(f"{name}: found in {shown(folder)}")
             return folder
         if folder.exists():
             print(f"{name}: made anew, because {', '.join(changed)} changed")

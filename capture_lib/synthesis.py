@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,11 @@ class SynthesisSettings:
     size: int = 128  # side of a composite, pixels
     most_products: int = 5
     workers: int = 2
+
+
+def workers(count: int) -> ProcessPoolExecutor:
+    """Processes of one OpenCV thread each; spawned, because a fork of a process that runs torch may hang."""
+    return ProcessPoolExecutor(count, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
 
 
 # ------------------------------------------------------------------------------------------- foregrounds
@@ -160,7 +166,7 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
     """
     chosen = candidates(catalog, settings.photos)
     photos = [(catalog.photos[sample], known) for sample, known in chosen.items()]
-    with ProcessPoolExecutor(settings.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with workers(settings.workers) as pool:
         results = list(progress(pool.map(partial(cut, settings=settings), photos, chunksize=16),
                                 "foregrounds cut", len(photos)))
     squares = [result for result in results if isinstance(result, np.ndarray)]
@@ -266,7 +272,6 @@ def compose_many(numbers: range, file: Path, settings: SynthesisSettings, seed: 
 
     Foregrounds are dealt from shuffled decks, so that each one stands in about as many composites as any other.
     """
-    cv2.setNumThreads(1)
     foregrounds = np.load(file, mmap_mode="r")
     made = []
     for number in numbers:
@@ -295,7 +300,7 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     visible = np.zeros(boxes.shape[:2], np.float32)
     work = partial(compose_many, file=folder / "foregrounds.npy", settings=settings, seed=seed)
     parts = [range(first, min(first + 50, settings.composites)) for first in range(0, settings.composites, 50)]
-    with ProcessPoolExecutor(settings.workers) as pool:
+    with workers(settings.workers) as pool:
         for numbers, part in zip(parts, progress(pool.map(work, parts), "composites, by 50", len(parts)), strict=True):
             for number, (owner, photo, box, seen) in zip(numbers, part, strict=True):
                 photos[number] = photo

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from capture_lib import catalog, staging, wording, world
+from capture_lib import catalog, world
+from capture_lib.world import staging, wording
 
 TINY = world.WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
 # figures of the published dev and test lists (9,220 queries); `published_rows` checks them where the lists are

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from capture_lib.drawing import paint_over
-from capture_lib.packaging import RGB, write
+from capture_lib.world.drawing import paint_over
+from capture_lib.world.packaging import RGB, write
 
 GROUNDS_EACH = 8  # pictures of each busy ground; a photo takes a crop, a mirroring and a tint of one
 PROPS, STICKERS = 40, 48

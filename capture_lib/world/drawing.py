@@ -7,7 +7,7 @@ and lettering bend around them; cartons, sachets and nozzles are flat polygons.
 import cv2
 import numpy as np
 
-from capture_lib.packaging import (
+from capture_lib.world.packaging import (
     SILHOUETTES,
     Look,
     Part,
@@ -17,7 +17,7 @@ from capture_lib.packaging import (
     ornament_points,
     surface_of,
 )
-from capture_lib.wording import Product
+from capture_lib.world.wording import Product
 
 GLINT = {"matte": 0.06, "wood": 0.04, "glass": 0.55, "metal": 0.30, "gloss": 0.42}  # strength of the highlight
 # a metal cap mirrors a studio: brightness from its left edge to its right one

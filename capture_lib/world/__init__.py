@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from capture_lib import staging, wording
 from capture_lib.catalog import InputError, write_catalog
 from capture_lib.paths import remove, write_atomically
 from capture_lib.progress import progress
+from capture_lib.world import staging, wording
 
 VERSION = 1  # of names, captions and drawing; a build is never taken up by another version
 SPLITS = ("train", "val", "test", "gallery")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from capture_lib.wording import BRANDS, KINDS, Product
+from capture_lib.world.wording import BRANDS, KINDS, Product
 
 RGB = tuple[int, int, int]
 Draw = ImageDraw.ImageDraw

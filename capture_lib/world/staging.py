@@ -6,10 +6,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from capture_lib import backdrops
-from capture_lib.drawing import cut_out
-from capture_lib.packaging import real_height
-from capture_lib.wording import Product
+from capture_lib.world import backdrops
+from capture_lib.world.drawing import cut_out
+from capture_lib.world.packaging import real_height
+from capture_lib.world.wording import Product
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,175 @@
+"""The command line: `capture run | catalog | download | evaluate | search | explore`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from capture_lib.catalog import InputError, from_lists, from_table, read_catalog
+from capture_lib.paths import REPORTS
+
+# The other modules are imported where they are used: they bring torch with them, and `capture --help` is quick.
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except InputError as error:
+        print(f"capture: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"capture: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("capture: interrupted; what was done is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser("capture", description="Product1M / CAPTURE, from catalog to report.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="execute the notebooks and build the report")
+    run.add_argument("--profile", default="cpu", help="smoke, cpu (default), gpu or product1m")
+    run.add_argument("--catalog", type=Path, help="a catalog folder; default: the profile's rendered world")
+    run.add_argument("--only", metavar="NN", help="one notebook, by its number")
+    run.add_argument("--out", type=Path, help="the report's folder; default: reports/PROFILE[-CATALOG]")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--resume", action="store_true", help="keep the notebooks that an earlier run finished")
+    run.set_defaults(command=run_command)
+
+    catalog = commands.add_parser("catalog", help="make a catalog")
+    source = catalog.add_mutually_exclusive_group(required=True)
+    source.add_argument("--lists", type=Path, help="folder with the released lists")
+    source.add_argument("--table", type=Path, help="CSV or parquet table of your own")
+    source.add_argument("--world", help="draw a rendered world: mini, small or full")
+    catalog.add_argument("--images", type=Path, help="with --table: the folder its image paths start from")
+    catalog.add_argument("--out", type=Path, help="the catalog's folder; default: data/NAME")
+    catalog.set_defaults(command=catalog_command)
+
+    download = commands.add_parser("download", help="fetch the photos of a catalog")
+    download.add_argument("catalog", type=Path)
+    download.set_defaults(command=download_command)
+
+    evaluate = commands.add_parser("evaluate", help="score a rankings file, in both definitions")
+    evaluate.add_argument("--lists", type=Path, required=True, help="folder with the released lists")
+    evaluate.add_argument("--rankings", type=Path, required=True, help="lines of query_id,gallery_id,…")
+    evaluate.add_argument("--json", type=Path, help="write the figures here too")
+    evaluate.set_defaults(command=evaluate_command)
+
+    search = commands.add_parser("search", help="find the products of a photo in a catalog's gallery")
+    search.add_argument("catalog", type=Path)
+    search.add_argument("--image", type=Path, required=True)
+    search.add_argument("--caption", default="")
+    search.add_argument("--profile", default="cpu", help="whose trained models to use (default cpu)")
+    search.add_argument("--seed", type=int, default=0)
+    search.add_argument("--out", type=Path, default=Path("search.jpg"), help="picture of boxes and hits")
+    search.set_defaults(command=search_command)
+
+    explore = commands.add_parser("explore", help="click through results in the browser")
+    explore.add_argument("catalog", type=Path, nargs="?")
+    explore.add_argument("--profile", default="cpu")
+    explore.set_defaults(command=explore_command)
+    return top
+
+
+def run_command(options: argparse.Namespace) -> int:
+    from capture_lib import profiles, reports
+
+    profile = profiles.get(options.profile)
+    if options.catalog:
+        read_catalog(options.catalog)
+    elif profile.world is None:
+        raise InputError(f"profile {profile.name} has no world of its own: name a catalog with --catalog DIR")
+    name = profile.name + (f"-{options.catalog.resolve().name}" if options.catalog else "")
+    out = (options.out or REPORTS / name).resolve()
+    try:
+        reports.run_notebooks(profile.name, options.catalog, out, options.seed, options.only, options.resume)
+    except reports.NotebookFailed as failure:
+        reports.build_site(out)
+        print(f"capture: {failure}", file=sys.stderr)
+        return 1
+    print(f"report: {reports.build_site(out)}")
+    return 0
+
+
+def catalog_command(options: argparse.Namespace) -> int:
+    if options.world:
+        from capture_lib import world
+
+        if options.world not in world.SIZES:
+            raise InputError(f"--world {options.world!r} is unknown; use one of {', '.join(world.SIZES)}")
+        out = options.out or default_folder(f"world-{options.world}")
+        world.build(world.SIZES[options.world], out)
+        made = read_catalog(out)
+    elif options.table:
+        if options.images is None:
+            raise InputError("--table needs --images, the folder that its image paths start from")
+        made = from_table(options.table, options.images, options.out or default_folder(options.table.parent.name))
+    else:
+        made = from_lists(options.lists, options.out or default_folder(options.lists.resolve().name))
+    labels = [label for row in made.table["labels"] for label in row]
+    counts = ", ".join(f"{name} {count:,}" for name, count in made.table["split"].value_counts().items())
+    print(f"{made.folder}: {len(made.table):,} samples ({counts}), {len(set(labels)):,} distinct labels, "
+          f"{len(labels):,} label occurrences")
+    print(*(f"- {remark}" for remark in made.remarks()), sep="\n")
+    return 0
+
+
+def default_folder(name: str) -> Path:
+    """The folder of a new catalog, below data/."""
+    from capture_lib.paths import DATA
+
+    return DATA / (name or "catalog")
+
+
+def download_command(options: argparse.Namespace) -> int:
+    from capture_lib.download import download
+
+    missing = download(read_catalog(options.catalog))
+    found = read_catalog(options.catalog)
+    print(f"{found.folder}: {len(found.photos):,} of {len(found.table):,} photos are on disk; "
+          f"{len(missing):,} could not be fetched" + (" (see missing.csv)" if missing else ""))
+    return 0
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    from capture_lib.metrics import DEFINITIONS, evaluate_lists
+    from capture_lib.runs import write_json
+
+    result = evaluate_lists(options.lists, options.rankings)
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{result['queries']:,} queries; percent with 95% intervals over queries")
+    print(f"{'':10}" + "".join(f"{definition:>26}" for definition in DEFINITIONS))
+    for figure in result["released"]:
+        cells = (result[definition][figure] for definition in DEFINITIONS)
+        print(f"{figure:10}" + "".join(
+            f"{100 * c['value']:>10.2f} [{100 * c['low']:6.2f}, {100 * c['high']:6.2f}]" for c in cells))
+    if options.json:
+        write_json(options.json, result)
+    return 0
+
+
+def search_command(options: argparse.Namespace) -> int:
+    from capture_lib import search
+    from capture_lib.runs import open_run
+
+    read_catalog(options.catalog)
+    run = open_run(options.profile, str(options.catalog), seed=options.seed)
+    searcher = search.Searcher.open(run)
+    answer = searcher.ask(options.image, options.caption)
+    for number, hits in enumerate(answer.hits, start=1):
+        print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
+        for hit in hits[:5]:
+            print(f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}")
+    print(f"picture: {search.draw(answer, options.out)}")
+    return 0
+
+
+def explore_command(options: argparse.Namespace) -> int:
+    from capture_lib import explorer
+
+    return explorer.serve(options.profile, options.catalog)

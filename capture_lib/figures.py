@@ -1,0 +1,116 @@
+"""One visual language for every figure: theme, a palette that colour-blind readers can tell apart, a Chinese font."""
+
+import base64
+import html
+import importlib.util
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from IPython.display import HTML
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from PIL import Image
+
+PALETTE = sns.color_palette("colorblind")
+RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey: apart for every kind of colour vision
+
+
+def chinese_font() -> Path:
+    """The Noto font that the package mplfonts ships, so that no figure depends on the machine's fonts."""
+    folder = importlib.util.find_spec("mplfonts").submodule_search_locations[0]
+    return Path(folder) / "fonts" / "NotoSansCJKsc-Regular.otf"
+
+
+def setup() -> None:
+    """Sets seaborn's theme, the palette, the Chinese font and reproducible SVG for all figures of a notebook."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    font_manager.fontManager.addfont(chinese_font())
+    plt.rcParams.update({
+        "font.family": ["DejaVu Sans", font_manager.FontProperties(fname=chinese_font()).get_name()],
+        "figure.figsize": (7, 3.6), "figure.constrained_layout.use": True, "axes.titlesize": "medium",
+        "svg.hashsalt": "capture", "svg.fonttype": "path",
+    })
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        set_matplotlib_formats("svg", metadata={"Date": None})
+    except (ImportError, AttributeError):  # not in a notebook
+        pass
+
+
+def thumbnail(photo: np.ndarray, side: int = 160, quality: int = 80) -> str:
+    """A photo (H, W, 3) uint8 as the address of a small JPEG that stands in the page itself."""
+    scale = min(1.0, side / max(photo.shape[:2]))
+    small = Image.fromarray(np.ascontiguousarray(photo)).resize(
+        (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))), Image.LANCZOS)
+    buffer = BytesIO()
+    small.save(buffer, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def gallery(photos: Sequence[np.ndarray], captions: Sequence[str] = (), colours: Sequence[str] = (),
+            side: int = 140) -> HTML:
+    """Photos side by side with a line of text below each; the text is escaped, for it comes from catalogs.
+
+    Args:
+        photos: (H, W, 3) uint8 each.
+        captions: a line for each photo, or none.
+        colours: a frame colour for each photo, or none.
+        side: longer side of a thumbnail, pixels.
+    """
+    cards = []
+    for i, photo in enumerate(photos):
+        text = html.escape(captions[i]) if captions else ""
+        frame = f"border:3px solid {colours[i]};" if colours else "border:1px solid #ccc;"
+        cards.append(
+            f'<figure style="margin:4px;width:{side + 8}px;display:inline-block;vertical-align:top">'
+            f'<img src="{thumbnail(photo, side)}" alt="" style="{frame}border-radius:4px;max-width:100%">'
+            f'<figcaption style="font-size:12px;line-height:1.3;overflow-wrap:anywhere">{text}</figcaption></figure>')
+    return HTML(f'<div>{"".join(cards)}</div>')
+
+
+def draw_boxes(photo: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (), colour: str = RIGHT,
+               fractions: bool = False, scale: int = 2) -> np.ndarray:
+    """A copy of a photo, `scale` times as large, with boxes (n, 4) xyxy drawn in; a short Latin label at each."""
+    height, width = photo.shape[:2]
+    drawn = cv2.resize(photo, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
+    rgb = tuple(int(colour[i:i + 2], 16) for i in (1, 3, 5))
+    factor = np.array([width, height, width, height]) * scale if fractions else scale
+    for i, box in enumerate(np.asarray(boxes, float).reshape(-1, 4) * factor):
+        x1, y1, x2, y2 = (round(v) for v in box)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 255, 255), 4)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), rgb, 2)
+        if labels:
+            cv2.rectangle(drawn, (x1, y1), (x1 + 12 * len(labels[i]) + 6, y1 + 20), rgb, -1)
+            cv2.putText(drawn, labels[i], (x1 + 3, y1 + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1,
+                        cv2.LINE_AA)
+    return drawn
+
+
+def curves(history: list[dict[str, float]], axes: Sequence[Axes], floors: dict[str, float] | None = None) -> None:
+    """Draws each loss of a training history over its steps, smoothed, with a dashed line at what a guess gives."""
+    window = max(1, len(history) // 50)
+    for ax, name in zip(axes, history[0], strict=True):
+        values = np.array([step[name] for step in history])
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        ax.plot(np.arange(len(values)), values, color=PLAIN, alpha=0.3, linewidth=0.7)
+        ax.plot(np.arange(len(smooth)) + window / 2, smooth, color=RIGHT)
+        if floors and name in floors:
+            ax.axhline(floors[name], color=WRONG, linestyle="--", label="uninformed guess")
+            ax.legend(fontsize="small")
+        ax.set(title=name, xlabel="optimiser step", ylabel="loss", ylim=(0, None))
+
+
+def intervals(figures: dict[str, dict[str, float]], ax: Axes, label: str) -> None:
+    """Horizontal bars with 95% intervals, one for each name; values are fractions, shown in percent."""
+    names = list(figures)
+    for place, name in enumerate(reversed(names)):
+        value = {key: 100 * number for key, number in figures[name].items()}
+        ax.barh(place, value["value"], color=PLAIN if name == "chance" else RIGHT, height=0.6)
+        ax.plot([value["low"], value["high"]], [place, place], color="black", linewidth=1.5)
+        ax.text(value["high"] + 1, place, f"{value['value']:.1f}", va="center", fontsize="small")
+    ax.set(yticks=range(len(names)), yticklabels=list(reversed(names)), xlabel=label, xlim=(0, 100))

@@ -1,0 +1,131 @@
+"""Answering one query: which photos of the catalog show the products of this photo?"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from capture_lib import batches, regions, retrieval, stages
+from capture_lib.catalog import load_photo
+from capture_lib.detector import Detector, pick_device, to_tensor
+from capture_lib.paths import write_atomically
+from capture_lib.regions import RegionStore
+from capture_lib.retrieval import Choice, Ranking, Side
+from capture_lib.runs import Run
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo of the catalog that answers a query; score is the cosine."""
+
+    sample_id: str
+    score: float
+    caption: str
+    labels: list[str]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query photo (H, W, 3) uint8, its instances (k, 4) xyxy fractions with objectness (k,), and each one's hits."""
+
+    photo: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    hits: list[list[Hit]]
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """Everything that answering needs, loaded once."""
+
+    run: Run
+    detector: Detector
+    encoder: nn.Module
+    trained: stages.Pretrained
+    gallery: Side
+    choice: Choice
+
+    @classmethod
+    def open(cls, run: Run) -> "Searcher":
+        """Loads the run's trained stages (training what is missing) and embeds the gallery.
+
+        A catalog without a gallery is searched as a whole.
+        """
+        store, _ = stages.region_store(run)
+        trained = stages.pretrained(run)
+        table = stages.samples(run, "gallery")
+        if table.empty:
+            table = run.catalog.table[run.catalog.table["sample_id"].isin(run.catalog.photos)]
+            print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
+        pairs = stages.pairs_of(run, table, store, trained)
+        gallery = retrieval.embed_side(table, pairs, trained.model, None, run.profile.retrieval, single=True)
+        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, gallery,
+                   chosen_on_val(run))
+
+    def ask(self, image: Path, caption: str = "", most: int = 10) -> Answer:
+        """Detects the products of a photo, embeds each with the caption and searches the gallery.
+
+        Without a caption, or without a trained CAPTURE, the region features alone are compared.
+        """
+        photo = load_photo(image)
+        one = self.describe(photo)
+        table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
+        pairs = batches.make_pairs(table, one, self.trained.tokenizer, self.run.profile.batches)
+        query = retrieval.embed_side(table, pairs, self.trained.model, None, self.run.profile.retrieval, single=False)
+        choice = self.choice if caption and self.trained.model else Choice("regions")
+        vectors = retrieval.read(query.instance, choice.reading)
+        scores, rows = retrieval.search(retrieval.read(self.gallery.instance, choice.reading), vectors, most)
+        hits = [self.hits(Ranking(r, s, r)) for r, s in zip(rows, scores, strict=True)]
+        return Answer(photo, one.boxes[0, query.regions], one.scores[0, query.regions], hits)
+
+    def describe(self, photo: np.ndarray) -> RegionStore:
+        """The regions of one photo, in the form of a store with one row, "query"."""
+        settings = self.run.profile.regions
+        square = to_tensor(regions.square(photo, settings.photo_size)[None]).to(pick_device())
+        boxes, scores, features = next(regions.describe(
+            square, regions.filled(photo)[None], self.detector, self.encoder, settings.most))
+        return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), ["query"])
+
+    def hits(self, ranking: Ranking) -> list[Hit]:
+        """The gallery photos of a ranking."""
+        side, photos = self.gallery, self.run.catalog.photos
+        return [Hit(side.ids[row], float(score), side.captions[row], side.labels[row], photos[side.ids[row]])
+                for row, score in zip(ranking.rows, ranking.scores, strict=True)]
+
+
+def chosen_on_val(run: Run) -> Choice:
+    """The reading that notebook 05 chose on val for single instances; before that, the paper's product."""
+    file = run.stages / "choices.json"
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return Choice(**stored.get("capture-chosen/instance", {"reading": "product"}))
+
+
+def draw(answer: Answer, file: Path, most: int = 5) -> Path:
+    """Saves a picture: the query with its boxes, and a row of hits for each instance."""
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from capture_lib import figures
+
+    figures.setup()
+    labels = [str(number + 1) for number in range(len(answer.boxes))]
+    fig, axes = plt.subplots(len(answer.hits), most + 1, squeeze=False,
+                             figsize=(2.2 * (most + 1), 2.6 * len(answer.hits)))
+    for ax in axes.ravel():
+        ax.axis("off")
+    for row, hits in enumerate(answer.hits):
+        box = answer.boxes[row:row + 1]
+        axes[row, 0].imshow(figures.draw_boxes(answer.photo, box, labels[row:row + 1], fractions=True))
+        axes[row, 0].set_title(f"product {row + 1}")
+        for ax, hit in zip(axes[row, 1:], hits, strict=False):
+            ax.imshow(load_photo(hit.path))
+            ax.set_title(f"{hit.score:.2f}  {'; '.join(hit.labels)[:18]}", fontsize="small", parse_math=False)
+    with write_atomically(file) as beside:
+        fig.savefig(beside, format=file.suffix.lstrip(".") or "jpg", dpi=80)
+    plt.close(fig)
+    return file
