@@ -4,7 +4,9 @@ A catalog is a folder with `catalog.parquet` and `images/`. It comes from the re
 (`from_lists`), from a table of your own (`from_table`), or from the rendered world (`world.build`).
 """
 
+import csv
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -170,12 +172,13 @@ def faults_of(table: pd.DataFrame, first_line: int = 1) -> Iterable[str]:
 
 def box_faults(row: tuple) -> Iterable[str]:
     """Faults of the evaluation boxes of one row, where it has any."""
-    boxes = getattr(row, "boxes", None) or []
-    if boxes and len(row.box_labels) != len(boxes):
-        yield f"field box_labels: {len(row.box_labels)} labels for {len(boxes)} boxes; give one a box"
+    boxes, labels = getattr(row, "boxes", None) or [], getattr(row, "box_labels", None) or []
+    if boxes and len(labels) != len(boxes):
+        yield f"field box_labels: {len(labels)} labels for {len(boxes)} boxes; give one a box"
     for box in boxes:
         numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-        if not numbers or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
+        possible = numbers and all(abs(v) < MOST_PIXELS for v in box)  # not so of NaN
+        if not possible or box[2] <= box[0] or box[3] <= box[1]:
             yield f"field boxes: {str(box)!r:.60} is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
 
 
@@ -199,11 +202,11 @@ def read_list(file: Path) -> pd.DataFrame:
     The published test list has CRLF line ends: a reader that keeps the `\\r` counts 523 labels for 392.
 
     Raises:
-        InputError: the file is missing, is not UTF-8, or a line has not 4 or 5 fields.
+        InputError: the file is missing, empty or not UTF-8, or a line has not 4 or 5 fields.
     """
     rows, faults = [], []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        fields = line.strip("\r\n").split(FIELD_SEPARATOR)
+    for number, line in enumerate(read_text(file).split("\n"), start=1):  # a caption may hold \u2028
+        fields = line.strip("\r").split(FIELD_SEPARATOR)
         if not line.strip():
             continue
         if len(fields) not in (4, 5):
@@ -213,6 +216,8 @@ def read_list(file: Path) -> pd.DataFrame:
         labels = split_labels(fields[4]) if len(fields) == 5 else []
         rows.append((*(field.strip() for field in fields[:4]), labels))
     raise_faults(faults)
+    if not rows:
+        raise InputError(f"{file}: the list is empty")
     return pd.DataFrame(rows, columns=["sample_id", "caption", "image", "mirror", "labels"], dtype=object)
 
 
@@ -235,8 +240,13 @@ def find_lists(folder: Path) -> dict[str, Path]:
     """The released lists in a folder by our split name, recognised by train, dev, test or gallery in the name."""
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give the one that holds the released lists")
-    found = {ours: file for file in sorted(Path(folder).glob("*.txt"))
-             for theirs, ours in LIST_SPLITS.items() if f"_{theirs}" in file.name or file.name.startswith(theirs)}
+    found: dict[str, Path] = {}
+    for file in sorted(Path(folder).glob("*.txt")):
+        for theirs, ours in LIST_SPLITS.items():
+            if f"_{theirs}" in file.name or file.name.startswith(theirs):
+                if ours in found:
+                    raise InputError(f"{folder}: {found[ours].name} and {file.name} are both {theirs} lists; keep one")
+                found[ours] = file
     if not found:
         raise InputError(f"{folder}: no list here; expected files such as product1m_test_ossurl_v2.txt")
     return found
@@ -244,9 +254,12 @@ def find_lists(folder: Path) -> dict[str, Path]:
 
 def from_lists(folder: Path, out: Path) -> Catalog:
     """Makes a catalog of the released lists that a folder holds (any subset of train, dev, test, gallery)."""
-    parts = []
+    parts, places = [], {}
     for split, file in find_lists(folder).items():
         part = read_list(file)
+        raise_faults([f"{file}: sample_id {sample!r:.80} stands in {places[sample]} too; ids must be unique over all "
+                      "lists" for sample in part["sample_id"] if sample in places])
+        places |= dict.fromkeys(part["sample_id"], file.name)
         part.insert(1, "split", split)
         part["products"] = {"train": None, "gallery": "single"}.get(split, "multi")
         raise_faults([f"{file}: {fault}" for fault in faults_of(part)])
@@ -307,14 +320,18 @@ def read_user_table(file: Path) -> tuple[pd.DataFrame, int]:
         raise InputError(f"{file}: column {missing[0]} is missing; the header must hold {','.join(TABLE_COLUMNS)}")
     if table.empty:
         raise InputError(f"{file}: the table has no rows")
-    table["caption"] = [caption or "" for caption in table["caption"]]
-    table["labels"] = [split_labels(cell) if isinstance(cell, str) else list(cell or []) for cell in table["labels"]]
+    for name in TABLE_COLUMNS[:-1]:  # a parquet column may hold numbers and nulls
+        table[name] = ["" if cell is None else str(cell) for cell in table[name]]
+    table["labels"] = [[str(label) for label in cell] if isinstance(cell, list) else split_labels(str(cell or ""))
+                       for cell in table["labels"]]
     for name in ("boxes", "box_labels"):
         if name in table:
             table[name] = [parse_json(cell, f"{file}, row {line}, field {name}") if isinstance(cell, str)
                            else list(cell or []) for line, cell in enumerate(table[name], start=first_line)]
+    if "box_labels" in table:
+        table["box_labels"] = [[str(label) for label in labels] for labels in table["box_labels"]]
     if "products" in table:
-        table["products"] = [cell or None for cell in table["products"]]
+        table["products"] = pd.Series([cell or None for cell in table["products"]], dtype=object)
         odd = set(table["products"]) - {"single", "multi", None}
         if odd:
             raise InputError(f"{file}: products {sorted(odd)[0]!r} is unknown; use single, multi or an empty cell")
@@ -322,12 +339,18 @@ def read_user_table(file: Path) -> tuple[pd.DataFrame, int]:
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """A CSV file, every cell a string."""
-    read_text(file)  # for its clear message about encodings
+    """A CSV file, every cell a string; blank lines are skipped."""
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig").astype(object)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{file}: not a CSV table ({str(error).strip()})") from None
+        rows = [row for row in csv.reader(io.StringIO(read_text(file), newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise InputError(f"{file}: not a CSV table ({error}); save it as CSV with commas and double quotes") from None
+    if not rows:
+        raise InputError(f"{file}: the table is empty; expected the header {','.join(TABLE_COLUMNS)}")
+    if len(set(rows[0])) < len(rows[0]):
+        raise InputError(f"{file}, row 1: a column name occurs twice in the header; keep one")
+    raise_faults([f"{file}, row {line}: {len(row)} fields, but the header has {len(rows[0])}; quote a cell that holds "
+                  "a comma" for line, row in enumerate(rows, start=1) if len(row) != len(rows[0])])
+    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
 
 
 def parse_json(text: str, where: str) -> list:
@@ -357,10 +380,10 @@ def load_photo(path: Path) -> np.ndarray:
             return to_rgb(ImageOps.exif_transpose(photo))
     except FileNotFoundError:
         raise InputError(f"{path}: no such photo") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: the photo does not decode ({str(error).splitlines()[0]:.80})") from None
+    except InputError:
+        raise
+    except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
+        raise InputError(f"{path}: the photo does not decode ({str(error).split(chr(10))[0]:.80})") from None
 
 
 def to_rgb(photo: Image.Image) -> np.ndarray:

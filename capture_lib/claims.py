@@ -70,7 +70,8 @@ def recall_claim(proposals: dict, command: str, wanted: float = 0.8) -> dict:
     """
     recall = proposals.get("recall@0.5") if proposals else None
     effect = {key: recall[key] - wanted for key in ("value", "low", "high")} if recall else None
+    low, value, high = (effect[key] if effect else None for key in ("low", "value", "high"))
     return {"claim": "Proposals learned from composites alone find the products of photos never seen",
-            "source": "paper, section on proposals", "paper": None, "compared": f"recall@0.5 − {wanted} (our threshold)",
-            "effect": effect and effect["value"], "low": effect and effect["low"], "high": effect and effect["high"],
+            "source": "paper, section on proposals", "paper": None,
+            "compared": f"recall@0.5 − {wanted} (our threshold)", "effect": value, "low": low, "high": high,
             "verdict": verdict(effect), "command": command}

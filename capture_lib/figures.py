@@ -114,3 +114,27 @@ def intervals(figures: dict[str, dict[str, float]], ax: Axes, label: str) -> Non
         ax.plot([value["low"], value["high"]], [place, place], color="black", linewidth=1.5)
         ax.text(value["high"] + 1, place, f"{value['value']:.1f}", va="center", fontsize="small")
     ax.set(yticks=range(len(names)), yticklabels=list(reversed(names)), xlabel=label, xlim=(0, 100))
+
+
+def percent(figure: dict[str, float] | None) -> str:
+    """A fraction with its 95% interval as a reader wants it in a sentence: `68.2% [65.9, 70.4]`."""
+    if figure is None:
+        return "not available"
+    return f"{100 * figure['value']:.1f}% [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+
+
+def chips(texts: Sequence[str], notes: Sequence[str] = (), colours: Sequence[str] = ()) -> HTML:
+    """Short texts such as tokens in a row of little frames, each with a small note below; the texts are escaped.
+
+    Args:
+        texts: what stands in the frames.
+        notes: a line below each, or none.
+        colours: a frame colour for each, or none.
+    """
+    cards = []
+    for i, text in enumerate(texts):
+        note, colour = html.escape(notes[i]) if notes else "", colours[i] if colours else PLAIN
+        cards.append(f'<span style="display:inline-block;margin:2px;text-align:center;vertical-align:top">'
+                     f'<span style="display:block;border:2px solid {colour};border-radius:4px;padding:1px 5px">'
+                     f'{html.escape(text)}</span><span style="font-size:11px">{note}</span></span>')
+    return HTML(f'<div style="line-height:1.5">{"".join(cards)}</div>')

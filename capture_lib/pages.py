@@ -9,12 +9,14 @@ from pathlib import Path
 
 import jinja2
 import matplotlib
+from fontTools import subset
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser, math_to_image
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
+from capture_lib.figures import chinese_font
 from capture_lib.paths import NOTEBOOKS
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -53,6 +55,10 @@ class OfflineRenderer(IPythonRenderer):
         """`\\begin{align}` and its like, without dollars around."""
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
+    def block_html(self, html: str) -> str:
+        """A block of HTML; nbconvert would close the tags of one without pictures, and empty a `<details>`."""
+        return super().block_html(html) if "<img" in html else html
+
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """A link; one to a notebook beside leads to its page."""
         return super().link(text, re.sub(r"^(\w+)\.ipynb(?=#|$)", r"\1.html", url), title)
@@ -70,10 +76,27 @@ class OfflineExporter(HTMLExporter):
 
 
 def to_html(notebook: NotebookNode, title: str) -> str:
-    """An executed notebook as one HTML page that needs no network and loads no script."""
+    """An executed notebook as one HTML page that needs no network, no script and no Chinese font."""
     exporter = OfflineExporter(raw_template=(TEMPLATES / "notebook.html.j2").read_text(encoding="utf-8"))
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return page
+    return with_font(page)
+
+
+def with_font(page: str) -> str:
+    """Embeds the glyphs of the Chinese characters in a page, so that they are legible on any machine."""
+    characters = set(CHINESE.findall(page))
+    if not characters:
+        return page
+    options = subset.Options(flavor="woff", desubroutinize=True, layout_features=[])
+    font = subset.load_font(chinese_font(), options)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=map(ord, characters))
+    subsetter.subset(font)
+    buffer = io.BytesIO()
+    subset.save_font(font, buffer, options)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    rule = f'@font-face {{ font-family: "Embedded CJK"; font-display: block; src: url(data:font/woff;base64,{source}); }}'
+    return page.replace("</head>", f"<style>{rule}</style></head>", 1)
 
 
 def formula(tex: str) -> str:

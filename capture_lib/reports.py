@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from capture_lib.catalog import InputError, read_catalog
-from capture_lib.pages import TEMPLATES, duration, results_of, to_html
+from capture_lib.pages import TEMPLATES, duration, results_of, to_html, with_font
 from capture_lib.paths import NOTEBOOKS, ROOT, write_atomically
 
 PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
@@ -212,7 +212,7 @@ def build_site(out: Path) -> Path:
                               undefined=jinja2.StrictUndefined)
     for name, content in pages.items():
         with write_atomically(out / name) as beside:
-            beside.write_text(site.get_template(f"{name}.j2").render(content), encoding="utf-8")
+            beside.write_text(with_font(site.get_template(f"{name}.j2").render(content)), encoding="utf-8")
     return out / "index.html"
 
 

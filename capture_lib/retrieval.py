@@ -6,6 +6,7 @@ vector per image; both are here. Gallery items are embedded in the same form as 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.preprocessing import normalize
 from capture_lib.batches import Pairs
 from capture_lib.metrics import per_query
 from capture_lib.model import Capture
+from capture_lib.paths import write_atomically
 from capture_lib.regions import RegionStore
 
 Blocks = dict[str, np.ndarray]  # named vectors of the same n things, (n, ·) each
@@ -232,6 +234,16 @@ def chance(queries: Side, gallery: Side, depth: int, seed: int) -> list[Ranking]
     most = min(depth, len(gallery.ids))
     return [Ranking(rng.permutation(len(gallery.ids))[:most], np.zeros(most), np.zeros(most, int))
             for _ in queries.ids]
+
+
+def write_hits(file: Path, queries: Side, gallery: Side, rankings: list[Ranking]) -> None:
+    """Writes a parquet with a row a hit: query_id, rank (from 1), gallery_id, score, instance (counted from 0)."""
+    parts = [pd.DataFrame({"query_id": query, "rank": np.arange(1, len(ranking.rows) + 1),
+                           "gallery_id": [gallery.ids[row] for row in ranking.rows], "score": ranking.scores,
+                           "instance": ranking.instances})
+             for query, ranking in zip(queries.ids, rankings, strict=True)]
+    with write_atomically(file) as beside:
+        pd.concat(parts, ignore_index=True).to_parquet(beside)
 
 
 def score(rankings: list[Ranking], queries: Side, gallery: Side) -> pd.DataFrame:

@@ -53,6 +53,7 @@ def grabcut(photo: np.ndarray, iterations: int = 3) -> np.ndarray:
     GrabCut (Rother et al. 2004, OpenCV) from a start that shop photos share: the border is ground, the middle is
     probably product, and what differs in colour from the border is more likely product.
     """
+    cv2.setRNGSeed(0)  # k-means and GrabCut start their colour clusters at random
     height, width = photo.shape[:2]
     marks = np.full((height, width), cv2.GC_PR_BGD, np.uint8)
     marks[likely_foreground(photo)] = cv2.GC_PR_FGD
@@ -61,7 +62,6 @@ def grabcut(photo: np.ndarray, iterations: int = 3) -> np.ndarray:
         marks[edge] = cv2.GC_BGD
     if not (marks == cv2.GC_PR_FGD).any():
         return np.zeros((height, width), np.uint8)
-    cv2.setRNGSeed(0)  # GrabCut starts its colour clusters at random
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
         cv2.grabCut(np.ascontiguousarray(photo[..., ::-1]), marks, None, *models, iterations, cv2.GC_INIT_WITH_MASK)

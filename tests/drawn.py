@@ -1,0 +1,86 @@
+"""Drawn photos, catalogs and region stores for the tests: made on the spot, small, and known in every pixel."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from capture_lib import synthesis
+from capture_lib.catalog import Catalog, read_catalog, write_catalog
+from capture_lib.regions import RegionStore
+from capture_lib.synthesis import SynthesisSettings
+
+KINDS = 8  # products that differ in colour and band
+GROUND = 245  # grey of the drawn ground
+
+
+def draw(kinds: list[int], height: int = 96, width: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """Photo (height, width, 3) uint8 of products side by side on a plain ground, and their boxes (n, 4) xyxy pixels."""
+    photo = np.full((height, width, 3), GROUND, np.uint8)
+    slot, boxes = width / len(kinds), []
+    for place, kind in enumerate(kinds):
+        rng = np.random.default_rng(kind)
+        x1, x2 = round((place + 0.25) * slot), round((place + 0.75) * slot)
+        y1, y2 = round((0.18 + 0.02 * (kind % 4)) * height), round(0.8 * height)
+        photo[y1:y2, x1:x2] = rng.integers(20, 150, 3)
+        photo[(y1 + y2) // 2:(y1 + 2 * y2) // 3, x1:x2] = rng.integers(60, 200, 3)
+        boxes.append([x1, y1, x2, y2])
+    return photo, np.array(boxes, np.float32)
+
+
+def make_catalog(folder: Path, train: int = 4, gallery: int = 4, val: int = 4, test: int = 4, captions: bool = True
+                 ) -> Catalog:
+    """A catalog of drawn photos: train and gallery show one product each, val and test two."""
+    rows = []
+    for split, count in {"train": train, "gallery": gallery, "val": val, "test": test}.items():
+        for number in range(count):
+            kinds = [number % KINDS]
+            if split in ("val", "test"):
+                kinds = [number % min(KINDS, gallery), (number + 1) % min(KINDS, gallery)]
+            rows.append(make_sample(folder, split, number, kinds, captions))
+    write_catalog(pd.DataFrame(rows, dtype=object), folder)
+    return read_catalog(folder)
+
+
+def make_sample(folder: Path, split: str, number: int, kinds: list[int], captions: bool) -> dict:
+    """Writes one photo; returns its row of the catalog."""
+    photo, boxes = draw(kinds, 96, 96 + 16 * (number % 3))
+    image = f"images/{split}-{number}.png"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo).save(folder / image)
+    labels = [f"kind {kind}" for kind in kinds]
+    caption = " ".join(f"kind{kind} 色{chr(0x4E00 + kind)} lot{number}" for kind in kinds) if captions else ""
+    return {"sample_id": f"{split}-{number}", "split": split, "caption": caption, "image": image, "labels": labels,
+            "products": "single" if len(kinds) == 1 else "multi", "boxes": boxes.tolist(), "box_labels": labels}
+
+
+def random_store(photos: int, regions: int = 4, width: int = 8, seed: int = 0) -> RegionStore:
+    """A region store of random boxes and features; photo i has 1 + i % `regions` real regions, the rest are zeros."""
+    rng = np.random.default_rng(seed)
+    counts = (1 + np.arange(photos) % regions).astype(np.int32)
+    real = np.arange(regions) < counts[:, None]  # (N, R)
+    low = rng.uniform(0, 0.5, (photos, regions, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.1, 0.5, low.shape)], 2).astype(np.float32) * real[..., None]
+    scores = -np.sort(-rng.random((photos, regions)), 1).astype(np.float32) * real
+    features = (rng.normal(size=(photos, regions, width)) * real[..., None]).astype(np.float16)
+    return RegionStore(features, boxes, scores, counts, [f"photo-{i}" for i in range(photos)])
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def make_composites(folder: Path, settings: SynthesisSettings, seed: int = 0) -> Path:
+    """Composites of the drawn products, whose foregrounds are known and need no GrabCut."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = settings.foreground_size
+    squares = np.zeros((KINDS, size, size, 4), np.uint8)
+    for kind, square in enumerate(squares):
+        photo, boxes = draw([kind], size, size)
+        x1, y1, x2, y2 = boxes[0].astype(int)
+        square[:y2 - y1, :x2 - x1, :3], square[:y2 - y1, :x2 - x1, 3] = photo[y1:y2, x1:x2], 255
+    np.save(folder / "foregrounds.npy", squares)
+    synthesis.make_composites(settings, folder, seed)
+    return folder
