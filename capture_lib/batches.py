@@ -15,7 +15,6 @@ from torch import Tensor
 from capture_lib.regions import RegionStore
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-PAD, UNKNOWN, CLS, SEP, MASK = range(5)
 
 
 @dataclass(frozen=True)

@@ -138,3 +138,11 @@ def chips(texts: Sequence[str], notes: Sequence[str] = (), colours: Sequence[str
                      f'<span style="display:block;border:2px solid {colour};border-radius:4px;padding:1px 5px">'
                      f'{html.escape(text)}</span><span style="font-size:11px">{note}</span></span>')
     return HTML(f'<div style="line-height:1.5">{"".join(cards)}</div>')
+
+
+def overlay(photo: np.ndarray, mask: np.ndarray, colour: str = WRONG) -> np.ndarray:
+    """A copy of a photo (H, W, 3) uint8 where a mask (H, W) stays clear, is outlined, and all else fades to grey."""
+    faded = 0.25 * photo.mean(axis=2, keepdims=True) + 0.75 * 230
+    drawn = np.where(mask[..., None] > 0, photo, faded).astype(np.uint8)
+    outlines, _ = cv2.findContours((mask > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(drawn, outlines, -1, tuple(int(colour[i:i + 2], 16) for i in (1, 3, 5)), 1)

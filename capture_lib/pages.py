@@ -95,7 +95,8 @@ def with_font(page: str) -> str:
     buffer = io.BytesIO()
     subset.save_font(font, buffer, options)
     source = base64.b64encode(buffer.getvalue()).decode()
-    rule = f'@font-face {{ font-family: "Embedded CJK"; font-display: block; src: url(data:font/woff;base64,{source}); }}'
+    rule = ('@font-face { font-family: "Embedded CJK"; font-display: block; '
+            f'src: url(data:font/woff;base64,{source}); }}')
     return page.replace("</head>", f"<style>{rule}</style></head>", 1)
 
 

@@ -13,3 +13,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"reference data not found at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def smoke_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the whole line in the smoke profile, by the command that a user types."""
+    from capture_lib import cli
+
+    out = tmp_path_factory.mktemp("smoke")
+    assert cli.main(["run", "--profile", "smoke", "--out", str(out)]) == 0
+    return out
