@@ -12,6 +12,7 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
+from capture_lib.catalog import InputError, read_text
 from capture_lib.regions import RegionStore
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -45,9 +46,15 @@ def make_vocabulary(captions: Iterable[str], least: int = 3) -> list[str]:
 
 
 def make_tokenizer(settings: BatchSettings, captions: Iterable[str], folder: Path) -> BertWordPieceTokenizer:
-    """A BERT tokenizer for Chinese; its `vocab.txt` is kept in `folder`."""
-    words = (Path(settings.vocabulary).read_text(encoding="utf-8").splitlines() if settings.vocabulary
-             else make_vocabulary(captions))
+    """A BERT tokenizer for Chinese; its `vocab.txt` is kept in `folder`.
+
+    Raises:
+        InputError: the vocabulary that the settings name cannot be read or lacks a special token.
+    """
+    words = read_text(settings.vocabulary).splitlines() if settings.vocabulary else make_vocabulary(captions)
+    lacking = [name for name in SPECIAL if name not in words]
+    if lacking:
+        raise InputError(f"{settings.vocabulary}: the token {lacking[0]} is missing; give a BERT vocab.txt")
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     return load_tokenizer(folder)
 
@@ -136,7 +143,8 @@ def mask_tokens(ids: Tensor, special: dict[str, int], rate: float, generator: to
     fixed = sum(ids == special[name] for name in ("[PAD]", "[CLS]", "[SEP]")).bool()
     chosen = (torch.rand(ids.shape, generator=generator) < rate) & ~fixed
     lot = torch.rand(ids.shape, generator=generator)
-    other = torch.randint(len(SPECIAL), special["size"], ids.shape, generator=generator)
+    first = min(len(SPECIAL), special["size"] - 1)  # without captions there is no other word
+    other = torch.randint(first, special["size"], ids.shape, generator=generator)
     masked = torch.where(chosen & (lot < 0.8), special["[MASK]"], ids)
     masked = torch.where(chosen & (lot >= 0.8) & (lot < 0.9), other, masked)
     return masked, torch.where(chosen, ids, -1)

@@ -37,7 +37,7 @@ class DetectorSettings:
     channels: int = 128  # of the fused map
     anchors: tuple[float, ...] = (24, 40, 64, 96)  # sides, pixels of the input
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
-    steps: int = 1_500
+    steps: int = 1_200
     batch: int = 16
     learning_rate: float = 1e-3
     box_weight: float = 10.0  # torchvision divides the box loss by all sampled anchors, most of them background
@@ -164,11 +164,14 @@ def load_backbone(backbone: nn.Module, file: Path) -> None:
     """Loads ImageNet weights of the same timm model from a local file; only safe formats are read.
 
     Raises:
-        InputError: the file is missing, or no weight in it fits the backbone.
+        InputError: the file is missing or damaged, or no weight in it fits the backbone.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such weights; give a .safetensors or .pth file of the timm model")
-    state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    try:
+        state = dict(load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True))
+    except Exception as error:  # each format has errors of its own, and torch's fill a screen
+        raise InputError(f"{file}: cannot be read as weights ({type(error).__name__}); save the state_dict") from None
     own = backbone.state_dict()
     fitting = {name: value.float() for name, value in state.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < 0.9 * len(own):

@@ -99,6 +99,8 @@ def twin_crops(folder: Path, settings: EncoderSettings, seed: int) -> Iterator[t
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes, owners = np.load(folder / "boxes.npy"), np.load(folder / "owners.npy")
     where = sightings(boxes, owners)
+    if not where:
+        raise InputError(f"{folder}: no foreground is seen in two composites; make more composites or of fewer photos")
     rng = np.random.default_rng([seed, 2])
     while True:
         chosen = rng.choice(len(where), min(settings.batch, len(where)), replace=False)

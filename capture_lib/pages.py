@@ -154,6 +154,16 @@ def methods_table(name: str, definition: str, methods: dict) -> dict:
             "columns": columns, "rows": rows}
 
 
+def markdown_table(methods: dict, columns: tuple[tuple[str, str], ...]) -> str:
+    """Methods by (definition, figure) as a Markdown table, in percent with 95% intervals."""
+    lines = ["| method | " + " | ".join(f"{figure}, {definition}" for definition, figure in columns) + " |",
+             "|---" * (len(columns) + 1) + "|"]
+    for method, figures in methods.items():
+        cells = [shown(figures[definition][figure], 100, ".1f") for definition, figure in columns]
+        lines.append(f"| {method} | " + " | ".join(f"{cell['value']} {cell['interval']}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
 def claim_row(claim: dict) -> dict:
     """One line of the ledger; our effect is a difference of fractions, shown in points."""
     effect = {name: claim[key] for name, key in (("value", "effect"), ("low", "low"), ("high", "high"))}

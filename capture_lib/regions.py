@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from capture_lib.catalog import Catalog, load_photo
+from capture_lib.catalog import Catalog, InputError, load_photo
 from capture_lib.detector import Detector, pick_device, to_tensor
+from capture_lib.paths import write_atomically
 from capture_lib.progress import progress
 from capture_lib.synthesis import fit
 
@@ -96,10 +97,20 @@ def describe(photos: Tensor, shares: np.ndarray, detector: Detector, encoder: nn
     with torch.autocast(photos.device.type, torch.bfloat16):
         proposals, scores = detector.propose(inputs.contiguous(memory_format=torch.channels_last), most)
     limits = torch.as_tensor(np.tile(shares, 2), device=photos.device)  # (B, 4): nothing lies in the white margin
-    boxes = [torch.minimum(box / small, limit) for box, limit in zip(proposals, limits, strict=True)]
+    clipped = [clip(box / small, score, limit) for box, score, limit in zip(proposals, scores, limits, strict=True)]
+    boxes, scores = zip(*clipped, strict=True)
     features = encode(photos, [box * size for box in boxes], encoder)
     for box, limit, score, feature in zip(boxes, limits, scores, features, strict=True):
         yield (box / limit).cpu().numpy(), score.cpu().numpy(), feature
+
+
+def clip(boxes: Tensor, scores: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (n, 4) xyxy cut at `limit` (4,), without those that lie beyond it; the whole, scored 0, if none is left."""
+    boxes = torch.minimum(boxes, limit)
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    if inside.any():
+        return boxes[inside], scores[inside]
+    return torch.cat([torch.zeros_like(limit[:2]), limit[2:]])[None], scores.new_zeros(1)
 
 
 @torch.inference_mode()
@@ -133,8 +144,11 @@ def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple
     """Batches of squares on the device, (B, 3, S, S), with the share that each photo fills, (B, 2)."""
     loader = DataLoader(Squares(paths, settings.photo_size), settings.batch, num_workers=settings.workers,
                         collate_fn=stack)
-    for squares, shares in loader:
-        yield to_tensor(squares).to(pick_device()), shares
+    try:
+        for squares, shares in loader:
+            yield to_tensor(squares).to(pick_device()), shares
+    except InputError as error:  # a worker's comes with its traceback, the message last
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
 
 
 def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path) -> None:
@@ -158,7 +172,8 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
         done += len(photos)
         for array in arrays.values():
             array.flush()
-        marker.write_text(str(done))
+        with write_atomically(marker) as beside:
+            beside.write_text(str(done))
     meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     marker.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -130,8 +131,9 @@ def differences(file: Path, inputs: dict) -> list[str] | None:
     return changed or None
 
 
+@cache
 def code_digest(module: ModuleType) -> str:
-    """A digest of a module's code; comments and layout don't count."""
+    """A digest of a module's code as it was first asked for in this process; comments and layout don't count."""
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 

@@ -1,8 +1,11 @@
 """What every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: threads that wait for a busy core are slow
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -1,4 +1,4 @@
-"""The proposal network against torchvision's own forward, its batches and overlaps against loops, and one batch learnt."""
+"""The proposal network against torchvision's own forward, batches and overlaps against loops, and one batch learnt."""
 
 import itertools
 from dataclasses import replace

@@ -90,6 +90,12 @@ def test_twin_crops_show_one_foreground_twice_and_each_only_once_a_batch(coloure
     assert min(changed) > 0.01  # light and boxes are jittered
 
 
+def test_composites_that_show_no_foreground_twice_are_refused(coloured):
+    np.save(coloured / "owners.npy", np.arange(32).reshape(16, 2))
+    with pytest.raises(InputError, match="no foreground is seen in two composites"):
+        next(encoder.twin_crops(coloured, TINY, seed=0))
+
+
 def test_twin_crops_follow_the_seed(coloured):
     first, again, other = (next(encoder.twin_crops(coloured, TINY, seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -130,8 +136,9 @@ def test_a_pretrained_backbone_as_encoder_reads_its_stride_8_map(tmp_path):
     assert features.view(-1, 4).mean(1).numpy() == pytest.approx(level[0].mean((1, 2)).numpy(), abs=0.05)
 
 
-@pytest.mark.parametrize(("settings", "expected"), [(EncoderSettings(kind="pixels"), "encoder kind 'pixels' is unknown"),
-                                                    (EncoderSettings(kind="backbone"), "no such weights")])
+@pytest.mark.parametrize(("settings", "expected"), [
+    (EncoderSettings(kind="pixels"), "encoder kind 'pixels' is unknown"),
+    (EncoderSettings(kind="backbone"), "no such weights")])
 def test_an_unknown_kind_and_missing_weights_are_named(tmp_path, settings, expected):
     with pytest.raises(InputError, match=expected):
         encoder.load(settings, tmp_path, None)
@@ -140,7 +147,7 @@ def test_an_unknown_kind_and_missing_weights_are_named(tmp_path, settings, expec
 def test_a_small_set_is_learnt_and_comes_back(coloured, tmp_path):
     torch.manual_seed(0)
     history = encoder.train(TINY, coloured, tmp_path, seed=0)
-    assert len(history) == 40 and history[0] > 1 > 0.4 > np.mean(history[-5:])
+    assert len(history) == 40 and np.mean(history[-5:]) < history[0] / 5
     model = encoder.load(TINY, tmp_path, None)
     assert not model.training
     photos = torch.from_numpy(np.load(coloured / "composites.npy")).permute(0, 3, 1, 2).float() / 255

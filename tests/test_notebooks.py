@@ -106,7 +106,8 @@ def test_executed_on_real_photos(shared: Path, tmp_path: Path, name: str, capsys
     """Catalogs without captions, gallery, boxes, labels or splits: all notebooks run, and nothing is invented."""
     photos = shared / "photos" / name
     folder, out = tmp_path / name, tmp_path / "report"
-    assert cli.main(["catalog", "--table", str(photos / "table.csv"), "--images", str(photos), "--out", str(folder)]) == 0
+    table = ["--table", str(photos / "table.csv"), "--images", str(photos)]
+    assert cli.main(["catalog", *table, "--out", str(folder)]) == 0
     assert cli.main(["run", "--profile", "smoke", "--catalog", str(folder), "--out", str(out)]) == 0
     figures = figures_of(out)
     assert set(figures) == set(BOOKS)
