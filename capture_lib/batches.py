@@ -115,7 +115,7 @@ class Pairs:
 
 
 def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    """Puts the global token first: the mean of the regions, box [0, 0, 1, 1], area 1 (paper, section 3.2).
+    """Puts the global token first: the mean of the regions, box [0, 0, 1, 1], area 1.
 
     The released code averages after masking and counts zeroed regions in the mean; here a zeroed region doesn't count.
 
@@ -151,7 +151,7 @@ def mask_tokens(ids: Tensor, special: dict[str, int], rate: float, generator: to
 
 
 def mask_regions(real: Tensor, settings: BatchSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Masked region prediction: 15% of the real regions (B, R) are predicted, 90% of these are zeroed (section 3.3).
+    """Masked region prediction: 15% of the real regions (B, R) are predicted, 90% of these are zeroed.
 
     Returns:
         labels (B, R) int64, 1 where the feature is to be predicted; zeroed (B, R) bool.

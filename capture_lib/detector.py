@@ -1,4 +1,4 @@
-"""The region proposal network: trained on composites alone, so that no annotated box is needed (paper, section 3.1).
+"""The region proposal network: trained on composites alone, so that no annotated box is needed.
 
 A timm backbone, one fused feature map, torchvision's anchors, RPN head and losses. The authors released neither code
 nor weights of this part; sizes and schedule are ours.

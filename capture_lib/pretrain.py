@@ -1,4 +1,4 @@
-"""The pretraining loop: masked language, masked region and contrastive losses on image-caption pairs (section 3.3)."""
+"""The pretraining loop: masked language, masked region and contrastive losses on image-caption pairs."""
 
 import json
 from collections.abc import Iterator

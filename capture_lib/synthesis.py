@@ -1,4 +1,4 @@
-"""Composites: foregrounds cut out by GrabCut and pasted on scenes, so that boxes come for free (paper, section 3.1).
+"""Composites: foregrounds cut out by GrabCut and pasted on scenes, so that boxes come for free.
 
 No one draws a box. A foreground is cut from a photo of one product; a composite holds several of them on a drawn
 scene; the outline of what stays visible of each is its box. Everything lies in fixed-size arrays that are
