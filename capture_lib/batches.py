@@ -12,7 +12,8 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
-from capture_lib.catalog import InputError, read_text
+from capture_lib.catalog import read_text
+from capture_lib.faults import InputError
 from capture_lib.regions import RegionStore
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

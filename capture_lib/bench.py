@@ -11,10 +11,11 @@ import torch
 
 from capture_lib import metrics, profiles, retrieval, runs, synthesis, world
 from capture_lib.batches import Pairs
-from capture_lib.catalog import load_photo, read_catalog
+from capture_lib.catalog import read_catalog
 from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture
 from capture_lib.paths import REPORTS
+from capture_lib.photos import load_photo
 from capture_lib.pretrain import PretrainSettings, step
 from capture_lib.regions import RegionStore
 

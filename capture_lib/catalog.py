@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
+from capture_lib.faults import InputError, raise_faults
 from capture_lib.paths import write_atomically
+from capture_lib.photos import MOST_PIXELS, load_photo
 from capture_lib.progress import progress
 
 SPLITS = ("train", "val", "test", "gallery")
@@ -35,21 +35,7 @@ SCHEMA = pa.schema([
     ("combination", pa.string()),
 ])
 TABLE_COLUMNS = ["sample_id", "split", "caption", "image", "labels"]  # required in a user's table
-MOST_PIXELS = 100_000_000  # a photo beyond this is refused: a decompression bomb, or of no use here
 SAFE_ID = re.compile(r"[^\s/\\,:\"'<>|?*\x00-\x1f]{1,128}")
-ERRORS_SHOWN = 20
-
-
-class InputError(ValueError):
-    """What a user handed in is wrong: one line a fault, with file, line or field, and what to do."""
-
-
-def raise_faults(faults: list[str]) -> None:
-    """Raises one InputError with a line for each fault (the first 20 of them); does nothing without faults."""
-    if len(faults) > ERRORS_SHOWN:
-        faults = [*faults[:ERRORS_SHOWN], f"… and {len(faults) - ERRORS_SHOWN:,} more faults of this kind"]
-    if faults:
-        raise InputError("\n".join(faults))
 
 
 @dataclass(frozen=True)
@@ -289,6 +275,8 @@ def from_table(file: Path, images: Path, out: Path) -> Catalog:
     sources = [Path(images) / image for image in local["image"]]
     raise_faults(list(photo_faults(file, sources, local.index + first_line)))
     table.loc[local.index, "image"] = [f"images/{image.removeprefix('images/')}" for image in local["image"]]
+    if len(set(table.loc[local.index, "image"])) < len(set(sources)):
+        raise InputError(f"{file}: two photos have the same path, one with and one without images/; rename one")
     for source, image in zip(sources, table.loc[local.index, "image"], strict=True):
         target = Path(out) / image
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -362,37 +350,3 @@ def parse_json(text: str, where: str) -> list:
     if not isinstance(value, list):
         raise InputError(f"{where}: must be a JSON list")
     return value
-
-
-# ------------------------------------------------------------------------------------------------ photos
-
-
-def load_photo(path: Path) -> np.ndarray:
-    """Reads a photo upright as (H, W, 3) uint8 RGB; transparency is laid on white.
-
-    Raises:
-        InputError: the file is missing, doesn't decode, or has more than 100 million pixels.
-    """
-    try:
-        with Image.open(path) as photo:
-            if photo.width * photo.height > MOST_PIXELS:
-                raise InputError(f"{path}: {photo.width}×{photo.height} pixels are too many; make the photo smaller")
-            return to_rgb(ImageOps.exif_transpose(photo))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such photo") from None
-    except InputError:
-        raise
-    except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
-        raise InputError(f"{path}: the photo does not decode ({str(error).split(chr(10))[0]:.80})") from None
-
-
-def to_rgb(photo: Image.Image) -> np.ndarray:
-    """Any mode of Pillow's as (H, W, 3) uint8."""
-    if photo.mode.startswith("I"):  # 16 and 32 bit greys, which Pillow would clip at 255
-        wide = np.asarray(photo, dtype=np.float64)
-        photo = Image.fromarray((wide * (255 / max(wide.max(), 1))).astype(np.uint8))
-    if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
-        photo = photo.convert("RGBA")
-        ground = Image.new("RGBA", photo.size, "white")
-        photo = Image.alpha_composite(ground, photo)
-    return np.asarray(photo.convert("RGB"))

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from capture_lib.catalog import InputError, from_lists, from_table, read_catalog
+from capture_lib.catalog import from_lists, from_table, read_catalog
+from capture_lib.faults import InputError
 from capture_lib.paths import REPORTS
 
 # The other modules are imported where they are used: they bring torch with them, and `capture --help` is quick.

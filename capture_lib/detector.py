@@ -23,7 +23,7 @@ from torchvision.models.detection.rpn import (
 )
 from torchvision.ops import box_iou, roi_align
 
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 from capture_lib.progress import progress
 
 

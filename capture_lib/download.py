@@ -9,8 +9,10 @@ from pathlib import Path
 
 import requests
 
-from capture_lib.catalog import Catalog, InputError, is_url, load_photo
+from capture_lib.catalog import Catalog, is_url
+from capture_lib.faults import InputError
 from capture_lib.paths import write_atomically
+from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 
 

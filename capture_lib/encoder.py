@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from capture_lib.catalog import InputError
 from capture_lib.detector import Detector, load_backbone, pick_device, to_tensor
+from capture_lib.faults import InputError
 from capture_lib.losses import nt_xent
 from capture_lib.progress import progress
 

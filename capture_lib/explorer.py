@@ -10,8 +10,9 @@ import nbformat
 from IPython.display import HTML
 
 from capture_lib import figures, retrieval, stages
-from capture_lib.catalog import InputError, load_photo, read_catalog
+from capture_lib.catalog import read_catalog
 from capture_lib.paths import NOTEBOOKS
+from capture_lib.photos import load_photo
 from capture_lib.retrieval import Choice, Ranking, Side
 from capture_lib.runs import Run
 
@@ -90,10 +91,8 @@ def open_explorer(run: Run) -> Explorer:
         InputError: the catalog has no gallery or no queries to explore.
     """
     sides = stages.embedded(run)
-    if "gallery" not in sides or not {"val", "test"} & set(sides):
-        raise InputError(f"{run.catalog.folder}: exploring needs a gallery and val or test queries")
-    queries = sides.get("test") or sides["val"]
-    return Explorer(run, queries, sides["gallery"], stages.choices(run, sides)[0])
+    chosen, _ = stages.choices(run, sides)
+    return Explorer(run, sides.get("test") or sides["val"], sides["gallery"], chosen)
 
 
 def serve(profile: str, catalog: Path | None) -> int:

@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 from capture_lib.paths import write_atomically
 
 norm = partial(nn.LayerNorm, eps=1e-12)  # BERT's epsilon, in every layer of the released code

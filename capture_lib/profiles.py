@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from capture_lib.batches import BatchSettings
-from capture_lib.catalog import InputError
 from capture_lib.detector import DetectorSettings
 from capture_lib.encoder import EncoderSettings
+from capture_lib.faults import InputError
 from capture_lib.model import CaptureSettings
 from capture_lib.pretrain import PretrainSettings
 from capture_lib.regions import RegionSettings

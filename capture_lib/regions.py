@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from capture_lib.catalog import Catalog, InputError, load_photo
+from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector, pick_device, to_tensor
+from capture_lib.faults import InputError
 from capture_lib.paths import write_atomically
+from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 from capture_lib.synthesis import fit
 

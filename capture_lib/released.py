@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 from capture_lib.model import Capture, CaptureSettings, check_weights
 
 SETTINGS = {  # our setting: the released key

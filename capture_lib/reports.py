@@ -21,7 +21,8 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from capture_lib.catalog import InputError, read_catalog
+from capture_lib.catalog import read_catalog
+from capture_lib.faults import InputError
 from capture_lib.pages import TEMPLATES, duration, results_of, to_html, with_font
 from capture_lib.paths import NOTEBOOKS, ROOT, write_atomically
 

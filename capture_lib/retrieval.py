@@ -248,7 +248,8 @@ def write_hits(file: Path, queries: Side, gallery: Side, rankings: list[Ranking]
 
 def score(rankings: list[Ranking], queries: Side, gallery: Side) -> pd.DataFrame:
     """Every figure for every query, both definitions (`metrics.per_query`)."""
-    return per_query([ranking.rows for ranking in rankings], queries.labels, [labels[0] for labels in gallery.labels])
+    gallery_labels = [labels[0] if labels else "" for labels in gallery.labels]  # no query asks for an empty label
+    return per_query([ranking.rows for ranking in rankings], queries.labels, gallery_labels)
 
 
 def possible_methods(queries: Side) -> dict[str, Method]:

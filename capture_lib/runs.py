@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from capture_lib import profiles, world
-from capture_lib.catalog import Catalog, InputError, read_catalog
+from capture_lib.catalog import Catalog, read_catalog
+from capture_lib.faults import InputError
 from capture_lib.paths import DATA, REPORTS, ROOT, remove, write_atomically
 from capture_lib.profiles import Profile
 
@@ -126,7 +127,10 @@ def differences(file: Path, inputs: dict) -> list[str] | None:
     """The inputs that differ from those stored; None where nothing does."""
     if not file.is_file():
         return ["nothing stored"]
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return ["a damaged record"]
     changed = [name for name in inputs if stored.get(name) != inputs[name]]
     return changed or None
 

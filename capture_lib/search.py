@@ -10,9 +10,9 @@ import pandas as pd
 from torch import nn
 
 from capture_lib import batches, regions, retrieval, stages
-from capture_lib.catalog import load_photo
 from capture_lib.detector import Detector, pick_device, to_tensor
 from capture_lib.paths import write_atomically
+from capture_lib.photos import load_photo
 from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Ranking, Side
 from capture_lib.runs import Run

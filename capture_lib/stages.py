@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from capture_lib import batches, detector, encoder, losses, model, pretrain, regions, retrieval, synthesis
+from capture_lib import batches, detector, encoder, losses, model, photos, pretrain, regions, retrieval, synthesis
 from capture_lib.batches import Pairs
-from capture_lib.catalog import Catalog, InputError, read_catalog
+from capture_lib.catalog import Catalog, read_catalog
+from capture_lib.faults import InputError
 from capture_lib.model import Capture
 from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Side, Words
@@ -41,7 +42,7 @@ def composites(run: Run) -> Path:
         synthesis.make_composites(settings, folder, run.seed)
         write_json(folder / "report.json", report)
 
-    return run.stage([synthesis], settings, [], make)
+    return run.stage([synthesis, photos], settings, [], make)
 
 
 def lender() -> Catalog:
@@ -86,7 +87,7 @@ def region_store(run: Run) -> tuple[RegionStore, Path]:
     def make(folder: Path) -> None:
         regions.extract(run.catalog, settings, network, describer, folder)
 
-    folder = run.stage([regions], settings, [network_folder, describer_folder], make)
+    folder = run.stage([regions, photos], settings, [network_folder, describer_folder], make)
     return regions.open_store(folder), folder
 
 
@@ -166,7 +167,13 @@ def caption_words(run: Run) -> Words | None:
 
 
 def choices(run: Run, sides: dict[str, Side]) -> tuple[dict[str, Choice], dict[str, dict[str, float]]]:
-    """What val chooses for each method, and the figures of everything that was tried; kept for `capture search`."""
+    """What val chooses for each method, and the figures of everything that was tried; kept for `capture search`.
+
+    Raises:
+        InputError: the catalog has no gallery or no queries, so there is nothing to rank.
+    """
+    if "gallery" not in sides or not {"val", "test"} & set(sides):
+        raise InputError(f"{run.catalog.folder}: ranking needs a gallery and val or test queries with photos")
     val = sides.get("val")
     labelled = val if val and any(val.labels) else None
     queries = sides.get("test") or sides["val"]

@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from capture_lib.catalog import Catalog, load_photo
+from capture_lib.catalog import Catalog
+from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 
 

@@ -11,7 +11,7 @@ from drawn import random_store
 
 from capture_lib import batches
 from capture_lib.batches import BatchSettings, Pairs
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 
 CAPTIONS = ["Abc 精华液 30ml 保湿", "abc 面霜 50ml", "ABC serum 30ml 精华液", "xyz 口红 401"]
 SETTINGS = BatchSettings(text_length=12)

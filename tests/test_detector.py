@@ -14,8 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, nms
 
 from capture_lib import detector
-from capture_lib.catalog import InputError
 from capture_lib.detector import Detector, DetectorSettings
+from capture_lib.faults import InputError
 from capture_lib.synthesis import SynthesisSettings
 
 TINY = DetectorSettings(backbone="test_resnet", size=64, channels=32, anchors=(16, 28, 44), steps=80, batch=6,

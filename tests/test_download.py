@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from capture_lib.catalog import Catalog, load_photo, read_catalog, write_catalog
+from capture_lib.catalog import Catalog, read_catalog, write_catalog
 from capture_lib.download import DownloadSettings, download
+from capture_lib.photos import load_photo
 
 SETTINGS = DownloadSettings(connections=4, tries=1, timeout=1, most_seconds=2, most_bytes=200_000, most_redirects=3)
 

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
 from capture_lib import encoder
-from capture_lib.catalog import InputError
 from capture_lib.detector import Detector, DetectorSettings
 from capture_lib.encoder import EncoderSettings
+from capture_lib.faults import InputError
 
 TINY = EncoderSettings(backbone="test_resnet", crop=24, channels=8, steps=40, batch=6, learning_rate=5e-3)
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]])

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from capture_lib import metrics
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 
 # ---------------------------------------------------------------------------------------- the naive oracles
 

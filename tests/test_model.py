@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 from capture_lib.model import MAP_KINDS, Capture, CaptureSettings, attend, split_heads
 
 TINY = CaptureSettings(

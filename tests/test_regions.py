@@ -11,9 +11,10 @@ from drawn import draw, files_below, make_catalog
 from PIL import Image
 
 from capture_lib import regions
-from capture_lib.catalog import Catalog, InputError
+from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector, DetectorSettings
 from capture_lib.encoder import CropEncoder, EncoderSettings
+from capture_lib.faults import InputError
 from capture_lib.regions import RegionSettings
 
 TINY = RegionSettings(most=5, photo_size=64, batch=4, workers=0)

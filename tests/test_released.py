@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture, CaptureSettings
 from capture_lib.released import UNUSED, settings_from_config, to_ours, to_released

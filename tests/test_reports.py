@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from capture_lib import pages, reports
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 
 PARAMETERS = 'profile: str = "smoke"\ncatalog: str = ""\nout: str = ""\nseed: int = 0'
 LOADED = re.compile(r"""<script|<link|@import|src(set)?\s*=\s*["']?(https?:)?//|url\(\s*["']?(https?:)?//""")

@@ -12,7 +12,7 @@ from drawn import GROUND, draw, files_below, make_catalog
 from PIL import Image
 
 from capture_lib import synthesis
-from capture_lib.catalog import InputError
+from capture_lib.faults import InputError
 from capture_lib.synthesis import SynthesisSettings
 
 TINY = SynthesisSettings(photos=50, foreground_size=64, composites=60, size=64, most_products=4, workers=1)

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from capture_lib.catalog import InputError, write_catalog
+from capture_lib.catalog import write_catalog
+from capture_lib.faults import InputError
 from capture_lib.paths import remove, write_atomically
 from capture_lib.progress import progress
 from capture_lib.world import staging, wording
