@@ -163,6 +163,8 @@ def load(settings: EncoderSettings, folder: Path, detector: Detector) -> nn.Modu
     elif settings.kind == "detector":
         encoder = DetectorEncoder(detector)
     elif settings.kind == "backbone":
+        if not settings.weights:
+            raise InputError("encoder kind 'backbone' needs weights: name a local file of the timm model's weights")
         encoder = BackboneEncoder(settings)
     else:
         raise InputError(f"encoder kind {settings.kind!r} is unknown; use crops, detector or backbone")

@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 from capture_lib.catalog import read_catalog
 from capture_lib.faults import InputError
 from capture_lib.pages import TEMPLATES, duration, results_of, to_html, with_font
-from capture_lib.paths import NOTEBOOKS, ROOT, write_atomically
+from capture_lib.paths import NOTEBOOKS, REPORTS, ROOT, write_atomically
 
 PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
 
@@ -64,15 +64,18 @@ def run_notebooks(
     if not files:
         raise InputError(f"{notebooks}: no notebook starts with {only!r}; name one by its number, such as 03")
     timings = read_timings(out)
+    usual = read_timings(REPORTS / "reference" / profile) | timings  # of a machine like ours, until there are our own
     kept = [file for file in files if resume and is_done(out, file, timings, prints[file])]
     started = time.perf_counter()
     for number, file in enumerate(files, start=1):
-        print(f"[{number}/{len(files)}] {file.stem} … ", end="", flush=True)
         if file in kept:
-            print("kept from an earlier run")
+            print(f"[{number}/{len(files)}] {file.stem} … kept from an earlier run")
             continue
+        expected = usual.get(file.stem, {}).get("seconds")
+        print(f"[{number}/{len(files)}] {file.stem}" + (f", usually {duration(expected)}" if expected else "") + " … ",
+              end="", flush=True)
         seconds = execute(file, parameters, out / "notebooks")
-        ahead = [timings.get(later.stem, {}).get("seconds") for later in files[number:] if later not in kept]
+        ahead = [usual.get(later.stem, {}).get("seconds") for later in files[number:] if later not in kept]
         print(f"done in {duration(seconds)} ({pace(time.perf_counter() - started, ahead)})", flush=True)
         timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": prints[file]}
         with write_atomically(out / "timings.json") as beside:

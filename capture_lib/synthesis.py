@@ -231,8 +231,8 @@ def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSett
     """Pastes the foregrounds named by `owners` on a scene.
 
     Returns:
-        photo (size, size, 3) uint8; boxes (K, 4) float32 xyxy pixels of what is visible of each; visible (K,) its
-        share of the whole foreground. A foreground that ends up less than 40% visible has the box [0, 0, 0, 0].
+        photo (size, size, 3) uint8; boxes (K, 4) float32 xyxy pixels of what is visible of each; visible (K,), the
+        share of each foreground inside the frame that no other covers. Below 40% the box is [0, 0, 0, 0].
     """
     size = settings.size
     photo = draw_scene(size, rng)
