@@ -162,6 +162,7 @@ def search_command(options: argparse.Namespace) -> int:
     run = open_run(options.profile, str(options.catalog), seed=options.seed)
     searcher = search.Searcher.open(run)
     answer = searcher.ask(options.image, options.caption)
+    print(f"compared by {answer.method}, reading {answer.reading}")
     for number, hits in enumerate(answer.hits, start=1):
         print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
         for hit in hits[:5]:

@@ -26,6 +26,7 @@ from capture_lib.faults import InputError
 from capture_lib.pages import TEMPLATES, duration, results_of, to_html, with_font
 from capture_lib.paths import NOTEBOOKS, REPORTS, ROOT, write_atomically
 
+LEADING = ("05_retrieval", "07_claims")  # what a reader of results.html looks for first
 PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
 
 
@@ -207,7 +208,8 @@ def build_site(out: Path) -> Path:
         InputError: a file in `out/metrics/` is not JSON.
     """
     out = Path(out)
-    figures = {file.stem: read_figures(file) for file in sorted((out / "metrics").glob("*.json"))}
+    files = sorted((out / "metrics").glob("*.json"), key=lambda file: (file.stem not in LEADING, file.stem))
+    figures = {file.stem: read_figures(file) for file in files}
     results = [results_of(stem, content) for stem, content in figures.items()]
     origins = list(dict.fromkeys(result["origin"] for result in results))
     pages = {"results.html": {"pages": results},

@@ -14,7 +14,7 @@ from capture_lib.detector import Detector, pick_device, to_tensor
 from capture_lib.paths import write_atomically
 from capture_lib.photos import load_photo
 from capture_lib.regions import RegionStore
-from capture_lib.retrieval import Choice, Ranking, Side
+from capture_lib.retrieval import Choice, Ranking, Side, Words
 from capture_lib.runs import Run
 
 
@@ -31,8 +31,13 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """A query photo (H, W, 3) uint8, its instances (k, 4) xyxy fractions with objectness (k,), and each one's hits."""
+    """A query photo (H, W, 3) uint8, its instances (k, 4) xyxy fractions with objectness (k,), and each one's hits.
 
+    `method` and `reading` say what was compared (`retrieval.METHODS`).
+    """
+
+    method: str
+    reading: str
     photo: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
@@ -47,8 +52,8 @@ class Searcher:
     detector: Detector
     encoder: nn.Module
     trained: stages.Pretrained
+    words: Words | None
     gallery: Side
-    choice: Choice
 
     @classmethod
     def open(cls, run: Run) -> "Searcher":
@@ -63,25 +68,28 @@ class Searcher:
             table = run.catalog.table[run.catalog.table["sample_id"].isin(run.catalog.photos)]
             print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         pairs = stages.pairs_of(run, table, store, trained)
-        gallery = retrieval.embed_side(table, pairs, trained.model, None, run.profile.retrieval, single=True)
-        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, gallery,
-                   chosen_on_val(run))
+        words = stages.caption_words(run) if any(table["caption"]) else None
+        gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, single=True)
+        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words, gallery)
 
     def ask(self, image: Path, caption: str = "", most: int = 10) -> Answer:
         """Detects the products of a photo, embeds each with the caption and searches the gallery.
 
-        Without a caption, or without a trained CAPTURE, the region features alone are compared.
+        Of the methods that ask per instance, the best on val answers; without a caption, or before notebook 05 has
+        chosen, the region features alone are compared.
         """
         photo = load_photo(image)
         one = self.describe(photo)
         table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
         pairs = batches.make_pairs(table, one, self.trained.tokenizer, self.run.profile.batches)
-        query = retrieval.embed_side(table, pairs, self.trained.model, None, self.run.profile.retrieval, single=False)
-        choice = self.choice if caption and self.trained.model else Choice("regions")
+        words = self.words if caption else None
+        query = retrieval.embed_side(table, pairs, self.trained.model, words, self.run.profile.retrieval, single=False)
+        possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
+        method, choice = best_on_val(self.run, possible) if caption else ("image-only", Choice("regions"))
         vectors = retrieval.read(query.instance, choice.reading)
         scores, rows = retrieval.search(retrieval.read(self.gallery.instance, choice.reading), vectors, most)
         hits = [self.hits(Ranking(r, s, r)) for r, s in zip(rows, scores, strict=True)]
-        return Answer(photo, one.boxes[0, query.regions], one.scores[0, query.regions], hits)
+        return Answer(method, choice.reading, photo, one.boxes[0, query.regions], one.scores[0, query.regions], hits)
 
     def describe(self, photo: np.ndarray) -> RegionStore:
         """The regions of one photo, in the form of a store with one row, "query"."""
@@ -98,11 +106,15 @@ class Searcher:
                 for row, score in zip(ranking.rows, ranking.scores, strict=True)]
 
 
-def chosen_on_val(run: Run) -> Choice:
-    """The reading that notebook 05 chose on val for single instances; before that, the paper's product."""
+def best_on_val(run: Run, possible: set[str]) -> tuple[str, Choice]:
+    """Of the possible methods the one with the best figure on val, and its reading, as notebook 05 stored them."""
     file = run.stages / "choices.json"
     stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return Choice(**stored.get("capture-chosen/instance", {"reading": "product"}))
+    figures = {name: found["val"] for name, found in stored.items() if name in possible and found["val"] is not None}
+    if not figures:
+        return "image-only", Choice("regions")
+    best = max(figures, key=figures.get)
+    return best, Choice(stored[best]["reading"], stored[best]["merge"])
 
 
 def draw(answer: Answer, file: Path, most: int = 5) -> Path:

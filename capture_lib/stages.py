@@ -180,5 +180,6 @@ def choices(run: Run, sides: dict[str, Side]) -> tuple[dict[str, Choice], dict[s
     found = {name: retrieval.choose(method, labelled, sides["gallery"], run.profile.retrieval.depth)
              for name, method in retrieval.possible_methods(queries).items()}
     chosen = {name: choice for name, (choice, _) in found.items()}
-    write_json(run.stages / "choices.json", {name: choice.__dict__ for name, choice in chosen.items()})
+    write_json(run.stages / "choices.json", {
+        name: {**choice.__dict__, "val": max(tried.values(), default=None)} for name, (choice, tried) in found.items()})
     return chosen, {name: tried for name, (_, tried) in found.items()}
