@@ -11,7 +11,7 @@ from IPython.display import HTML
 
 from capture_lib import figures, retrieval, stages
 from capture_lib.catalog import read_catalog
-from capture_lib.paths import NOTEBOOKS
+from capture_lib.paths import REPORTS
 from capture_lib.photos import load_photo
 from capture_lib.retrieval import Choice, Ranking, Side
 from capture_lib.runs import Run
@@ -95,14 +95,21 @@ def open_explorer(run: Run) -> Explorer:
     return Explorer(run, sides.get("test") or sides["val"], sides["gallery"], chosen)
 
 
+def write_app(profile: str, catalog: Path | None, file: Path) -> Path:
+    """Writes the notebook of one cell that Voilà serves as the app."""
+    folder = str(catalog.resolve()) if catalog else ""
+    source = ("from capture_lib.explorer import open_explorer\nfrom capture_lib.runs import open_run\n\n"
+              f"open_explorer(open_run({profile!r}, {folder!r})).view()")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, file)
+    return file
+
+
 def serve(profile: str, catalog: Path | None) -> int:
     """Opens the explorer in the browser through Voilà; returns its exit code when it is stopped."""
     if catalog:
         read_catalog(catalog)
-    file = NOTEBOOKS / ".explore.ipynb"
-    source = (f"from capture_lib.explorer import open_explorer\nfrom capture_lib.runs import open_run\n\n"
-              f"open_explorer(open_run({profile!r}, {str(catalog.resolve()) if catalog else ''!r})).view()")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, file)
-    return subprocess.run([sys.executable, "-m", "voila", str(file)], check=False).returncode
+    app = write_app(profile, catalog, REPORTS / "explore.ipynb")  # Voilà serves no hidden file
+    return subprocess.run([sys.executable, "-m", "voila", str(app)], check=False).returncode

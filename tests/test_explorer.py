@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 
 from capture_lib import figures
-from capture_lib.explorer import Explorer, open_explorer
+from capture_lib.explorer import Explorer, open_explorer, write_app
 from capture_lib.runs import open_run
 
 
@@ -43,6 +45,12 @@ def test_the_live_view_follows_its_controls(explorer: Explorer):
     assert query.value == 1 and page.value != before
     method.value = "text-only"
     assert "box 1" not in page.value  # one vector a photo: no instance asked
+
+
+def test_the_app_runs_in_a_kernel(smoke_report: Path, tmp_path: Path):
+    app = nbformat.read(write_app("smoke", None, tmp_path / "explore.ipynb"), as_version=4)
+    outputs = NotebookClient(app, timeout=120).execute().cells[0].outputs
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
 
 
 def test_a_gallery_escapes_and_frames():
