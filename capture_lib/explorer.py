@@ -71,8 +71,12 @@ class Explorer:
                    for i, (name, caption) in enumerate(zip(self.queries.ids, self.queries.captions, strict=True))]
         query = widgets.Dropdown(options=options, description="query", layout=widgets.Layout(width="520px"))
         method = widgets.Dropdown(options=list(self.choices), description="method")
-        step = widgets.Button(description="next query", icon="arrow-right")
+        step = widgets.Button(description="next query")
         page = widgets.HTML(layout=widgets.Layout(min_height="420px"))
+        texts = [*self.queries.captions, *(label for labels in self.gallery.labels + self.queries.labels
+                                           for label in labels)]
+        font = widgets.HTML(f"<style>{figures.font_face(''.join(texts))} .widget-html, select "
+                            '{ font-family: system-ui, sans-serif, "Embedded CJK" !important; }</style>')
 
         def show(_: object = None) -> None:
             page.value = self.page(query.value, method.value).data
@@ -81,7 +85,7 @@ class Explorer:
         method.observe(show, "value")
         step.on_click(lambda _: setattr(query, "value", (query.value + 1) % len(options)))
         show()
-        return widgets.VBox([widgets.HBox([query, step, method]), page])
+        return widgets.VBox([widgets.HBox([query, step, method]), page, font])
 
 
 def open_explorer(run: Run) -> Explorer:

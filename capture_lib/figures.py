@@ -3,6 +3,7 @@
 import base64
 import html
 import importlib.util
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -11,11 +12,13 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from fontTools import subset
 from IPython.display import HTML
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from PIL import Image
 
+CHINESE = re.compile(r"[\u2e80-\uffff]")
 PALETTE = sns.color_palette("colorblind")
 RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey: apart for every kind of colour vision
 
@@ -24,6 +27,23 @@ def chinese_font() -> Path:
     """The Noto font that the package mplfonts ships, so that no figure depends on the machine's fonts."""
     folder = importlib.util.find_spec("mplfonts").submodule_search_locations[0]
     return Path(folder) / "fonts" / "NotoSansCJKsc-Regular.otf"
+
+
+def font_face(text: str) -> str:
+    """The CSS rule that brings the Chinese characters of a text as the font "Embedded CJK"; empty without any."""
+    characters = set(CHINESE.findall(text))
+    if not characters:
+        return ""
+    options = subset.Options(flavor="woff", desubroutinize=True, layout_features=[])
+    font = subset.load_font(chinese_font(), options)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=map(ord, characters))
+    subsetter.subset(font)
+    buffer = BytesIO()
+    subset.save_font(font, buffer, options)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    return ('@font-face { font-family: "Embedded CJK"; font-display: block; '
+            f'src: url(data:font/woff;base64,{source}); }}')
 
 
 def setup() -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import jinja2
 import matplotlib
-from fontTools import subset
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser, math_to_image
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from capture_lib.figures import chinese_font
+from capture_lib.figures import font_face
 from capture_lib.paths import NOTEBOOKS
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -84,20 +83,9 @@ def to_html(notebook: NotebookNode, title: str) -> str:
 
 def with_font(page: str) -> str:
     """Embeds the glyphs of the Chinese characters in a page, so that they are legible on any machine."""
-    characters = set(CHINESE.findall(page))
-    if not characters:
-        return page
-    options = subset.Options(flavor="woff", desubroutinize=True, layout_features=[])
-    font = subset.load_font(chinese_font(), options)
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(unicodes=map(ord, characters))
-    subsetter.subset(font)
-    buffer = io.BytesIO()
-    subset.save_font(font, buffer, options)
-    source = base64.b64encode(buffer.getvalue()).decode()
-    rule = ('@font-face { font-family: "Embedded CJK"; font-display: block; '
-            f'src: url(data:font/woff;base64,{source}); }}')
-    return page.replace("</head>", f"<style>{rule}</style></head>", 1)
+    rule = font_face(page)
+    return page.replace("</head>", f"<style>{rule}</style></head>", 1) if rule else page
+
 
 
 def formula(tex: str) -> str:

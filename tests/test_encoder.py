@@ -138,7 +138,7 @@ def test_a_pretrained_backbone_as_encoder_reads_its_stride_8_map(tmp_path):
 
 @pytest.mark.parametrize(("settings", "expected"), [
     (EncoderSettings(kind="pixels"), "encoder kind 'pixels' is unknown"),
-    (EncoderSettings(kind="backbone"), "no such weights")])
+    (EncoderSettings(kind="backbone"), "needs weights")])
 def test_an_unknown_kind_and_missing_weights_are_named(tmp_path, settings, expected):
     with pytest.raises(InputError, match=expected):
         encoder.load(settings, tmp_path, None)
