@@ -24,8 +24,9 @@ lock: .venv/installed-test
 	(echo '# Exact versions of a tested environment (Linux x86-64), used as pip constraints; written by `make lock`.'; \
 	 $(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools) > requirements.lock
 
-clean:
-	rm -rf .venv .pytest_cache .ruff_cache reports/*/ data/*/
+clean: # your own catalogs below data/ stay
+	rm -rf .venv .pytest_cache .ruff_cache data/world-*
+	find reports -mindepth 1 -maxdepth 1 -type d ! -name reference -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml requirements.lock
