@@ -1,6 +1,7 @@
 """The command line: `capture run | catalog | download | evaluate | search | explore`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"capture: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         print(f"capture: {error.filename or ''}: {error.strerror}", file=sys.stderr)
         return 2

@@ -5,10 +5,13 @@ import json
 import re
 from pathlib import Path
 
+import drawn
 import nbformat
+import pandas as pd
 import pytest
 
 from capture_lib import cli
+from capture_lib.catalog import write_catalog
 from capture_lib.paths import NOTEBOOKS
 
 FILES = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
@@ -50,6 +53,26 @@ def test_parameters_are_typed_literals(stem: str):
     nodes = ast.parse(tagged[0].source).body
     assert {node.target.id: node.annotation.id for node in nodes} == PARAMETERS
     assert all(isinstance(node.value, ast.Constant) for node in nodes)
+
+
+HOSTILE = '<script>alert("x")</script> '
+
+
+def assert_text_stays_text(out: Path) -> None:
+    pages = list(out.rglob("*.html"))
+    assert len(pages) == len(BOOKS) + 2
+    assert not [page.name for page in pages if HOSTILE.strip() in page.read_text(encoding="utf-8")]
+
+
+def test_executed_on_three_photos(tmp_path: Path):
+    """As little as a catalog can hold, with markup in its captions and labels."""
+    catalog = drawn.make_catalog(tmp_path / "tiny", train=1, gallery=1, val=0, test=1)
+    catalog.table["caption"] = [HOSTILE + caption for caption in catalog.table["caption"]]
+    catalog.table["labels"] = [[HOSTILE + label for label in labels] for labels in catalog.table["labels"]]
+    write_catalog(catalog.table, catalog.folder)
+    out = tmp_path / "report"
+    assert cli.main(["run", "--profile", "smoke", "--catalog", str(catalog.folder), "--out", str(out)]) == 0
+    assert_text_stays_text(out)
 
 
 def figures_of(out: Path) -> dict[str, dict]:
@@ -103,14 +126,20 @@ def test_rankings_score_the_same_from_disk(smoke_report: Path):
 
 @pytest.mark.parametrize("name", ["grocery", "fridge", "shop"])
 def test_executed_on_real_photos(shared: Path, tmp_path: Path, name: str, capsys):
-    """Catalogs without captions, gallery, boxes, labels or splits: all notebooks run, and nothing is invented."""
+    """Catalogs without captions, gallery, boxes, labels or splits: all notebooks run, and nothing is invented.
+
+    Every caption that is there carries a script, which must stay text in every page.
+    """
     photos = shared / "photos" / name
-    folder, out = tmp_path / name, tmp_path / "report"
-    table = ["--table", str(photos / "table.csv"), "--images", str(photos)]
-    assert cli.main(["catalog", *table, "--out", str(folder)]) == 0
+    folder, out, hostile = tmp_path / name, tmp_path / "report", tmp_path / "table.csv"
+    table = pd.read_csv(photos / "table.csv", dtype=str, keep_default_na=False)
+    table["caption"] = [HOSTILE + caption if caption else "" for caption in table["caption"]]
+    table.to_csv(hostile, index=False)
+    assert cli.main(["catalog", "--table", str(hostile), "--images", str(photos), "--out", str(folder)]) == 0
     assert cli.main(["run", "--profile", "smoke", "--catalog", str(folder), "--out", str(out)]) == 0
     figures = figures_of(out)
     assert set(figures) == set(BOOKS)
+    assert_text_stays_text(out)
     methods = figures["05_retrieval"]["methods"]
     assert set(methods) == ({"capture/instance", "capture/image", "capture-chosen/instance", "capture-chosen/image",
                              "image-only", "chance"} if name == "grocery" else set())
