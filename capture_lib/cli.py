@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"capture: {error.filename or ''}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("capture: interrupted; what was done is kept; the same command goes on (`capture run` with --resume)", file=sys.stderr)
+        print("capture: interrupted; what was done is kept; the same command goes on (`capture run` with --resume)",
+              file=sys.stderr)
         return 130
 
 
