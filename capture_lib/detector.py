@@ -21,7 +21,7 @@ from torchvision.models.detection.rpn import (
     RPNHead,
     concat_box_prediction_layers,
 )
-from torchvision.ops import box_iou, roi_align
+from torchvision.ops import roi_align
 
 from capture_lib.faults import InputError
 from capture_lib.progress import progress
@@ -189,15 +189,3 @@ def load(settings: DetectorSettings, folder: Path) -> Detector:
     detector = Detector(settings)
     detector.load_state_dict(load_file(folder / "model.safetensors"))
     return detector.to(pick_device(), memory_format=torch.channels_last).eval()
-
-
-def best_overlap(proposals: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """For each true box (T, 4) the IoU of the proposal (P, 4) that fits it best: (T,); 0 without proposals."""
-    if not len(proposals):
-        return np.zeros(len(truth))
-    return box_iou(torch.as_tensor(truth), torch.as_tensor(proposals)).max(1).values.numpy()
-
-
-def recall(overlaps: np.ndarray, threshold: float) -> float:
-    """Share of true boxes that a proposal meets with at least this IoU (recall@threshold)."""
-    return float(np.mean(overlaps >= threshold))

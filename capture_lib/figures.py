@@ -133,7 +133,8 @@ def intervals(figures: dict[str, dict[str, float]], ax: Axes, label: str) -> Non
         ax.barh(place, value["value"], color=PLAIN if name == "chance" else RIGHT, height=0.6)
         ax.plot([value["low"], value["high"]], [place, place], color="black", linewidth=1.5)
         ax.text(value["high"] + 1, place, f"{value['value']:.1f}", va="center", fontsize="small")
-    ax.set(yticks=range(len(names)), yticklabels=list(reversed(names)), xlabel=label, xlim=(0, 100))
+    ax.set(yticks=range(len(names)), yticklabels=list(reversed(names)), xlabel=label, xticks=range(0, 101, 20),
+           xlim=(0, 110))  # room for the figure beside a full bar
 
 
 def percent(figure: dict[str, float] | None) -> str:

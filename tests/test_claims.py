@@ -35,5 +35,6 @@ def test_the_recall_claim_is_judged_by_its_interval():
     assert claims.recall_claim(None, "x")["verdict"] == "not testable here"
 
 
-def test_no_claim_quotes_a_figure_of_the_paper_that_is_not_known():
-    assert all(not hasattr(claim, "paper") for claim in claims.CLAIMS)
+def test_no_row_quotes_a_figure_of_the_paper_that_is_not_known():
+    rows = [*(claims.judge(claim, {}, "x") for claim in claims.CLAIMS), claims.recall_claim(None, "x")]
+    assert len(rows) == len(claims.CLAIMS) + 1 and all(row["paper"] is None for row in rows)
