@@ -1,41 +1,39 @@
-"""The table of samples, its readers, and every check on what a user hands in.
+"""The table of samples, what every row of it must hold, and what a reader should know about it.
 
 A catalog is a folder with `catalog.parquet` and `images/`. It comes from the released Product1M lists
-(`from_lists`), from a table of your own (`from_table`), or from the rendered world (`world.build`).
+(`lists.from_lists`), from a table of your own (`tables.from_table`), or from the rendered world (`world.build`).
+It may grow: rows are added at its end, and the old ones stay as they are.
 """
 
-import csv
+import codecs
 import hashlib
-import io
-import json
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capture_lib.faults import InputError, raise_faults
 from capture_lib.paths import write_atomically
-from capture_lib.photos import MOST_PIXELS, load_photo
-from capture_lib.progress import progress
+from capture_lib.photos import MOST_PIXELS
 
 SPLITS = ("train", "val", "test", "gallery")
-LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released name: ours
-LABEL_SEPARATOR = "#;#"
-FIELD_SEPARATOR = "#####"
 SCHEMA = pa.schema([
     ("sample_id", pa.string()), ("split", pa.string()), ("caption", pa.string()), ("image", pa.string()),
     ("mirror", pa.string()), ("labels", pa.list_(pa.string())), ("products", pa.string()),
     ("boxes", pa.list_(pa.list_(pa.float64()))), ("box_labels", pa.list_(pa.string())),
     ("combination", pa.string()),
 ])
-TABLE_COLUMNS = ["sample_id", "split", "caption", "image", "labels"]  # required in a user's table
-SAFE_ID = re.compile(r"[^\s/\\,:\"'<>|?*\x00-\x1f]{1,128}")
+EMPTY = {"caption": "", "labels": [], "boxes": [], "box_labels": []}  # what a missing cell is; null elsewhere
+# values of the column `combination`: what train tells of a query's products; a gallery photo's is HELD_OUT or null
+SEEN, UNSEEN, HELD_OUT = "seen", "unseen", "held-out brand"
+SAFE_ID = re.compile(r"[^\s/\\,:\"'<>|?*\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]{1,128}")
+LONGEST_PATH = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,27 @@ class Catalog:
         found = {sample: self.photo_path(sample, image) for sample, image in paths}
         return {sample: path for sample, path in found.items() if path.is_file()}
 
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Sample id to the size of its photo in bytes, for the samples whose photo is on disk."""
+        return {sample: path.stat().st_size for sample, path in self.photos.items()}
+
     def fingerprint(self) -> str:
         """A digest of the table and of which photos are there with which size, to recognise old results."""
         digest = hashlib.sha256((self.folder / "catalog.parquet").read_bytes())
-        for sample, path in self.photos.items():
-            digest.update(f"{sample} {path.stat().st_size}\n".encode())
+        for sample, size in self.sizes.items():
+            digest.update(f"{sample} {size}\n".encode())
         return digest.hexdigest()[:16]
+
+    def row_digests(self, rows: pd.DataFrame) -> np.ndarray:
+        """A digest (N,) uint64 of each row of a part of the table (sample_id among its columns) and its photo's size.
+
+        It tells which rows are still what they were: those that a part leaves out don't count, nor other columns.
+        """
+        sizes = [self.sizes.get(sample) for sample in rows["sample_id"]]
+        cells = zip(*(rows[name] for name in rows), sizes, strict=True)
+        digests = (hashlib.blake2b(repr(row).encode(), digest_size=8).digest() for row in cells)
+        return np.fromiter((int.from_bytes(digest, "little") for digest in digests), np.uint64, len(rows))
 
     def remarks(self) -> list[str]:
         """What a reader should know before trusting a result: one sentence for each thing that is missing."""
@@ -86,6 +99,10 @@ class Catalog:
             empty = int((rows["caption"] == "").sum())
             if empty:
                 said.append(f"split {name}: {empty:,} of {len(rows):,} samples have no caption")
+            unknown = int((rows["labels"].map(len) == 0).sum())
+            if unknown and name != "train":  # training reads no labels
+                said.append(f"split {name}: {unknown:,} of {len(rows):,} samples have no labels: nothing to score them "
+                            "by")
         lacking = self.labels_without_gallery()
         if lacking:
             said.append(f"{len(lacking):,} labels of val and test queries are not in the gallery: "
@@ -113,7 +130,8 @@ def read_catalog(folder: Path | str) -> Catalog:
     missing = [name for name in SCHEMA.names if name not in table]
     if missing:
         raise InputError(f"{file}: column {missing[0]} is missing; make the catalog anew with `capture catalog`")
-    raise_faults([f"{file}: {fault}" for fault in faults_of(table)])
+    table = with_schema(table)
+    raise_faults([f"{file}, {fault}" for fault in faults_of(table)])
     return Catalog(folder, table)
 
 
@@ -123,46 +141,105 @@ def write_catalog(table: pd.DataFrame, folder: Path) -> None:
     Raises:
         InputError: a row breaks the contract; nothing is written.
     """
+    table = with_schema(table)
     raise_faults(list(faults_of(table)))
-    empty = {"labels": [], "boxes": [], "box_labels": []}
-    columns = {name: [None if value is pd.NA or value != value else value for value in table[name]]  # NaN differs
-               if name in table else [empty.get(name)] * len(table) for name in SCHEMA.names}
     with write_atomically(Path(folder) / "catalog.parquet") as beside:
-        pq.write_table(pa.Table.from_pydict(columns, schema=SCHEMA), beside)
+        pq.write_table(pa.Table.from_pydict({name: list(table[name]) for name in SCHEMA.names}, schema=SCHEMA), beside)
+
+
+def add_rows(folder: Path, table: pd.DataFrame, places: Sequence[str] | None = None) -> Catalog:
+    """Adds rows to a catalog, after its own; what was there stays as it is. See `merged`."""
+    whole = merged(folder, table, places, add=True)
+    if whole is not None:
+        write_catalog(whole, folder)
+    return read_catalog(folder)
+
+
+def merged(folder: Path, table: pd.DataFrame, places: Sequence[str] | None = None, add: bool = False
+           ) -> pd.DataFrame | None:
+    """All rows that a catalog folder shall have once `table` is in it; None where it has them already.
+
+    With `add` the old rows come first, and new rows that are there already, the same in every cell, are left out.
+
+    Raises:
+        InputError: a row breaks the contract; the folder has an id with other content; without `add`, the folder
+            has other rows; with it, no catalog.
+    """
+    table, places = with_schema(table), places or row_numbers(len(table))
+    raise_faults(list(faults_of(table, places)))
+    if not add and not (Path(folder) / "catalog.parquet").is_file():
+        return table
+    old = read_catalog(folder).table
+    held, new = dict(zip(old["sample_id"], rows_of(old), strict=True)), rows_of(table)
+    if not add and list(held.values()) != new:
+        raise InputError(f"{folder}: a catalog with other rows is there already; add to it with --add, or name "
+                         "another folder with --out")
+    raise_faults([f"{place}, sample_id {row[0]!r}: the catalog has this id with other content; use another id, or "
+                  "make a new catalog" for place, row in zip(places, new, strict=True) if held.get(row[0], row) != row])
+    added = [row[0] not in held for row in new]
+    return pd.concat([with_schema(old), table[added]], ignore_index=True) if any(added) else None
+
+
+def with_schema(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `SCHEMA` in order; missing columns and cells (None, NaN, NA) are as in `EMPTY`."""
+    columns = {name: [EMPTY.get(name) if value is None or value is pd.NA or value != value else value
+                      for value in table[name]] if name in table else [EMPTY.get(name)] * len(table)
+               for name in SCHEMA.names}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def rows_of(table: pd.DataFrame) -> list[tuple]:
+    """The rows as plain tuples in the order of `SCHEMA`, to be compared."""
+    return list(with_schema(table).itertuples(index=False, name=None))
 
 
 def read_parquet(file: Path) -> pd.DataFrame:
     """A parquet file as a table of plain Python objects (None stays None, lists stay lists)."""
     try:
         return pd.DataFrame(pq.read_table(file).to_pydict(), dtype=object)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column name twice
         raise InputError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
-def faults_of(table: pd.DataFrame, first_line: int = 1) -> Iterable[str]:
-    """One sentence for each cell that breaks the contract; rows are counted from `first_line`."""
-    seen: set[str] = set()
-    for line, row in enumerate(table.itertuples(index=False), start=first_line):
-        where = f"row {line}, sample_id {str(row.sample_id)!r:.80}"
-        if not SAFE_ID.fullmatch(str(row.sample_id)) or set(str(row.sample_id)) <= {"."}:
-            yield f"{where}: an id must be 1 to 128 characters without spaces, commas, quotes, slashes or colons"
+def row_numbers(rows: int) -> list[str]:
+    """How rows are named where they have no line in a file."""
+    return [f"row {number}" for number in range(1, rows + 1)]
+
+
+def faults_of(table: pd.DataFrame, places: Sequence[str] | None = None) -> Iterator[str]:
+    """One sentence for each cell that breaks the contract; `places` names the rows, as in "line 7"."""
+    seen: dict[str, str] = {}
+    for place, row in zip(places or row_numbers(len(table)), table.itertuples(index=False), strict=True):
+        where = f"{place}, sample_id {str(row.sample_id)!r:.80}"
         if row.sample_id in seen:
-            yield f"{where}: this id occurs twice; ids must be unique over all splits"
-        seen.add(row.sample_id)
-        if row.split not in SPLITS:
-            yield f"{where}: split {str(row.split)!r:.40} is unknown; use one of {', '.join(SPLITS)}"
-        if not is_url(row.image) and not is_inside(row.image):
-            yield f"{where}: image {str(row.image)!r:.80} must be a URL or a path below the folder, without '..'"
-        yield from (f"{where}: {fault}" for fault in box_faults(row))
+            yield (f"{where}: this id occurs twice ({seen[row.sample_id]} has it too); ids must be unique over all "
+                   "splits")
+        seen.setdefault(row.sample_id, place)
+        yield from (f"{where}: {fault}" for fault in [*cell_faults(row), *box_faults(row)])
 
 
-def box_faults(row: tuple) -> Iterable[str]:
+def cell_faults(row: tuple) -> Iterator[str]:
+    """Faults of one row's cells, each by itself."""
+    if not SAFE_ID.fullmatch(str(row.sample_id)) or set(str(row.sample_id)) <= {"."}:
+        yield "an id must be 1 to 128 characters without spaces, commas, quotes, slashes or colons"
+    if row.split not in SPLITS:
+        yield f"split {str(row.split)!r:.40} is unknown; use one of {', '.join(SPLITS)}"
+    if not is_url(row.image) and not is_inside(row.image):
+        yield f"image {str(row.image)!r:.80} must be a URL or a path below the folder, without '..'"
+    if row.mirror and not is_url(row.mirror):
+        yield f"mirror {str(row.mirror)!r:.80} must be a URL or empty"
+    if row.products not in ("single", "multi", None):
+        yield f"products {str(row.products)!r:.40} is unknown; use single, multi or an empty cell"
+    if any("\x00" in str(text) for text in (row.caption, *row.labels)):
+        yield "a NUL character in the caption or a label; remove it"
+
+
+def box_faults(row: tuple) -> Iterator[str]:
     """Faults of the evaluation boxes of one row, where it has any."""
-    boxes, labels = getattr(row, "boxes", None) or [], getattr(row, "box_labels", None) or []
-    if boxes and len(labels) != len(boxes):
-        yield f"field box_labels: {len(labels)} labels for {len(boxes)} boxes; give one a box"
-    for box in boxes:
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+    if len(row.box_labels) != len(row.boxes):
+        yield f"field box_labels: {len(row.box_labels)} labels for {len(row.boxes)} boxes; give one a box"
+    for box in row.boxes:
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)
         possible = numbers and all(abs(v) < MOST_PIXELS for v in box)  # not so of NaN
         if not possible or box[2] <= box[0] or box[3] <= box[1]:
             yield f"field boxes: {str(box)!r:.60} is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
@@ -170,183 +247,47 @@ def box_faults(row: tuple) -> Iterable[str]:
 
 def is_url(image: str) -> bool:
     """True for an address, False for a path."""
-    return str(image).startswith(("http://", "https://"))
+    return bool(re.fullmatch(r"https?://[^\x00-\x1f]+", str(image)))
 
 
 def is_inside(image: str) -> bool:
     """True where a relative path stays below its folder."""
     path = PurePosixPath(str(image).replace("\\", "/"))
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
-
-
-# ---------------------------------------------------------------------------------------- released lists
-
-
-def read_list(file: Path) -> pd.DataFrame:
-    """Reads one released list: columns sample_id, caption, image, mirror, labels (the train list has none).
-
-    The published test list has CRLF line ends: a reader that keeps the `\\r` counts 523 labels for 392.
-
-    Raises:
-        InputError: the file is missing, empty or not UTF-8, or a line has not 4 or 5 fields.
-    """
-    rows, faults = [], []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):  # a caption may hold \u2028
-        fields = line.strip("\r").split(FIELD_SEPARATOR)
-        if not line.strip():
-            continue
-        if len(fields) not in (4, 5):
-            faults.append(f"{file}, line {number}: {len(fields)} fields, expected 5 "
-                          f"(id, caption, image, mirror, labels; 4 in the train list) separated by {FIELD_SEPARATOR}")
-            continue
-        labels = split_labels(fields[4]) if len(fields) == 5 else []
-        rows.append((*(field.strip() for field in fields[:4]), labels))
-    raise_faults(faults)
-    if not rows:
-        raise InputError(f"{file}: the list is empty")
-    return pd.DataFrame(rows, columns=["sample_id", "caption", "image", "mirror", "labels"], dtype=object)
-
-
-def split_labels(text: str) -> list[str]:
-    """`a#;#b` as a list; runs of spaces inside a label count as one (the released lists double some)."""
-    return [" ".join(label.split()) for label in text.split(LABEL_SEPARATOR) if label.strip()]
+    plain = path.parts and not path.is_absolute() and "\x00" not in str(path) and len(str(path)) <= LONGEST_PATH
+    return bool(plain) and ".." not in path.parts and ":" not in path.parts[0]
 
 
 def read_text(file: Path) -> str:
-    """A UTF-8 text file, with or without a byte order mark."""
-    try:
-        return Path(file).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}, byte {error.start}: not UTF-8; save the file as UTF-8") from None
-
-
-def find_lists(folder: Path) -> dict[str, Path]:
-    """The released lists in a folder by our split name, recognised by train, dev, test or gallery in the name."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; give the one that holds the released lists")
-    found: dict[str, Path] = {}
-    for file in sorted(Path(folder).glob("*.txt")):
-        for theirs, ours in LIST_SPLITS.items():
-            if f"_{theirs}" in file.name or file.name.startswith(theirs):
-                if ours in found:
-                    raise InputError(f"{folder}: {found[ours].name} and {file.name} are both {theirs} lists; keep one")
-                found[ours] = file
-    if not found:
-        raise InputError(f"{folder}: no list here; expected files such as product1m_test_ossurl_v2.txt")
-    return found
-
-
-def from_lists(folder: Path, out: Path) -> Catalog:
-    """Makes a catalog of the released lists that a folder holds (any subset of train, dev, test, gallery)."""
-    parts, places = [], {}
-    for split, file in find_lists(folder).items():
-        part = read_list(file)
-        raise_faults([f"{file}: sample_id {sample!r:.80} stands in {places[sample]} too; ids must be unique over all "
-                      "lists" for sample in part["sample_id"] if sample in places])
-        places |= dict.fromkeys(part["sample_id"], file.name)
-        part.insert(1, "split", split)
-        part["products"] = {"train": None, "gallery": "single"}.get(split, "multi")
-        raise_faults([f"{file}: {fault}" for fault in faults_of(part)])
-        parts.append(part)
-    write_catalog(pd.concat(parts, ignore_index=True), out)
-    return read_catalog(out)
-
-
-# ------------------------------------------------------------------------------------ a table of your own
-
-
-def from_table(file: Path, images: Path, out: Path) -> Catalog:
-    """Makes a catalog of a CSV or parquet table and copies its photos.
-
-    Args:
-        file: header `sample_id,split,caption,image,labels[,products][,boxes,box_labels]`; labels joined by
-            `#;#`, boxes and box labels as JSON; a missing caption or label is an empty cell.
-        images: the folder that the `image` paths start from.
-        out: the catalog's folder; it appears only when every row and every photo is fine.
+    """A UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        InputError: every fault of the table, or every photo that doesn't decode, a line each.
+        InputError: the file cannot be read or is in another encoding, which is named where it shows.
     """
-    table, first_line = read_user_table(Path(file))
-    raise_faults([f"{file}, {fault}" for fault in faults_of(table, first_line)])
-    local = table[~table["image"].map(is_url)]
-    sources = [Path(images) / image for image in local["image"]]
-    raise_faults(list(photo_faults(file, sources, local.index + first_line)))
-    table.loc[local.index, "image"] = [f"images/{image.removeprefix('images/')}" for image in local["image"]]
-    if len(set(table.loc[local.index, "image"])) < len(set(sources)):
-        raise InputError(f"{file}: two photos have the same path, one with and one without images/; rename one")
-    for source, image in zip(sources, table.loc[local.index, "image"], strict=True):
-        target = Path(out) / image
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or not target.samefile(source):
-            shutil.copyfile(source, target)
-    write_catalog(table, out)
-    return read_catalog(out)
+    try:
+        raw = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    place = raw.find(b"\x00")
+    try:
+        if place < 0:
+            return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = error.start
+    line = raw.count(b"\n", 0, place) + 1
+    raise InputError(f"{file}, line {line}: not UTF-8 ({guess_encoding(raw)}); save the file as UTF-8")
 
 
-def photo_faults(file: Path, sources: list[Path], lines: Iterable[int]) -> Iterable[str]:
-    """One sentence for each photo that cannot be used."""
-    for source, line in progress(zip(sources, lines, strict=True), "photos checked", len(sources)):
+def guess_encoding(raw: bytes) -> str:
+    """What bytes that are not UTF-8 look like, for the eyes of a person."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it looks like UTF-16"
+    if b"\x00" in raw:
+        return "it holds NUL characters, as UTF-16 and binary files do"
+    for name, codec in (("GBK", "gb2312"), ("Big5", "big5"), ("GBK", "gb18030")):  # the strictest first
         try:
-            load_photo(source)
-        except InputError as error:
-            yield f"{file}, row {line}: {error}"
+            raw.decode(codec)
+            return f"it looks like {name}"
+        except UnicodeDecodeError:
+            pass
+    return "in no encoding that is known here"
 
-
-def read_user_table(file: Path) -> tuple[pd.DataFrame, int]:
-    """A user's CSV or parquet table with its cells parsed, and the number of its first row."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such table")
-    if file.suffix == ".parquet":
-        table, first_line = read_parquet(file), 1
-    else:
-        table, first_line = read_csv(file), 2  # line 1 is the header
-    missing = [name for name in TABLE_COLUMNS if name not in table]
-    if missing:
-        raise InputError(f"{file}: column {missing[0]} is missing; the header must hold {','.join(TABLE_COLUMNS)}")
-    if table.empty:
-        raise InputError(f"{file}: the table has no rows")
-    for name in TABLE_COLUMNS[:-1]:  # a parquet column may hold numbers and nulls
-        table[name] = ["" if cell is None else str(cell) for cell in table[name]]
-    table["labels"] = [[str(label) for label in cell] if isinstance(cell, list) else split_labels(str(cell or ""))
-                       for cell in table["labels"]]
-    for name in ("boxes", "box_labels"):
-        if name in table:
-            table[name] = [parse_json(cell, f"{file}, row {line}, field {name}") if isinstance(cell, str)
-                           else list(cell or []) for line, cell in enumerate(table[name], start=first_line)]
-    if "box_labels" in table:
-        table["box_labels"] = [[str(label) for label in labels] for labels in table["box_labels"]]
-    if "products" in table:
-        table["products"] = pd.Series([cell or None for cell in table["products"]], dtype=object)
-        odd = set(table["products"]) - {"single", "multi", None}
-        if odd:
-            raise InputError(f"{file}: products {sorted(odd)[0]!r} is unknown; use single, multi or an empty cell")
-    return table, first_line
-
-
-def read_csv(file: Path) -> pd.DataFrame:
-    """A CSV file, every cell a string; blank lines are skipped."""
-    try:
-        rows = [row for row in csv.reader(io.StringIO(read_text(file), newline=""), strict=True) if row]
-    except csv.Error as error:
-        raise InputError(f"{file}: not a CSV table ({error}); save it as CSV with commas and double quotes") from None
-    if not rows:
-        raise InputError(f"{file}: the table is empty; expected the header {','.join(TABLE_COLUMNS)}")
-    if len(set(rows[0])) < len(rows[0]):
-        raise InputError(f"{file}, row 1: a column name occurs twice in the header; keep one")
-    raise_faults([f"{file}, row {line}: {len(row)} fields, but the header has {len(rows[0])}; quote a cell that holds "
-                  "a comma" for line, row in enumerate(rows, start=1) if len(row) != len(rows[0])])
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
-
-
-def parse_json(text: str, where: str) -> list:
-    """A JSON list in a cell; an empty cell is an empty list."""
-    try:
-        value = json.loads(text or "[]")
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg})") from None
-    if not isinstance(value, list):
-        raise InputError(f"{where}: must be a JSON list")
-    return value

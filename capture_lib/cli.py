@@ -3,11 +3,14 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
-from capture_lib.catalog import from_lists, from_table, read_catalog
+from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
-from capture_lib.paths import REPORTS
+from capture_lib.lists import from_lists, quality
+from capture_lib.paths import REPORTS, write_atomically
+from capture_lib.tables import from_table
 
 # The other modules are imported where they are used: they bring torch with them, and `capture --help` is quick.
 
@@ -53,10 +56,19 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--world", help="draw a rendered world: mini, small or full")
     catalog.add_argument("--images", type=Path, help="with --table: the folder its image paths start from")
     catalog.add_argument("--out", type=Path, help="the catalog's folder; default: data/NAME")
+    catalog.add_argument("--add", action="store_true", help="with --lists or --table: add to the catalog at --out")
     catalog.set_defaults(command=catalog_command)
 
     download = commands.add_parser("download", help="fetch the photos of a catalog")
     download.add_argument("catalog", type=Path)
+    download.add_argument("--connections", type=int, default=16, help="requests at the same time (default 16)")
+    download.add_argument("--per-host", type=int, default=4, help="of them to one host (default 4)")
+    download.add_argument("--interval", type=float, default=0.02, help="seconds between two requests to one host")
+    download.add_argument("--seconds", type=float, default=60, help="limit for one answer (default 60)")
+    download.add_argument("--tries", type=int, default=3, help="tries of each address (default 3)")
+    other = download.add_mutually_exclusive_group()
+    other.add_argument("--export", type=Path, metavar="FILE", help="fetch nothing; write the addresses for img2dataset")
+    other.add_argument("--import", type=Path, metavar="FOLDER", dest="shards", help="take in what img2dataset fetched")
     download.set_defaults(command=download_command)
 
     evaluate = commands.add_parser("evaluate", help="score a rankings file, in both definitions")
@@ -105,6 +117,8 @@ def catalog_command(options: argparse.Namespace) -> int:
     if options.world:
         from capture_lib import world
 
+        if options.add:
+            raise InputError("--add goes with --lists or --table; a world is drawn as a whole")
         if options.world not in world.SIZES:
             raise InputError(f"--world {options.world!r} is unknown; use one of {', '.join(world.SIZES)}")
         out = options.out or default_folder(f"world-{options.world}")
@@ -113,15 +127,29 @@ def catalog_command(options: argparse.Namespace) -> int:
     elif options.table:
         if options.images is None:
             raise InputError("--table needs --images, the folder that its image paths start from")
-        made = from_table(options.table, options.images, options.out or default_folder(options.table.parent.name))
+        out = options.out or default_folder(options.table.resolve().parent.name)
+        made = from_table(options.table, options.images, out, options.add)
     else:
-        made = from_lists(options.lists, options.out or default_folder(options.lists.resolve().name))
+        made = from_lists(options.lists, options.out or default_folder(options.lists.resolve().name), options.add)
     labels = [label for row in made.table["labels"] for label in row]
     counts = ", ".join(f"{name} {count:,}" for name, count in made.table["split"].value_counts().items())
     print(f"{made.folder}: {len(made.table):,} samples ({counts}), {len(set(labels)):,} distinct labels, "
           f"{len(labels):,} label occurrences")
-    print(*(f"- {remark}" for remark in made.remarks()), sep="\n")
+    for remark in made.remarks():
+        print(f"- {remark}")
+    if options.lists:
+        show_quality(options.lists, made)
     return 0
+
+
+def show_quality(folder: Path, made: Catalog) -> None:
+    """Writes `quality.csv` beside the catalog and prints it, a line for each oddity."""
+    table = quality(folder, made)
+    with write_atomically(made.folder / "quality.csv") as beside:
+        table.to_csv(beside, index=False, encoding="utf-8-sig")  # with the mark that spreadsheets look for
+    print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
+    for what, name, count, _, done in table.itertuples(index=False):
+        print(f"{count:>9,}  {name:<9}  {what} ({done})")
 
 
 def default_folder(name: str) -> Path:
@@ -132,13 +160,26 @@ def default_folder(name: str) -> Path:
 
 
 def download_command(options: argparse.Namespace) -> int:
-    from capture_lib.download import download
+    from capture_lib import shards
+    from capture_lib.download import DownloadSettings, download
 
-    missing = download(read_catalog(options.catalog))
-    found = read_catalog(options.catalog)
-    print(f"{found.folder}: {len(found.photos):,} of {len(found.table):,} photos are on disk; "
-          f"{len(missing):,} could not be fetched" + (" (see missing.csv)" if missing else ""))
-    return 0
+    catalog, missing = read_catalog(options.catalog), {}
+    if options.export:
+        print(f"{options.export}: {shards.export_addresses(catalog, options.export):,} addresses")
+        return 0
+    if options.shards:
+        taken, refused = shards.import_photos(catalog, options.shards)
+        print(f"{taken:,} photos taken in, {refused:,} refused (not a photo that decodes, or no sample of ours)")
+    else:
+        missing = download(catalog, DownloadSettings(options.connections, options.per_host, options.interval,
+                                                     options.tries, most_seconds=options.seconds))
+    found = len(Catalog(catalog.folder, catalog.table).photos)
+    print(f"{catalog.folder}: {found:,} of {len(catalog.table):,} photos are on disk")
+    if missing:
+        reasons = Counter(reason for told in missing.values() for reason in told.values())
+        print(f"{len(missing):,} could not be fetched, each named in {catalog.folder / 'missing.csv'}; addresses by "
+              "reason: " + ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(5)))
+    return 0 if found or not missing else 1
 
 
 def evaluate_command(options: argparse.Namespace) -> int:

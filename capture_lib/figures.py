@@ -167,3 +167,57 @@ def overlay(photo: np.ndarray, mask: np.ndarray, colour: str = WRONG) -> np.ndar
     drawn = np.where(mask[..., None] > 0, photo, faded).astype(np.uint8)
     outlines, _ = cv2.findContours((mask > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(drawn, outlines, -1, tuple(int(colour[i:i + 2], 16) for i in (1, 3, 5)), 1)
+
+
+def on_paper(picture: np.ndarray, side: int) -> np.ndarray:
+    """A cut-out (h, w, 4) RGBA in 0..1, premultiplied, in the middle of grey paper: (side, side, 3) uint8 RGB."""
+    paper = np.full((side, side, 3), 0.9, np.float32)
+    y, x = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
+    under = paper[y:y + picture.shape[0], x:x + picture.shape[1]]  # a view
+    under[:] = under * (1 - picture[..., 3:]) + picture[..., :3]
+    return (paper * 255).round().astype(np.uint8)
+
+
+def ratios(real: dict[str, float], series: dict[str, dict[str, dict[str, float] | None]], ax: Axes) -> None:
+    """Draws ours / real with its 95% interval for each statistic; a band marks ±10%, and None leaves a gap.
+
+    Args:
+        real: the real value of each statistic, from top to bottom.
+        series: by the name of a catalog, its statistics as {value, low, high}.
+    """
+    ax.axvspan(0.9, 1.1, color=PLAIN, alpha=0.25, label="within 10%")
+    ax.axvline(1, color="black", linewidth=1)
+    for n, (name, found) in enumerate(series.items()):
+        colour, marker = ((RIGHT, "o"), (WRONG, "D"), ("black", "s"))[n % 3]
+        keys = [key for key in real if found[key]]
+        low, value, high = (np.array([found[key][end] / real[key] for key in keys]) for end in ("low", "value", "high"))
+        places = [list(real).index(key) + 0.26 * n for key in keys]
+        ax.errorbar(value, places, xerr=[value - low, high - value], fmt=marker, color=colour, label=name)
+    ticks = [0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2]
+    ax.set(xscale="log", yticks=range(len(real)), yticklabels=list(real), xlabel="ours / Product1M (logarithmic scale)")
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    ax.set_xticks([], minor=True)
+    ax.invert_yaxis()
+
+
+def correspondence(caption: str, labels: Sequence[str], notes: Sequence[str]) -> HTML:
+    """A caption, and a line below it for each label with those of its characters that the label holds too.
+
+    The label's first word, the brand, counts as a whole, its other characters wherever they stand; those that the
+    caption lacks are grey in the label. A note ends each line. All text is escaped.
+    """
+    css = ("table.said td {padding: 0 1px; min-width: 13px; text-align: center; border: 0} "
+           "table.said td.label {text-align: left; padding-right: 10px; max-width: 230px; overflow-wrap: anywhere} "
+           "table.said tr {background: none}")
+    lines = ["<tr><td class=label>" + "".join(f"<td><b>{html.escape(c)}</b>" for c in caption)]
+    for n, label in enumerate(labels):
+        colour, (brand, _, name) = PALETTE.as_hex()[n % len(PALETTE)], label.lower().partition(" ")
+        found = {i for match in re.finditer(re.escape(brand), caption, re.I) for i in range(*match.span())}
+        found |= {i for i, c in enumerate(caption) if c.lower() in name and not c.isspace()}
+        said = {caption[i].lower() for i in found}
+        shown = "".join(f"<b>{html.escape(c)}</b>" if c.lower() in said else
+                        f'<span style="color:#8a8a8a">{html.escape(c)}</span>' for c in label)
+        style = f'style="background:{colour}40;border-bottom:3px solid {colour}"'
+        cells = (f"<td {style}>{html.escape(c)}" if i in found else "<td>" for i, c in enumerate(caption))
+        lines.append(f"<tr><td class=label>{shown}{''.join(cells)}<td>{html.escape(notes[n])}")
+    return HTML(f'<style>{css}</style><div style="overflow-x:auto"><table class="said">{"".join(lines)}</table></div>')

@@ -5,18 +5,20 @@ Letters in shapes as in `capture_lib.model`.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from capture_lib.model import Capture
+if TYPE_CHECKING:  # the encoder needs a loss of this module, not the model
+    from capture_lib.model import Capture
 
 NOT_PREDICTED = -1  # the label of a token that was not masked
 TEMPERATURE = 0.07  # of the contrastive loss, in the released code
 
 
-def masked_language_loss(model: Capture, out: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+def masked_language_loss(model: "Capture", out: Mapping[str, Tensor], labels: Tensor) -> Tensor:
     """Mean cross-entropy over the masked tokens; labels (B, L) int64, -1 = not predicted.
 
     0 in a batch without a masked token, where the released code gives NaN.
@@ -26,7 +28,7 @@ def masked_language_loss(model: Capture, out: Mapping[str, Tensor], labels: Tens
     return F.cross_entropy(logits, labels[masked], reduction="sum") / masked.sum().clamp(min=1)
 
 
-def masked_region_loss(model: Capture, out: Mapping[str, Tensor], region_labels: Tensor,
+def masked_region_loss(model: "Capture", out: Mapping[str, Tensor], region_labels: Tensor,
                        targets: Tensor) -> Tensor:
     """Squared error, averaged over the masked regions and their features; 0 where none is masked.
 
@@ -58,7 +60,7 @@ def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE
     return nt_xent(out["region_contrastive"], out["text_contrastive"], temperature)
 
 
-def pretext_losses(model: Capture, batch: Mapping[str, Tensor], out: Mapping[str, Tensor],
+def pretext_losses(model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor],
                    temperature: float = TEMPERATURE) -> dict[str, Tensor]:
     """The losses of the final recipe by name: mlm, mrp, contrastive. Released: their sum is minimised.
 

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from capture_lib.catalog import find_lists, read_list, read_text
+from capture_lib.catalog import read_text
 from capture_lib.faults import InputError, raise_faults
+from capture_lib.lists import find_lists, read_list
 from capture_lib.paths import write_atomically
 
 CUTOFFS = (10, 50, 100)

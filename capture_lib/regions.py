@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +24,8 @@ from capture_lib.paths import write_atomically
 from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 from capture_lib.synthesis import fit
+
+DONE, LEFT = "rows_done.txt", "rows_left.npy"  # of an unfinished store: rows described, and those to describe
 
 
 @dataclass(frozen=True)
@@ -153,32 +156,69 @@ def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
 
 
-def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path) -> None:
-    """Writes the region store of all photos that are on disk; an interrupted run goes on where it stopped."""
+def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path,
+            old: Path | None = None, places: np.ndarray | None = None) -> None:
+    """Writes the region store of all photos that are on disk; an interrupted run goes on where it stopped.
+
+    Args:
+        old: the folder of a store made with the same settings, detector and encoder, of which rows are copied.
+        places: (N,) where each photo stands in the old store, -1 where it is to be described.
+    """
     ids = list(catalog.photos)
     width = len(feature_probe(encoder, settings))
-    shapes = {"features": (np.float16, (settings.most, width)), "boxes": (np.float32, (settings.most, 4)),
-              "scores": (np.float32, (settings.most,)), "counts": (np.int32, ())}
-    marker = folder / "rows_done.txt"
-    done = int(marker.read_text()) if marker.is_file() else 0
-    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+" if done else "w+", kind, (len(ids), *shape))
-              for name, (kind, shape) in shapes.items()}
+    places = np.full(len(ids), -1) if old is None else places
     (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in ids), encoding="utf-8")
-    batches = photo_batches([catalog.photos[sample] for sample in ids[done:]], settings)
-    for photos, shares in progress(batches, "region batches", -(-(len(ids) - done) // settings.batch)):
-        for row, (boxes, scores, features) in enumerate(
-                describe(photos, shares, detector, encoder, settings.most), start=done):
+    arrays, left, done = begin(folder, places, old, settings.most, width)
+    batches = photo_batches([catalog.photos[ids[row]] for row in left[done:]], settings)
+    for photos, shares in progress(batches, "region batches", -(-(len(left) - done) // settings.batch)):
+        found = describe(photos, shares, detector, encoder, settings.most)
+        for row, (boxes, scores, features) in zip(left[done:done + len(photos)], found, strict=True):
             count = len(boxes)
             arrays["boxes"][row, :count], arrays["scores"][row, :count] = boxes, scores
             arrays["features"][row, :count], arrays["counts"][row] = features, count
         done += len(photos)
-        for array in arrays.values():
-            array.flush()
-        with write_atomically(marker) as beside:
-            beside.write_text(str(done))
+        keep(folder, arrays, done)
     meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    marker.unlink(missing_ok=True)
+    for name in (DONE, LEFT):
+        (folder / name).unlink()
+
+
+def begin(folder: Path, places: np.ndarray, old: Path | None, most: int, width: int
+          ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    """The arrays of a store, memory-mapped; the rows that are to be described; how many of these are done.
+
+    In a new folder, the rows that the old store has are copied first; an unfinished one is opened as it was left.
+    """
+    shapes = {"features": (np.float16, (most, width)), "boxes": (np.float32, (most, 4)),
+              "scores": (np.float32, (most,)), "counts": (np.int32, ())}
+    begun = (folder / DONE).is_file()
+    arrays = {name: open_memmap(folder / f"{name}.npy", "r+" if begun else "w+", kind, (len(places), *shape))
+              for name, (kind, shape) in shapes.items()}
+    if not begun:
+        if old is not None:
+            copy_rows(old, arrays, places)
+        np.save(folder / LEFT, np.flatnonzero(places < 0))
+        keep(folder, arrays, 0)
+    return arrays, np.load(folder / LEFT), int((folder / DONE).read_text())
+
+
+def copy_rows(old: Path, arrays: dict[str, np.ndarray], places: np.ndarray, block: int = 4096) -> None:
+    """Copies rows `places` (N,) of an old store's arrays to new ones, block by block; none where the place is -1."""
+    kept = np.flatnonzero(places >= 0)
+    for name, array in arrays.items():
+        source = np.load(old / f"{name}.npy", mmap_mode="r")
+        for first in range(0, len(kept), block):
+            rows = kept[first:first + block]
+            array[rows] = source[places[rows]]
+
+
+def keep(folder: Path, arrays: dict[str, np.ndarray], done: int) -> None:
+    """Brings the arrays to disk, then notes how many rows are done."""
+    for array in arrays.values():
+        array.flush()
+    with write_atomically(folder / DONE) as beside:
+        beside.write_text(str(done))
 
 
 def feature_probe(encoder: nn.Module, settings: RegionSettings) -> np.ndarray:

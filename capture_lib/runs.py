@@ -1,8 +1,8 @@
 """One run: a profile on a catalog with a seed; where its results lie and how they are recorded.
 
-A stage is a folder that is made once and then loaded. It is made anew when its settings, the code of its module
-or anything upstream has changed, and says which. Stages lie beside the catalog they belong to, so that every
-notebook and `capture search` finds what an earlier one made.
+A stage is a folder that is made once and then loaded. It is made anew when its settings, the code it rests on,
+anything upstream or a row of the catalog that it read has changed, and says which; a catalog may grow. Stages lie
+beside the catalog they belong to, so that every notebook and `capture search` finds what an earlier one made.
 """
 
 import ast
@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import torch
 
 from capture_lib import profiles, world
@@ -32,6 +34,9 @@ from capture_lib.profiles import Profile
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "opencv-python-headless",
             "scikit-learn", "papermill")
+RECORD, ROWS = "stage.json", "rows.npy"  # what a stage was made from
+# modules that change no result; what a catalog gives a stage is told by the rows
+INERT = {"catalog", "faults", "figures", "lists", "paths", "progress", "tables"}
 
 
 @dataclass(frozen=True)
@@ -49,37 +54,60 @@ class Run:
         """The folder that holds the stages of this run."""
         return self.catalog.folder / "stages" / f"{self.profile.name}-seed{self.seed}"
 
-    def stage(self, modules: list[ModuleType], settings: object, upstream: list[Path],
-              make: Callable[[Path], None]) -> Path:
+    def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
+              make: Callable[[Path], None], extend: Callable[[Path, Path, np.ndarray], None] | None = None) -> Path:
         """The folder of a stage, made by `make(folder)` unless it is there and still fits.
 
-        The stage bears the name of the first module; a change in the code of any of `modules` makes it anew.
-        A `make` that is interrupted finds its unfinished folder again and may go on where it stopped.
+        Samples that were added since don't make it anew, unless there is `extend`: a line says that they are missing.
+        An interrupted `make` or `extend` finds its unfinished folder again and may go on where it stopped.
+
+        Args:
+            module: gives the stage its name; a change in its code, or in that of a module it imports, makes it anew.
+            read: the part of the catalog's table that the stage itself reads (N rows); None where it reads only
+                what is upstream.
+            extend: `extend(folder, old, places)` makes the stage from its old folder where rows alone have changed;
+                places (N,) says where each row of `read` stands among the old ones, -1 where it doesn't.
         """
-        name = modules[0].__name__.rsplit(".", 1)[-1]
-        folder = self.stages / name
-        inputs = {
-            "settings": json.loads(json.dumps(asdict(settings))), "seed": self.seed,
-            "code": [code_digest(module) for module in modules],
-            "catalog": self.catalog.fingerprint(),
-            "upstream": {path.name: hashlib.sha256((path / "stage.json").read_bytes()).hexdigest()[:16]
-                         for path in upstream},
-        }
-        changed = differences(folder / "stage.json", inputs)
-        if changed is None:
+        name = module.__name__.rsplit(".", 1)[-1]
+        folder, origin = self.stages / name, self.origin(module, settings, upstream, read)
+        changed = origin.differences(folder)
+        if changed == ["additions"] and not extend:
+            say_once(f"{name}: made before {origin.additions(folder):,} of the {len(origin.rows):,} samples that it "
+                     f"reads were added; delete {shown(folder)} to make it anew, and what is made of it")
             return folder
-        if folder.exists():
-            print(f"{name}: made anew, because {', '.join(changed)} changed")
-        unfinished = folder.with_name(f".{name}.unfinished")
-        if differences(unfinished / "stage.json", inputs) is not None:
+        if extend and changed in (["additions"], ["catalog"]):
+            places = pd.Index(np.load(folder / ROWS)).get_indexer(origin.rows)
+            print(f"{name}: {np.sum(places >= 0):,} of {len(places):,} rows are kept, the others made")
+            self.replace(folder, origin, lambda unfinished: extend(unfinished, folder, places), named=False)
+        elif changed:
+            if folder.exists():
+                print(f"{name}: made anew, because {', '.join(changed)} changed")
+            self.replace(folder, origin, make, named=not extend)
+        return folder
+
+    def replace(self, folder: Path, origin: "Origin", make: Callable[[Path], None], named: bool) -> None:
+        """Makes a stage in an unfinished folder beside the old one, which it then replaces."""
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        if origin.differences(unfinished):
             remove(unfinished)
             unfinished.mkdir(parents=True)
-            write_json(unfinished / "stage.json", inputs)
+            origin.write(unfinished, named)
         seed_everything(self.seed)
         make(unfinished)
-        remove(folder)
+        outdated = folder.with_name(f".{folder.name}.outdated")
+        remove(outdated)
+        if folder.exists():  # removing a large one takes a while, in which no half of it may be found
+            folder.rename(outdated)
         unfinished.rename(folder)
-        return folder
+        remove(outdated)
+
+    def origin(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None) -> "Origin":
+        """What a stage is made from; arguments as those of `stage`."""
+        inputs = {
+            "settings": json.loads(json.dumps(asdict(settings))), "seed": self.seed, "code": code_digest(module),
+            "upstream": {path.name: hashlib.sha256((path / RECORD).read_bytes()).hexdigest()[:16] for path in upstream},
+        }
+        return Origin(inputs, np.zeros(0, np.uint64) if read is None else self.catalog.row_digests(read))
 
     def record(self, stem: str, **figures: object) -> Path:
         """Writes `metrics/<stem>.json`: the figures of a notebook, as fractions, with their provenance."""
@@ -114,32 +142,92 @@ def open_run(profile: str = "smoke", catalog: str = "", out: str = "", seed: int
 
 
 def default_catalog(profile: Profile) -> Path:
-    """The folder of the profile's rendered world, drawn now if it is not there."""
+    """The folder of the profile's rendered world, drawn now if it is not there.
+
+    Raises:
+        InputError: the profile has no world, or the folder holds another one (of an older version, say).
+    """
     if profile.world is None:
         raise InputError(f"profile {profile.name} has no world of its own: name a catalog with --catalog DIR")
     folder = DATA / f"world-{profile.world.name}"
-    if not (folder / "catalog.parquet").is_file():
-        world.build(profile.world, folder)
+    world.build(profile.world, folder)
     return folder
 
 
-def differences(file: Path, inputs: dict) -> list[str] | None:
-    """The inputs that differ from those stored; None where nothing does."""
-    if not file.is_file():
-        return ["nothing stored"]
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return ["a damaged record"]
-    changed = [name for name in inputs if stored.get(name) != inputs[name]]
-    return changed or None
+@dataclass(frozen=True)
+class Origin:
+    """What a folder is made from: inputs by name, and a digest (N,) uint64 of each row of the catalog that is read.
+
+    Both are kept in the folder, as `stage.json` and `rows.npy`.
+    """
+
+    inputs: dict
+    rows: np.ndarray
+
+    def write(self, folder: Path, named: bool = True) -> None:
+        """Keeps the record; a stage that names its rows in `stage.json` makes what is built on it follow them.
+
+        One that is extended doesn't: what is built on it has a record of those rows that it reads itself.
+        """
+        with write_atomically(folder / ROWS) as beside, beside.open("wb") as file:
+            np.save(file, self.rows)
+        rows = {"catalog": hashlib.sha256(self.rows.tobytes()).hexdigest()[:16]} if named else {}
+        write_json(folder / RECORD, self.inputs | rows)
+
+    def differences(self, folder: Path) -> list[str]:
+        """What differs from a folder's record: inputs by name, "catalog" where a row is gone or not what it was.
+
+        Where there are only more rows, or their order is another, it is "additions".
+        """
+        try:
+            stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            rows = np.load(folder / ROWS)
+        except FileNotFoundError:
+            return ["nothing stored"]
+        except (ValueError, EOFError):
+            return ["a damaged record"]
+        changed = [name for name in self.inputs if stored.get(name) != self.inputs[name]]
+        if not np.isin(rows, self.rows).all():
+            changed.append("catalog")
+        return changed if changed or np.array_equal(rows, self.rows) else ["additions"]
+
+    def additions(self, folder: Path) -> int:
+        """How many rows the folder's record doesn't have."""
+        return int((~np.isin(self.rows, np.load(folder / ROWS))).sum())
+
+
+@cache
+def say_once(line: str) -> None:
+    """Prints a line the first time only: a stage is asked for many times in a process."""
+    print(line)
 
 
 @cache
 def code_digest(module: ModuleType) -> str:
-    """A digest of a module's code as it was first asked for in this process; comments and layout don't count."""
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    """A digest of the code a module rests on, as first asked for in this process; comments and layout don't count."""
+    digest = hashlib.sha256()
+    for _, tree in sorted(code_of(Path(module.__file__)).items()):
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def code_of(file: Path) -> dict[str, ast.Module]:
+    """The code of a module ("") and, by name, of those of this package that it imports at its top, directly or not."""
+    found: dict[str, ast.Module] = {}
+    left = {"": file}
+    while left:
+        name, path = left.popitem()
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+        left |= {other: Path(find_spec(f"capture_lib.{other}").origin)
+                 for other in imported(found[name]) - INERT - set(found)}
+    return found
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Names of the modules of this package that a module imports at its top."""
+    lines = [line for line in tree.body if isinstance(line, ast.ImportFrom) and line.module.startswith("capture_lib")]
+    return {name.name if line.module == "capture_lib" else line.module.removeprefix("capture_lib.")
+            for line in lines for name in line.names}
 
 
 def write_json(file: Path, content: dict) -> None:

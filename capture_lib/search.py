@@ -1,6 +1,5 @@
 """Answering one query: which photos of the catalog show the products of this photo?"""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +53,7 @@ class Searcher:
     trained: stages.Pretrained
     words: Words | None
     gallery: Side
+    choices: dict[str, dict]
 
     @classmethod
     def open(cls, run: Run) -> "Searcher":
@@ -65,12 +65,13 @@ class Searcher:
         trained = stages.pretrained(run)
         table = stages.samples(run, "gallery")
         if table.empty:
-            table = run.catalog.table[run.catalog.table["sample_id"].isin(run.catalog.photos)]
+            table = stages.photographed(run)
             print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         pairs = stages.pairs_of(run, table, store, trained)
         words = stages.caption_words(run) if any(table["caption"]) else None
         gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, single=True)
-        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words, gallery)
+        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words, gallery,
+                   stages.stored_choices(run))
 
     def ask(self, image: Path, caption: str = "", most: int = 10) -> Answer:
         """Detects the products of a photo, embeds each with the caption and searches the gallery.
@@ -85,7 +86,7 @@ class Searcher:
         words = self.words if caption else None
         query = retrieval.embed_side(table, pairs, self.trained.model, words, self.run.profile.retrieval, single=False)
         possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
-        method, choice = best_on_val(self.run, possible) if caption else ("image-only", Choice("regions"))
+        method, choice = best_on_val(self.choices, possible) if caption else ("image-only", Choice("regions"))
         vectors = retrieval.read(query.instance, choice.reading)
         scores, rows = retrieval.search(retrieval.read(self.gallery.instance, choice.reading), vectors, most)
         hits = [self.hits(Ranking(r, s, r)) for r, s in zip(rows, scores, strict=True)]
@@ -106,10 +107,8 @@ class Searcher:
                 for row, score in zip(ranking.rows, ranking.scores, strict=True)]
 
 
-def best_on_val(run: Run, possible: set[str]) -> tuple[str, Choice]:
+def best_on_val(stored: dict[str, dict], possible: set[str]) -> tuple[str, Choice]:
     """Of the possible methods the one with the best figure on val, and its reading, as notebook 05 stored them."""
-    file = run.stages / "choices.json"
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     figures = {name: found["val"] for name, found in stored.items() if name in possible and found["val"] is not None}
     if not figures:
         return "image-only", Choice("regions")

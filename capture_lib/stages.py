@@ -5,19 +5,21 @@ Any notebook can therefore be opened on its own.
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from capture_lib import batches, detector, encoder, losses, model, photos, pretrain, regions, retrieval, synthesis
+from capture_lib import batches, detector, encoder, model, pretrain, regions, retrieval, synthesis
 from capture_lib.batches import Pairs
 from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
 from capture_lib.model import Capture
+from capture_lib.paths import write_atomically
 from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Side, Words
-from capture_lib.runs import Run, default_catalog, write_json
+from capture_lib.runs import Origin, Run, default_catalog, say_once, shown, write_json
 
 LEAST_FOREGROUNDS = 20  # fewer cannot train a proposal network
 LEAST_PAIRS = 32  # fewer cannot train CAPTURE
@@ -42,7 +44,9 @@ def composites(run: Run) -> Path:
         synthesis.make_composites(settings, folder, run.seed)
         write_json(folder / "report.json", report)
 
-    return run.stage([synthesis, photos], settings, [], make)
+    table = photographed(run)
+    sources = table[table["split"].isin(["train", "gallery"])][["sample_id", "split", "image", "products"]]
+    return run.stage(synthesis, settings, [], sources, make)
 
 
 def lender() -> Catalog:
@@ -60,7 +64,7 @@ def trained_detector(run: Run) -> tuple[detector.Detector, Path]:
         history = detector.train(settings, source, folder, run.seed)
         (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
 
-    folder = run.stage([detector], settings, [source], make)
+    folder = run.stage(detector, settings, [source], None, make)
     return detector.load(settings, folder), folder
 
 
@@ -74,27 +78,32 @@ def trained_encoder(run: Run) -> tuple[torch.nn.Module, Path]:
             history = encoder.train(settings, source, folder, run.seed)
             (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
 
-    folder = run.stage([encoder], settings, [source, network_folder], make)
+    folder = run.stage(encoder, settings, [source, network_folder], None, make)
     return encoder.load(settings, folder, network), folder
 
 
 def region_store(run: Run) -> tuple[RegionStore, Path]:
-    """The region store of every photo on disk, and its folder (notebook 03)."""
+    """The region store of every photo on disk, and its folder (notebook 03); photos that were added are added to it."""
     settings = run.profile.regions
     network, network_folder = trained_detector(run)
     describer, describer_folder = trained_encoder(run)
 
-    def make(folder: Path) -> None:
-        regions.extract(run.catalog, settings, network, describer, folder)
-
-    folder = run.stage([regions, photos], settings, [network_folder, describer_folder], make)
+    make = partial(regions.extract, run.catalog, settings, network, describer)
+    folder = run.stage(regions, settings, [network_folder, describer_folder],
+                       photographed(run)[["sample_id", "image"]], make, extend=make)
     return regions.open_store(folder), folder
+
+
+def photographed(run: Run) -> pd.DataFrame:
+    """The rows of the catalog whose photos are on disk."""
+    table = run.catalog.table
+    return table[table["sample_id"].isin(run.catalog.photos)]
 
 
 def samples(run: Run, split: str) -> pd.DataFrame:
     """The rows of a split whose photos are on disk."""
-    table = run.catalog.split(split)
-    return table[table["sample_id"].isin(run.catalog.photos)]
+    table = photographed(run)
+    return table[table["split"] == split]
 
 
 @dataclass(frozen=True)
@@ -112,19 +121,20 @@ def pretrained(run: Run) -> Pretrained:
     store, store_folder = region_store(run)
     train = samples(run, "train")
     tasks = pretrain.possible_tasks(list(train["caption"]), run.profile.pretrain.tasks)
+    enough = len(train) >= LEAST_PAIRS
+    worded = train if any(train["caption"]) else photographed(run)
 
     def make(folder: Path) -> None:
-        captions = train["caption"] if any(train["caption"]) else run.catalog.table["caption"]
-        tokenizer = batches.make_tokenizer(run.profile.batches, captions, folder)
-        if len(train) < LEAST_PAIRS:
+        tokenizer = batches.make_tokenizer(run.profile.batches, worded["caption"], folder)
+        if not enough:
             return
         pairs = batches.make_pairs(train, store, tokenizer, run.profile.batches)
         fresh = pretrain.build_model(run.profile.capture, pairs, run.seed)
         settings = pretrain.PretrainSettings(**{**run.profile.pretrain.__dict__, "tasks": tasks})
         pretrain.train(fresh, pairs, run.profile.batches, settings, folder, run.seed)
 
-    settings = PretrainInputs(run.profile.batches, run.profile.capture, run.profile.pretrain)
-    folder = run.stage([pretrain, model, losses, batches], settings, [store_folder], make)
+    settings = PretrainInputs(run.profile.batches, run.profile.capture, run.profile.pretrain, enough)
+    folder = run.stage(pretrain, settings, [store_folder], worded[["sample_id", "split", "image", "caption"]], make)
     trained = Capture.load(folder) if (folder / "model.safetensors").is_file() else None
     if trained:
         trained.to(detector.pick_device()).eval()
@@ -138,6 +148,7 @@ class PretrainInputs:
     batches: batches.BatchSettings
     capture: model.CaptureSettings
     pretrain: pretrain.PretrainSettings
+    enough: bool  # False where the pairs are too few to train on
 
 
 def pairs_of(run: Run, table: pd.DataFrame, store: RegionStore, trained: Pretrained) -> Pairs:
@@ -180,6 +191,25 @@ def choices(run: Run, sides: dict[str, Side]) -> tuple[dict[str, Choice], dict[s
     found = {name: retrieval.choose(method, labelled, sides["gallery"], run.profile.retrieval.depth)
              for name, method in retrieval.possible_methods(queries).items()}
     chosen = {name: choice for name, (choice, _) in found.items()}
-    write_json(run.stages / "choices.json", {
-        name: {**choice.__dict__, "val": max(tried.values(), default=None)} for name, (choice, tried) in found.items()})
+    with write_atomically(run.stages / "retrieval") as folder:
+        origin_of_choices(run).write(folder)
+        write_json(folder / "choices.json", {name: {**choice.__dict__, "val": max(tried.values(), default=None)}
+                                             for name, (choice, tried) in found.items()})
     return chosen, {name: tried for name, (_, tried) in found.items()}
+
+
+def stored_choices(run: Run) -> dict[str, dict]:
+    """What `choices` kept: reading, merge and figure on val ("val") by method; nothing where it no longer holds."""
+    folder = run.stages / "retrieval"
+    changed = origin_of_choices(run).differences(folder)
+    if changed in ([], ["additions"]):
+        return json.loads((folder / "choices.json").read_text(encoding="utf-8"))
+    if folder.exists():
+        say_once(f"{shown(folder)}: not used, because {', '.join(changed)} changed; run notebook 05 again")
+    return {}
+
+
+def origin_of_choices(run: Run) -> Origin:
+    """What the choices rest on: the stored regions, the model, and what is searched."""
+    searched = photographed(run)[["sample_id", "split", "image", "caption", "labels"]]
+    return run.origin(retrieval, run.profile.retrieval, [run.stages / "regions", run.stages / "pretrain"], searched)

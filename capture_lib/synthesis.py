@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from capture_lib.catalog import Catalog
+from capture_lib.catalog import HELD_OUT, Catalog
 from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 
@@ -149,10 +149,12 @@ def candidates(catalog: Catalog, most: int) -> dict[str, bool]:
     """Ids of photos that may show one product, the best sources first; True where that is known. No label is read.
 
     Known: training photos that the catalog calls single, and the gallery, which is single by definition. Unknown:
-    training photos of which the catalog says nothing; there the mask decides.
+    training photos of which the catalog says nothing; there the mask decides. Photos of brands that are held out of
+    training are left out.
     """
     table = catalog.table
     single = (table["products"] == "single") & table["split"].isin(["train", "gallery"])
+    single &= table["combination"] != HELD_OUT
     unknown = table["products"].isna() & (table["split"] == "train")
     order = {**dict.fromkeys(table[single]["sample_id"], True), **dict.fromkeys(table[unknown]["sample_id"], False)}
     there = [(sample, known) for sample, known in order.items() if sample in catalog.photos]

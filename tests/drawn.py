@@ -4,15 +4,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from capture_lib import synthesis
 from capture_lib.catalog import Catalog, read_catalog, write_catalog
+from capture_lib.faults import InputError
 from capture_lib.regions import RegionStore
 from capture_lib.synthesis import SynthesisSettings
 
 KINDS = 8  # products that differ in colour and band
 GROUND = 245  # grey of the drawn ground
+
+
+def refused(call, *expected: str) -> None:
+    """The call raises one line that holds each of the expected pieces."""
+    with pytest.raises(InputError) as error:
+        call()
+    assert len(str(error.value).splitlines()) == 1
+    for piece in expected:
+        assert piece in str(error.value)
 
 
 def draw(kinds: list[int], height: int = 96, width: int = 96) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +52,14 @@ def make_catalog(folder: Path, train: int = 4, gallery: int = 4, val: int = 4, t
             rows.append(make_sample(folder, split, number, kinds, captions))
     write_catalog(pd.DataFrame(rows, dtype=object), folder)
     return read_catalog(folder)
+
+
+def grow_catalog(catalog: Catalog, more: dict[str, range]) -> Catalog:
+    """The catalog with more samples, of the given numbers by split, behind the old rows."""
+    rows = [make_sample(catalog.folder, split, number, [number % KINDS], True)
+            for split, numbers in more.items() for number in numbers]
+    write_catalog(pd.concat([catalog.table, pd.DataFrame(rows, dtype=object)], ignore_index=True), catalog.folder)
+    return read_catalog(catalog.folder)
 
 
 def make_sample(folder: Path, split: str, number: int, kinds: list[int], captions: bool) -> dict:

@@ -40,6 +40,30 @@ def test_catalog_of_the_released_lists(shared: Path, tmp_path: Path, capsys):
     said = capsys.readouterr().out
     assert "test 6,547" in said and "val 2,673" in said
     assert "392 distinct labels, 26,138 label occurrences" in said
+    assert "781  test       caption that stands in dev too" in said
+    assert "CRLF line ends,test,6547" in (tmp_path / "lists" / "quality.csv").read_text(encoding="utf-8-sig")
+
+
+def test_a_catalog_grows(tmp_path: Path, capsys):
+    (tmp_path / "a.csv").write_text("sample_id,image\na,http://127.0.0.1/a.jpg\n")
+    (tmp_path / "b.csv").write_text("sample_id,image\nb,http://127.0.0.1/b.jpg\n")
+    (tmp_path / "product1m_train.txt").write_text("9#####cap#####http://127.0.0.1/9.jpg#####http://127.0.0.1/9m.jpg\n")
+    table = ("catalog", "--images", tmp_path, "--out", tmp_path / "made", "--table")
+    assert run(*table, tmp_path / "a.csv", "--add") == 2
+    assert "no catalog.parquet here" in complaint(capsys)
+    assert run(*table, tmp_path / "a.csv") == run(*table, tmp_path / "a.csv") == 0
+    assert run(*table, tmp_path / "b.csv") == 2
+    assert "--add" in complaint(capsys)
+    assert run(*table, tmp_path / "b.csv", "--add") == run("catalog", "--lists", tmp_path, "--out", tmp_path / "made",
+                                                           "--add") == 0
+    said = capsys.readouterr().out
+    assert "column split is missing" in said and "3 samples (train 3)" in said
+    assert run("download", tmp_path / "made", "--export", tmp_path / "urls.parquet") == 0
+    assert "urls.parquet: 3 addresses" in capsys.readouterr().out
+    assert run("download", tmp_path / "made", "--import", tmp_path / "none") == 2
+    assert "no such folder" in complaint(capsys)
+    assert run("catalog", "--world", "mini", "--add") == 2
+    assert "drawn as a whole" in complaint(capsys)
 
 
 @pytest.mark.parametrize("name, samples", [("shop", 959), ("grocery", 1826), ("fridge", 55)])

@@ -1,17 +1,18 @@
 """The region store: boxes that fit the photo they came from, and an interrupted store that ends with the same bytes."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from drawn import draw, files_below, make_catalog
+from drawn import draw, files_below, grow_catalog, make_catalog
 from PIL import Image
 
 from capture_lib import regions
-from capture_lib.catalog import Catalog
+from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.detector import Detector, DetectorSettings
 from capture_lib.encoder import CropEncoder, EncoderSettings
 from capture_lib.faults import InputError
@@ -196,6 +197,63 @@ def test_an_interrupted_store_goes_on_and_ends_with_the_same_bytes(catalog, netw
     regions.extract(catalog, TINY, network, describer, tmp_path)
     assert done + sum(described) == len(catalog.table) and done == min(4 * after, 16)
     assert files_below(tmp_path) == files_below(stored)
+
+
+@pytest.fixture
+def changed(catalog, tmp_path) -> tuple[Catalog, np.ndarray]:
+    """The catalog with three more photos, without the first, its order turned; and the old place of each photo."""
+    shutil.copytree(catalog.folder, tmp_path / "grown")
+    grown = grow_catalog(read_catalog(tmp_path / "grown"), {"train": range(5, 7), "val": range(3, 4)})
+    turned = Catalog(grown.folder, grown.table.iloc[:0:-1].reset_index(drop=True))
+    return turned, np.array([-1, -1, -1, *range(15, 0, -1)])
+
+
+def test_a_store_is_extended_and_old_rows_keep_their_bits(changed, network, describer, stored, tmp_path, monkeypatch):
+    described, real = [], regions.describe
+    monkeypatch.setattr(regions, "describe", lambda *a: (described.append(len(a[0])), real(*a))[1])
+    grown, places = changed
+    (tmp_path / "store").mkdir()
+    regions.extract(grown, TINY, network, describer, tmp_path / "store", stored, places)
+    assert described == [3]
+    old, new = regions.open_store(stored), regions.open_store(tmp_path / "store")
+    assert new.ids == list(grown.table["sample_id"]) and new.ids[3:] == [old.ids[place] for place in places[3:]]
+    for name in ("features", "boxes", "scores", "counts"):
+        assert np.array_equal(getattr(new, name)[3:], getattr(old, name)[places[3:]])
+    assert new.counts[:3].min() > 0 and new.features[:3].any((1, 2)).all()
+    assert sorted(files_below(tmp_path / "store")) == sorted(files_below(stored))
+
+
+def test_rows_are_copied_alike_in_blocks_of_any_size(stored):
+    places = np.array([3, -1, 0, 15, 3, -1])
+    source = np.load(stored / "features.npy")
+    for block in (1, 2, 4096):
+        arrays = {"features": np.full((6, *source.shape[1:]), 7, np.float16)}
+        regions.copy_rows(stored, arrays, places, block)
+        assert np.array_equal(arrays["features"][places >= 0], source[[3, 0, 15, 3]])
+        assert (arrays["features"][places < 0] == 7).all()
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_interrupted_extension_goes_on_even_without_the_old_store(changed, network, describer, stored, tmp_path,
+                                                                     monkeypatch, after):
+    grown, places = changed
+    small, real, described = replace(TINY, batch=1), regions.describe, []
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    regions.extract(grown, small, network, describer, tmp_path / "whole", stored, places)
+
+    def describe(*arguments):
+        if len(described) == after:
+            raise KeyboardInterrupt
+        described.append(1)
+        yield from real(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(regions, "describe", describe)
+        regions.extract(grown, small, network, describer, tmp_path / "parts", stored, places)
+    monkeypatch.setattr(regions, "describe", lambda *a: (described.append(1), real(*a))[1])
+    regions.extract(grown, small, network, describer, tmp_path / "parts")
+    assert len(described) == 3 and files_below(tmp_path / "parts") == files_below(tmp_path / "whole")
 
 
 def test_workers_change_no_row(catalog, network, describer, stored, tmp_path):

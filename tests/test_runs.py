@@ -1,38 +1,24 @@
-"""Stages that are made once and never wrongly reused, files that appear whole, and the whole line on drawn photos."""
+"""Stages that are made once, kept when the catalog grows and never wrongly reused; files that appear whole."""
 
 import json
 import random
+import re
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from drawn import files_below, make_catalog
+from drawn import files_below, grow_catalog, make_catalog
 
-from capture_lib import paths, profiles, runs, stages
-from capture_lib.batches import BatchSettings
-from capture_lib.detector import DetectorSettings
-from capture_lib.encoder import EncoderSettings
+from capture_lib import detector, encoder, paths, pretrain, profiles, regions, runs, synthesis
+from capture_lib.catalog import write_catalog
 from capture_lib.faults import InputError
-from capture_lib.model import CaptureSettings
-from capture_lib.pretrain import PretrainSettings
 from capture_lib.profiles import Profile
-from capture_lib.regions import RegionSettings
-from capture_lib.runs import Run
-from capture_lib.synthesis import SynthesisSettings
-
-TINY = Profile(
-    "tiny", None, SynthesisSettings(photos=24, foreground_size=48, composites=40, size=48, most_products=3, workers=1),
-    DetectorSettings(backbone="test_resnet", size=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
-    EncoderSettings(backbone="test_resnet", crop=16, channels=4, steps=4, batch=6),
-    RegionSettings(most=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),
-    CaptureSettings(text_length=12, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
-                    visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
-                    joint_layers=1, joint_heads=2, output=16),
-    PretrainSettings(epochs=2, batch=16))
+from capture_lib.runs import Origin, Run
 
 
 @dataclass(frozen=True)
@@ -41,6 +27,15 @@ class Settings:
 
     size: int = 3
     sides: tuple[int, ...] = (1, 2)
+
+
+RECORD = ["rows.npy", "stage.json"]
+
+
+def toy(run: Run, module: ModuleType, make: Callable, settings: object = Settings(), upstream: Sequence[Path] = (),
+        extend: Callable | None = None) -> Path:
+    """A stage that reads two columns of the catalog."""
+    return run.stage(module, settings, list(upstream), run.catalog.table[["sample_id", "image"]], make, extend)
 
 
 def module_of(folder: Path, code: str, name: str = "package.toy") -> ModuleType:
@@ -53,7 +48,7 @@ def module_of(folder: Path, code: str, name: str = "package.toy") -> ModuleType:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(TINY, make_catalog(tmp_path / "catalog", 2, 1, 1, 1), tmp_path / "report", seed=0)
+    return Run(Profile("tiny", None), make_catalog(tmp_path / "catalog", 2, 1, 1, 1), tmp_path / "report", seed=0)
 
 
 class Maker:
@@ -76,11 +71,11 @@ class Maker:
 
 def test_a_stage_is_made_once_and_found_again(run, tmp_path):
     make, module = Maker(), module_of(tmp_path, "x = 1")
-    first = run.stage([module], Settings(), [], make)
+    first = toy(run, module, make)
     before = files_below(first)
     assert first == run.catalog.folder / "stages" / "tiny-seed0" / "toy"
-    assert run.stage([module], Settings(), [], make) == first and make.calls == 1
-    assert files_below(first) == before and sorted(before) == ["half.txt", "stage.json", "whole.txt"]
+    assert toy(run, module, make) == first and make.calls == 1
+    assert files_below(first) == before and sorted(before) == ["half.txt", "rows.npy", "stage.json", "whole.txt"]
     assert not first.with_name(".toy.unfinished").exists()
 
 
@@ -92,7 +87,7 @@ def test_a_stage_whose_inputs_changed_is_never_reused(run, tmp_path, capsys, wha
     (upstream / "stage.json").write_text('{"seed": 6}')
     make.stop = not finished
     with nullcontext() if finished else pytest.raises(KeyboardInterrupt):
-        run.stage([module], settings, [upstream], make)
+        toy(run, module, make, settings, [upstream])
     if what == "settings":
         settings = Settings(size=4)
     elif what == "code":
@@ -104,15 +99,15 @@ def test_a_stage_whose_inputs_changed_is_never_reused(run, tmp_path, capsys, wha
         photo.write_bytes(photo.read_bytes() + b"\0")
     make.stop = False
     fresh = Run(run.profile, runs.read_catalog(run.catalog.folder), run.out, run.seed)
-    folder = fresh.stage([module], settings, [upstream], make)
-    assert make.found == [["stage.json"], ["stage.json"]] and (folder / "whole.txt").is_file()  # it starts from nothing
+    folder = toy(fresh, module, make, settings, [upstream])
+    assert make.found == [RECORD, RECORD] and (folder / "whole.txt").is_file()  # it starts from nothing
     if finished:
         assert f"toy: made anew, because {what} changed" in capsys.readouterr().out
 
 
 def test_another_seed_is_another_folder(run, tmp_path):
     module, make = module_of(tmp_path, ""), Maker()
-    one, other = (replace(run, seed=seed).stage([module], Settings(), [], make) for seed in (0, 1))
+    one, other = (toy(replace(run, seed=seed), module, make) for seed in (0, 1))
     assert one != other and (one / "whole.txt").read_text() != (other / "whole.txt").read_text()
 
 
@@ -121,28 +116,28 @@ def test_an_interrupted_stage_finds_its_unfinished_folder_and_leaves_no_finished
     make.stop = True
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            run.stage([module], Settings(), [], make)
+            toy(run, module, make)
         assert not (run.stages / "toy").exists()
     make.stop = False
-    run.stage([module], Settings(), [], make)
-    assert make.found == [["stage.json"], ["half.txt", "stage.json"], ["half.txt", "stage.json"]]
+    toy(run, module, make)
+    assert make.found == [RECORD, ["half.txt", *RECORD], ["half.txt", *RECORD]]
 
 
 def test_the_old_stage_stays_until_the_new_one_is_whole(run, tmp_path):
     make, module = Maker(), module_of(tmp_path, "")
-    before = files_below(run.stage([module], Settings(), [], make))
+    before = files_below(toy(run, module, make))
     make.stop = True
     with pytest.raises(KeyboardInterrupt):
-        run.stage([module], Settings(size=9), [], make)
+        toy(run, module, make, Settings(size=9))
     assert files_below(run.stages / "toy") == before
-    assert run.stage([module], Settings(), [], make) == run.stages / "toy" and make.calls == 2
+    assert toy(run, module, make) == run.stages / "toy" and make.calls == 2
 
 
 def test_a_stage_is_seeded_whatever_ran_before(run, tmp_path):
     written = []
     for name in ("a", "b"):
         torch.rand(len(written) + 3), np.random.random(), random.random()
-        folder = run.stage([module_of(tmp_path, "", f"package.{name}")], Settings(), [], Maker())
+        folder = toy(run, module_of(tmp_path, "", f"package.{name}"), Maker())
         written.append((folder / "whole.txt").read_text())
     assert written[0] == written[1]
 
@@ -153,12 +148,122 @@ def test_comments_and_layout_are_no_code(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_what_a_stage_rests_on_is_its_own_code_and_that_of_the_modules_it_imports():
+    helpers = {
+        synthesis: {"photos"}, detector: set(), encoder: {"detector", "losses"},
+        regions: {"detector", "photos", "synthesis"},
+        pretrain: {"batches", "detector", "losses", "model", "photos", "regions", "synthesis"}}
+    for module, expected in helpers.items():
+        assert set(runs.code_of(Path(module.__file__))) == expected | {""}
+    for file in (paths.ROOT / "capture_lib").glob("*.py"):  # the one form of import that is looked for
+        assert not re.search(r"^(import capture_lib|from \.)", file.read_text(), re.MULTILINE), file
+
+
+def test_the_code_of_an_imported_module_counts(tmp_path, monkeypatch):
+    helper = tmp_path / "helper.py"
+    monkeypatch.setattr(runs, "find_spec", lambda name: SimpleNamespace(origin={"capture_lib.helper": helper}[name]))
+    code = "from capture_lib import paths\nfrom capture_lib.helper import x\n"
+    digests = []
+    for text in ("x = 1  # one", "x = 1", "x = 2", "from capture_lib.helper import x\nx = 2"):
+        helper.write_text(text)
+        digests.append(runs.code_digest(module_of(tmp_path, code)))
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
 def test_differences_name_what_changed(tmp_path):
-    file = tmp_path / "stage.json"
-    assert runs.differences(file, {"a": 1}) == ["nothing stored"]
-    file.write_text('{"a": 1, "b": [1, 2]}')
-    assert runs.differences(file, {"a": 1, "b": [1, 2]}) is None
-    assert runs.differences(file, {"a": 2, "b": [1, 2], "c": 0}) == ["a", "c"]
+    def differences(rows: list[int], **inputs: object) -> list[str]:
+        return Origin(inputs, np.array(rows, np.uint64)).differences(tmp_path)
+
+    assert differences([4, 2], a=1) == ["nothing stored"]
+    Origin({"a": 1, "b": [1, 2]}, np.array([4, 2], np.uint64)).write(tmp_path)
+    assert differences([4, 2], a=1, b=[1, 2]) == []
+    assert differences([4, 2], a=2, b=[1, 2], c=0) == ["a", "c"]
+    assert differences([4, 2, 3], a=1) == differences([2, 4], a=1) == ["additions"]
+    assert differences([4, 3], a=1) == differences([4], a=1) == differences([], a=1) == ["catalog"]
+    assert differences([4, 2, 3], a=2) == ["a"]
+    (tmp_path / "rows.npy").write_bytes((tmp_path / "rows.npy").read_bytes()[:-3])
+    assert differences([4, 2], a=1, b=[1, 2]) == ["a damaged record"]
+
+
+# ------------------------------------------------------------------------------------------- a growing catalog
+
+
+@pytest.mark.parametrize("how", ["rows", "late photos"])
+def test_a_stage_stays_when_its_catalog_grows_and_a_line_says_so(run, tmp_path, capsys, how):
+    make, module = Maker(), module_of(tmp_path, "")
+    late = run.catalog.photos["test-0"]
+    if how == "late photos":
+        hidden = late.rename(tmp_path / "hidden.png")
+        run = replace(run, catalog=runs.read_catalog(run.catalog.folder))
+    read = run.catalog.table[run.catalog.table["sample_id"].isin(run.catalog.photos)][["sample_id", "image"]]
+    folder = run.stage(module, Settings(), [], read, make)
+    before = files_below(folder)
+    if how == "late photos":
+        hidden.rename(late)
+    else:
+        grow_catalog(run.catalog, {"train": range(2, 5), "gallery": range(1, 2)})
+    grown = replace(run, catalog=runs.read_catalog(run.catalog.folder))
+    for _ in range(2):
+        assert toy(grown, module, make) == folder
+    assert make.calls == 1 and files_below(folder) == before
+    added = "1 of the 5" if how == "late photos" else "4 of the 9"
+    assert capsys.readouterr().out == (f"toy: made before {added} samples that it reads were added; "
+                                       f"delete {folder} to make it anew, and what is made of it\n")
+
+
+@pytest.mark.parametrize("what", ["caption", "image", "gone"])
+def test_only_a_row_that_was_read_makes_a_stage_anew(run, tmp_path, capsys, what):
+    make, module, table = Maker(), module_of(tmp_path, ""), run.catalog.table.copy()
+    toy(run, module, make)
+    if what == "gone":
+        table = table.iloc[1:]
+    else:
+        table.loc[1, what] = "images/test-0.png"
+    write_catalog(table, run.catalog.folder)
+    grown = grow_catalog(runs.read_catalog(run.catalog.folder), {"val": range(5, 7)})
+    toy(replace(run, catalog=grown), module, make)
+    assert make.calls == (1 if what == "caption" else 2)
+    said = capsys.readouterr().out
+    assert ("made before 2 of the 7" if what == "caption" else "toy: made anew, because catalog changed") in said
+
+
+def test_what_is_built_on_a_stage_that_was_made_anew_of_more_rows_is_made_anew(run, tmp_path, capsys):
+    make, lower, upper = Maker(), module_of(tmp_path, "", "x.lower"), module_of(tmp_path, "", "x.upper")
+
+    def both(run: Run) -> None:
+        run.stage(upper, Settings(), [toy(run, lower, make)], None, make)
+
+    both(run)
+    grown = replace(run, catalog=grow_catalog(run.catalog, {"train": range(2, 4)}))
+    both(grown)
+    assert make.calls == 2
+    paths.remove(run.stages / "lower")
+    both(grown)
+    assert make.calls == 4 and "upper: made anew, because upstream changed" in capsys.readouterr().out
+
+
+def test_a_stage_that_can_is_extended_and_an_interrupted_extension_goes_on(run, tmp_path, capsys):
+    def extend(folder: Path, old: Path, places: np.ndarray) -> None:
+        calls.append((places.tolist(), (folder / "half.txt").exists(), (old / "whole.txt").is_file()))
+        make(folder)
+
+    make, module, calls = Maker(), module_of(tmp_path, ""), []
+    folder = toy(run, module, make, extend=extend)
+    above = run.origin(module, Settings(), [folder], None).inputs
+    table = run.catalog.table.iloc[[1, 2, 0, 4]]  # one goes, the order is another, and one comes
+    write_catalog(table, run.catalog.folder)
+    changed = replace(run, catalog=grow_catalog(runs.read_catalog(run.catalog.folder), {"val": range(5, 6)}))
+    make.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        toy(changed, module, make, extend=extend)
+    make.stop = False
+    for _ in range(2):
+        toy(changed, module, make, extend=extend)
+    assert calls == [([1, 2, 0, 4, -1], False, True), ([1, 2, 0, 4, -1], True, True)]
+    assert "toy: 4 of 5 rows are kept, the others made" in capsys.readouterr().out
+    assert changed.origin(module, Settings(), [folder], None).inputs == above  # what is built on it asks its own rows
+    toy(changed, module, make, Settings(size=4), extend=extend)
+    assert len(calls) == 2  # other settings: nothing of the old one is of use
 
 
 # ------------------------------------------------------------------------------------------- opening, records
@@ -186,7 +291,7 @@ def test_a_record_holds_its_figures_and_where_they_come_from(run):
     origin = written["provenance"]
     assert (origin["stem"], origin["profile"], origin["seed"]) == ("05_retrieval", "tiny", 0)
     assert origin["catalog_fingerprint"] == run.catalog.fingerprint()
-    assert origin["parameters"]["detector"]["steps"] == 6
+    assert origin["parameters"]["detector"]["steps"] == run.profile.detector.steps
     assert torch.__version__.startswith(origin["versions"]["torch"])
     assert origin["wall_time_s"] >= 0 and origin["hardware"]["cores"] >= 1 and origin["commit"]
 
@@ -233,75 +338,3 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     with paths.write_atomically(tmp_path / "a.txt") as beside:
         beside.write_text("new")
     assert files_below(tmp_path) == {"a.txt": b"new"}
-
-
-# ------------------------------------------------------------------------------------------- the whole line
-
-
-@pytest.fixture
-def lender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small catalog in place of the rendered world that lends its foregrounds."""
-    other = make_catalog(tmp_path / "lender", 24, 0, 0, 0)
-    monkeypatch.setattr(stages, "lender", lambda: other)
-
-
-def line(folder: Path, seed: int = 0, profile: Profile = TINY, **catalog) -> tuple[Run, dict, dict, dict]:
-    """The line from photos to chosen readings on a drawn catalog."""
-    found = runs.read_catalog(folder) if folder.exists() else make_catalog(folder, **catalog)
-    run = Run(profile, found, folder / "report", seed)
-    sides = stages.embedded(run)
-    return run, sides, *stages.choices(run, sides)
-
-
-def vectors(sides: dict) -> dict[str, np.ndarray]:
-    """Every block of every side."""
-    return {f"{name} {form} {block}": array for name, side in sides.items()
-            for form, blocks in (("image", side.image), ("instance", side.instance)) for block, array in blocks.items()}
-
-
-def test_the_whole_line_on_sixteen_photos_says_what_it_lacks(tmp_path, lender, capsys):
-    make_catalog(tmp_path / "small").photos["test-1"].unlink()  # and one of them is not on disk
-    run, sides, chosen, tried = line(tmp_path / "small")
-    told = capsys.readouterr().out
-    assert "8 usable foregrounds in 8 photos are too few; composites are made of the products of lender instead" in told
-    assert {name: len(side.ids) for name, side in sides.items()} == {"val": 4, "test": 3, "gallery": 4}
-    assert stages.pretrained(run).model is None  # 4 pairs cannot train it
-    assert set(chosen) == set(tried) == {"image-only"} and len(tried["image-only"]) == 2
-    assert json.loads((run.stages / "choices.json").read_text())["image-only"]["reading"] == "regions"
-    report = json.loads((run.stages / "synthesis" / "report.json").read_text())
-    assert (report["source"], report["tried"]) == ("lender", 24)
-
-
-def test_the_whole_line_with_the_same_seed_gives_the_same_figures(tmp_path, capsys):
-    sizes = {"train": 40, "gallery": 16, "val": 8, "test": 8}
-    (run, one, chosen, tried), (_, other, *same) = (line(tmp_path / name, **sizes) for name in ("one", "other"))
-    assert {"capture/instance", "capture/image", "image-only", "text-only", "late-fusion"} <= set(chosen)
-    assert [chosen, tried] == same
-    first, second = vectors(one), vectors(other)
-    assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
-    capsys.readouterr()
-    again = vectors(line(tmp_path / "one")[1])
-    assert capsys.readouterr().out == ""  # everything was found, nothing made
-    assert all(np.array_equal(first[name], again[name]) for name in first)
-    different = vectors(line(tmp_path / "one", seed=1)[1])
-    assert not np.array_equal(first["test instance region_pooled"], different["test instance region_pooled"])
-    photo = run.catalog.photos["test-0"]
-    photo.write_bytes(photo.read_bytes() + b"\0")  # one photo changes: no stored region may be used again
-    line(tmp_path / "one")
-    assert "regions: made anew, because catalog" in capsys.readouterr().out
-
-
-def test_the_whole_line_without_captions_predicts_regions_alone(tmp_path):
-    run, sides, chosen, _ = line(tmp_path / "mute", train=40, gallery=8, val=4, test=4, captions=False)
-    trained = stages.pretrained(run)
-    assert trained.tasks == ("mrp",) and trained.model is not None
-    assert "words" not in sides["test"].image and "text-only" not in chosen and "capture/instance" in chosen
-    assert all(np.isfinite(array).all() for array in vectors(sides).values())
-
-
-def test_a_catalog_without_photos_is_named(tmp_path):
-    made = make_catalog(tmp_path / "bare")
-    for photo in made.photos.values():
-        photo.unlink()
-    with pytest.raises(InputError, match="none of its photos is on disk; run `capture download` first"):
-        stages.embedded(Run(TINY, runs.read_catalog(tmp_path / "bare"), tmp_path, 0))

@@ -1,7 +1,5 @@
 """The rendered world: true to its settings, to its boxes, and to the statistics of the published lists."""
 
-import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,38 +8,10 @@ import numpy as np
 import pytest
 
 from capture_lib import catalog, world
-from capture_lib.world import staging, wording
+from capture_lib.photos import load_photo
+from capture_lib.world import staging
 
 TINY = world.WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
-# figures of the published dev and test lists (9,220 queries); `published_rows` checks them where the lists are
-PUBLISHED = {
-    "characters": 31.43, "latin": 0.686, "digits": 0.521, "brand": 0.889, "name characters": 0.637,
-    "whole name": 0.278, "pieces": 2.835, "repeated": 0.158,
-}
-
-
-def statistics(rows: list[tuple[str, list[str]]]) -> dict[str, float]:
-    """What captions say of the labels of their photos, letters of any case; rows of (caption, labels)."""
-    brand, share = [], []
-    for caption, labels in rows:
-        for label in labels:
-            first, _, name = label.lower().partition(" ")
-            brand.append(first in caption.lower())
-            share.append(np.mean([character in caption.lower() for character in name.replace(" ", "")]))
-    captions = [caption for caption, _ in rows]
-    return {
-        "characters": np.mean([len(caption) for caption in captions]),
-        "latin": np.mean([bool(re.search("[A-Za-z]", caption)) for caption in captions]),
-        "digits": np.mean([bool(re.search("[0-9]", caption)) for caption in captions]),
-        "brand": np.mean(brand), "name characters": np.mean(share), "whole name": np.mean(np.array(share) == 1),
-        "pieces": np.mean([len(labels) for _, labels in rows]),
-        "repeated": np.mean([len(set(labels)) < len(labels) for _, labels in rows]),
-    }
-
-
-def rows_of(settings: world.WorldSettings, *splits: str) -> list[tuple[str, list[str]]]:
-    products = world.products_of(settings)
-    return [(s.caption, [products[i].label for i in s.products]) for s in world.plan(settings) if s.split in splits]
 
 
 @pytest.fixture(scope="module")
@@ -49,82 +19,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds") / "tiny"
     world.build(TINY, folder, workers=1)
     return folder
-
-
-# ---- captions
-def test_published_figures(shared: Path) -> None:
-    lists = [catalog.read_list(file) for file in sorted((shared / "product1m").glob("*.txt"))]
-    rows = [(row.caption, row.labels) for table in lists for row in table.itertuples()]
-    assert statistics(rows) == pytest.approx(PUBLISHED, abs=0.006)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_query_captions_are_like_the_published_ones(seed: int) -> None:
-    ours = statistics(rows_of(replace(world.SIZES["small"], seed=seed), "val", "test"))
-    for name, figure in PUBLISHED.items():
-        assert ours[name] == pytest.approx(figure, rel=0.18 if name == "repeated" else 0.15), name
-
-
-@pytest.mark.parametrize("split", ["train", "gallery"])
-def test_other_captions_say_about_as_much(split: str) -> None:
-    ours = statistics(rows_of(world.SIZES["small"], split))
-    for name in ("characters", "latin", "digits", "brand", "name characters", "whole name"):
-        assert ours[name] == pytest.approx(PUBLISHED[name], rel=0.15), name
-
-
-def test_no_caption_is_longer_than_a_published_one_or_used_twice() -> None:
-    captions = [sample.caption for sample in world.plan(world.SIZES["small"])]
-    assert max(map(len, captions)) <= 54
-    assert len(set(captions)) == len(captions)
-
-
-# ---- what is shown
-def test_counts_and_distractors() -> None:
-    settings, seen = world.SIZES["small"], {}
-    for sample in world.plan(settings):
-        seen.setdefault(sample.split, []).append(sample)
-    assert {split: len(samples) for split, samples in seen.items()} == {
-        "train": 5000, "val": 250, "test": 500, "gallery": 1600}
-    assert {i for s in seen["gallery"] for i in s.products} == set(range(80))
-    for split in ("train", "val", "test"):
-        assert max(i for s in seen[split] for i in s.products) < 70
-    assert min(Counter(s.products[0] for s in seen["gallery"]).values()) >= 8
-    assert all(len(s.products) == 1 for s in seen["gallery"])
-    assert all(2 <= len(s.products) <= 7 for s in seen["val"] + seen["test"])
-    assert np.mean([len(s.products) == 1 for s in seen["train"]]) == pytest.approx(0.5, abs=0.01)
-
-
-def test_unseen_combinations_are_in_no_train_photo() -> None:
-    for settings in (world.SIZES["small"], world.SIZES["mini"], TINY):
-        samples = world.plan(settings)
-        shown = {frozenset(s.products) for s in samples if s.split == "train"}
-        queries = [s for s in samples if s.split in ("val", "test")]
-        for query in queries:
-            combined = frozenset(query.products)
-            assert (query.combination == "unseen") == (not any(combined <= other for other in shown))
-            if query.combination == "seen":
-                assert combined in shown
-        assert 0.3 < np.mean([query.combination == "unseen" for query in queries]) < 0.6
-
-
-def test_products_have_a_long_tail() -> None:
-    full = world.SIZES["full"]
-    counts = Counter(i for n in range(full.test) for i in world._products(full, "test", n)[0])
-    often, seldom = np.percentile(list(counts.values()), [97.5, 2.5])
-    assert 8 < often / seldom < 60
-    assert len(counts) > 0.95 * 392
-
-
-def test_products_are_different_and_brands_are_many() -> None:
-    for settings, brands in ((world.SIZES["small"], 10), (world.SIZES["full"], 40)):
-        products = world.products_of(settings)
-        assert len({product.label for product in products}) == settings.products + settings.distractors
-        assert len({product.label.split(" ")[0] for product in products}) == brands
-
-
-def test_nothing_shows_in_the_number_of_a_sample() -> None:
-    singles = np.array([len(s.products) == 1 for s in world.plan(world.SIZES["small"]) if s.split == "train"])
-    assert abs(np.mean(singles[::2]) - 0.5) < 0.05 and abs(np.mean(singles[:500]) - 0.5) < 0.08
 
 
 # ---- photos, boxes and the catalog
@@ -141,6 +35,7 @@ def test_the_catalog_keeps_train_unlabelled(tiny: Path) -> None:
     for column in ("labels", "boxes", "box_labels"):
         assert not any(train[column])
     assert train["products"].isna().all() and train["combination"].isna().all()
+    assert set(table["combination"]) == {None, "seen", "unseen", "held-out brand"}
     for row in table[table["split"] != "train"].itertuples():
         assert row.labels == row.box_labels and len(row.boxes) == len(row.labels) > 0
         assert row.products == ("single" if row.split == "gallery" else "multi")
@@ -172,7 +67,7 @@ def test_the_mask_belongs_to_the_photo_on_disk(tiny: Path) -> None:
     """Products differ from the ground that surrounds them, at the place where the mask says they are."""
     differences = []
     for row in catalog.read_catalog(tiny).split("gallery")[:30].itertuples():
-        photo = catalog.load_photo(tiny / row.image).astype(float)
+        photo = load_photo(tiny / row.image).astype(float)
         mask = world.true_mask(TINY, row.sample_id)
         ring = cv2.dilate(mask, np.ones((9, 9), np.uint8)) - cv2.dilate(mask, np.ones((3, 3), np.uint8))
         rim = mask - cv2.erode(mask, np.ones((7, 7), np.uint8))
@@ -217,9 +112,21 @@ def test_a_mask_of_no_sample(sample: str) -> None:
         world.true_mask(TINY, sample)
 
 
-def test_a_caption_of_two_products_names_one_brand() -> None:
-    products = [p for p in world.products_of(TINY) if p.brand == 0][:2]
-    always = wording.CaptionSettings(brand=1.0, both=0.0, line=1.0, care=0.0, lengths=(54,) * 10)
-    for seed in range(20):
-        text = wording.caption(products, 2, products, np.random.default_rng(seed), always)
-        assert "ovelune" in text.lower() and all(product.line_name in text for product in products)
+def test_scenes_of_a_folder_are_shared_out_among_the_splits(tmp_path: Path) -> None:
+    for number in range(9):
+        photo = np.full((60, 80, 3), 20 * number, np.uint8)
+        photo[::7] = 255 - 20 * number
+        cv2.imwrite(str(tmp_path / f"scene {number}.png"), photo)
+    settings = replace(TINY, train=4, gallery=24, val=4, test=4, scenes=str(tmp_path))
+    shares = [set(world.scenes_of(settings, split)) for split in world.SPLITS]
+    assert sum(map(len, shares)) == len(set.union(*shares)) == 9 and min(map(len, shares)) == 2
+    world.build(settings, tmp_path / "world", workers=1)
+    plain = replace(settings, scenes="")
+    world.build(plain, tmp_path / "plain", workers=1)
+    files = [path.relative_to(tmp_path / "world") for path in (tmp_path / "world").rglob("*.jpg")]
+    same = [(tmp_path / "world" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes() for file in files]
+    assert 0 < sum(same) < len(same)  # plain grounds stay, busy ones change
+    assert world.settings_of(tmp_path / "world") == settings
+    assert world.settings_of(tmp_path) is None
+    with pytest.raises(catalog.InputError, match="scenes need four"):
+        world.build(replace(settings, scenes=str(tmp_path / "plain")), tmp_path / "none")

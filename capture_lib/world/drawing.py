@@ -7,19 +7,14 @@ and lettering bend around them; cartons, sachets and nozzles are flat polygons.
 import cv2
 import numpy as np
 
-from capture_lib.world.packaging import (
-    SILHOUETTES,
-    Look,
-    Part,
-    Surface,
-    decal,
-    look_of,
-    ornament_points,
-    surface_of,
-)
+from capture_lib.world.labels import decal, ornament_points
+from capture_lib.world.packaging import SILHOUETTES, Look, Part, Surface, look_of, surface_of
 from capture_lib.world.wording import Product
 
-GLINT = {"matte": 0.06, "wood": 0.04, "glass": 0.55, "metal": 0.30, "gloss": 0.42}  # strength of the highlight
+GLINT = {  # strength of the highlight of each finish
+    "matte": 0.06, "wood": 0.04, "glass": 0.55, "metal": 0.30, "gloss": 0.42, "frost": 0.14, "foil": 0.2, "clear": 0.5,
+    "satin": 0.1, "bristle": 0.0, "shimmer": 0.0,
+}
 # a metal cap mirrors a studio: brightness from its left edge to its right one
 STUDIO = ((-1, -0.85, -0.6, -0.35, -0.1, 0.2, 0.5, 0.72, 0.9, 1),
           (0.45, 0.8, 0.62, 1.2, 0.95, 0.6, 0.78, 1.05, 0.6, 0.4))
@@ -27,7 +22,7 @@ STUDIO = ((-1, -0.85, -0.6, -0.35, -0.1, 0.2, 0.5, 0.72, 0.9, 1),
 
 def cut_out(product: Product, longest: int, seed: int) -> np.ndarray:
     """The picture of a product: (h, w, 4) float32 RGBA in 0..1, colours premultiplied, `longest` pixels long."""
-    form, look = SILHOUETTES[product.silhouette], look_of(product.brand, product.line, product.look, seed)
+    form, look = SILHOUETTES[product.silhouette], look_of(product.brand, product.look, seed)
     height = int(longest / max(1.0, form.aspect))
     canvas = np.zeros((height, int(height * form.aspect) + 6, 4), np.float32)
     for part in form.parts:
@@ -35,6 +30,8 @@ def cut_out(product: Product, longest: int, seed: int) -> np.ndarray:
         printing = _printing(part, height, product, look, surface)
         if part.role in ("mirror", "powder"):
             _round_face(canvas, part, surface, look)
+        elif part.role == "top":
+            _printed_lid(canvas, part, surface, printing)
         elif part.polygon:
             _flat(canvas, part, surface, printing)
         else:
@@ -71,7 +68,7 @@ def _turned(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarr
     sag = part.curve * profile.max()
     top, bottom = max(0, int(ends[0] - 2)), min(height, int(ends[1] + sag + 3))
     y, x = np.mgrid[top:bottom, 0:width].astype(np.float32)
-    x -= (width - 1) / 2
+    x -= (width - 1) / 2 + part.x * height
     # the camera looks down a little: what lies at one height of the body sags in the middle of the picture
     half = np.interp(y, np.arange(len(profile)), profile)
     along = y - part.curve * half * np.sqrt(np.clip(1 - (x / half) ** 2, 0, 1))
@@ -85,7 +82,8 @@ def _turned(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarr
     paint_over(canvas[top:bottom], rgb, (cover * opacity).astype(np.float32))
     if part.role in ("cap", "case", "collar") and part.curve > 0.05:  # the top face of a cap
         lid = np.float32(surface.rgb) / 255 * 0.85 + 0.15
-        _disc(canvas, ends[0] + 0.5, profile[int(ends[0])], max(sag * 0.9, 1.0), lid)
+        centre = ((width - 1) / 2 + part.x * height, ends[0] + 0.5)
+        _disc(canvas, centre, profile[int(ends[0])], max(sag * 0.9, 1.0), lid)
 
 
 def _profile(part: Part, height: int) -> tuple[tuple[float, float], np.ndarray]:
@@ -111,7 +109,9 @@ def _lit(surface: Surface, u: np.ndarray, v: np.ndarray,
     shade, opacity, paper = _shade(surface, u, v), np.ones_like(u), np.zeros_like(u)
     if surface.finish == "glass":
         rgb = rgb * (0.80 + 0.35 * v[..., None]) + 0.10 * (1 - v[..., None])
-        opacity = 0.80 + 0.20 * np.abs(u) ** 3
+        empty = np.clip((0.13 - v) * 40, 0, 1) + np.clip((v - 0.955) * 40, 0, 1)  # above the liquid, and the thick base
+        rgb = rgb + 0.25 * (1 - rgb) * empty[..., None]
+        opacity = (0.80 + 0.20 * np.abs(u) ** 3) * (1 - 0.25 * empty)
     if printing is not None:
         paper = printing[..., 3]
         rgb = rgb * (1 - paper[..., None]) + printing[..., :3] * paper[..., None]
@@ -127,6 +127,10 @@ def _shade(surface: Surface, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if surface.finish == "metal":
         return np.interp(u, *STUDIO).astype(np.float32)
     shade = 0.50 + 0.55 * np.clip(0.85 * np.sqrt(np.clip(1 - u * u, 0, 1)) - 0.42 * u, 0, 1.1)
+    if surface.finish == "frost":  # light scattered in the wall of the bottle: pale edges, a soft middle
+        shade = 0.86 + 0.25 * (shade - 0.75) + 0.16 * _bump(np.abs(u), 0.9, 0.12)
+    if surface.finish == "bristle":
+        shade = shade * (0.75 + 0.45 * np.sin(90 * v + 8 * u))
     if surface.finish == "wood":
         shade = shade * (1 + 0.10 * np.sin(40 * u + 6 * np.sin(5 * v + 3 * u)))
     if surface.finish == "glass":
@@ -135,63 +139,118 @@ def _shade(surface: Surface, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 # ---- faces
-def _disc(canvas: np.ndarray, y: float, rx: float, ry: float, rgb: np.ndarray, sheen: float = 0.1) -> None:
-    """Paints an ellipse about the axis, brighter to the upper left; `rgb` is (3,) or (height, width, 3) in 0..1."""
-    height, width = canvas.shape[:2]
-    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
-    across, down = (across - (width - 1) / 2) / rx, (down - y) / ry
+def _disc(canvas: np.ndarray, centre: tuple[float, float], rx: float, ry: float, rgb: np.ndarray,
+          sheen: float = 0.1) -> None:
+    """Paints an ellipse around (x, y), brighter to the upper left; `rgb` is (3,) or (height, width, 3) in 0..1."""
+    rows = slice(max(0, int(centre[1] - ry) - 2), int(centre[1] + ry) + 3)
+    down, across = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)[:, rows]
+    across, down = (across - centre[0]) / rx, (down - centre[1]) / ry
     cover = np.clip((1 - np.sqrt(across ** 2 + down ** 2)) * min(rx, ry) + 0.5, 0, 1)
     light = 1 - sheen * (across + down)
-    paint_over(canvas, np.clip(rgb * light[..., None], 0, 1), cover)
+    paint_over(canvas[rows], np.clip((rgb if rgb.ndim == 1 else rgb[rows]) * light[..., None], 0, 1), cover)
+
+
+def _ellipse(part: Part, canvas: np.ndarray) -> tuple[tuple[float, float], float, float]:
+    """Centre (x, y) and half axes in pixels of a round face that is seen aslant."""
+    height, width = canvas.shape[:2]
+    (top, half), (bottom, _) = part.outline
+    return ((width - 1) / 2, (top + bottom) / 2 * height), half * height, (bottom - top) / 2 * height
 
 
 def _round_face(canvas: np.ndarray, part: Part, surface: Surface, look: Look) -> None:
     """The mirror or the powder pan of a compact; the line's ornament is pressed into the powder."""
-    height, width = canvas.shape[:2]
-    (top, half), (bottom, _) = part.outline
-    centre, rx, ry = (top + bottom) / 2 * height, half * height, (bottom - top) / 2 * height
+    centre, rx, ry = _ellipse(part, canvas)
     own = np.float32(surface.rgb) / 255
     mirror = part.role == "mirror"
     _disc(canvas, centre, rx, ry, own * 0.9 if mirror else np.float32([0.93, 0.92, 0.90]))
     face = np.float32([0.82, 0.87, 0.92]) if mirror else own
     if not mirror:
-        points = ornament_points(((width - 1) / 2, centre), 0.55 * ry, look, 2.6)
-        relief = np.zeros((height, width), np.float32)
+        points = ornament_points(centre, 0.55 * ry, look, 2.6)
+        relief = np.zeros(canvas.shape[:2], np.float32)
         cv2.fillPoly(relief, [np.int32(np.round(points * 8))], 1.0, cv2.LINE_8, 3)
         face = face * (1 - 0.16 * relief[..., None])
     _disc(canvas, centre, rx * 0.88, ry * 0.88, face, 0.16)
+
+
+def _printed_lid(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray) -> None:
+    """The lid of a tin, seen from above with its printing."""
+    centre, rx, ry = _ellipse(part, canvas)
+    own = np.float32(surface.rgb) / 255
+    _disc(canvas, centre, rx, ry, own * 0.8)
+    layer = _laid(canvas, printing, (centre[0] - rx, centre[1] - ry))
+    _disc(canvas, (centre[0], centre[1] - 1), rx * 0.955, ry * 0.94, own * (1 - layer[..., 3:]) + layer[..., :3], 0.14)
+
+
+def _laid(canvas: np.ndarray, printing: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
+    """The printing on an empty canvas, its upper left corner at (x, y): RGBA, premultiplied."""
+    layer = np.zeros_like(canvas)
+    x, y = (max(0, round(float(value))) for value in corner)
+    target = layer[y:y + printing.shape[0], x:x + printing.shape[1]]
+    target[:] = printing[:target.shape[0], :target.shape[1]]
+    layer[..., :3] *= layer[..., 3:]
+    return layer
 
 
 def _flat(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray | None) -> None:
     """Paints a flat polygon with a soft gradient; the printing fills the box around it."""
     height, width = canvas.shape[:2]
     points = np.array([[x * height + (width - 1) / 2, y * height] for y, x in part.outline], np.float32)
-    cover = np.zeros((height * 2, width * 2), np.uint8)
-    cv2.fillPoly(cover, [np.int32(np.round(points * 2))], 255, cv2.LINE_AA)
-    cover = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
+    first = np.maximum(np.floor(points.min(0)).astype(int) - 2, 0)
+    canvas = canvas[first[1]:int(points[:, 1].max()) + 3, first[0]:int(points[:, 0].max()) + 3]
+    points = points - first
+    cover = _polygon(points, canvas.shape[1::-1], part.corner * height)
+    down, across = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)
     u = (across - points[:, 0].min()) / np.ptp(points[:, 0])
     v = (down - points[:, 1].min()) / np.ptp(points[:, 1])
-    rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (height, width, 3))
+    rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (*u.shape, 3))
     if printing is not None:
-        layer = np.zeros((height, width, 4), np.float32)
-        x0, y0 = np.int32(np.round(points.min(0)))
-        target = layer[y0:y0 + printing.shape[0], x0:x0 + printing.shape[1]]
-        target[:] = printing[:target.shape[0], :target.shape[1]]
-        rgb = rgb * (1 - layer[..., 3:]) + layer[..., :3] * layer[..., 3:]
-    paint_over(canvas, np.clip(rgb * _flat_shade(surface, u, v)[..., None], 0, 1), cover)
+        layer = _laid(canvas, printing, points.min(0))
+        if part.role == "print":  # letters on what is already there
+            rgb, cover = layer[..., :3] / np.maximum(layer[..., 3:], 1e-3), cover * layer[..., 3]
+        else:
+            rgb = rgb * (1 - layer[..., 3:]) + layer[..., :3]
+    opacity = np.float32(0.6 if surface.finish == "clear" else 1.0)
+    paint_over(canvas, np.clip(rgb * _flat_shade(surface, u, v)[..., None], 0, 1), cover * opacity)
+
+
+def _polygon(points: np.ndarray, size: tuple[int, int], corner: float) -> np.ndarray:
+    """Where a polygon with rounded corners lies, (height, width) float32 in 0..1; `size` is (width, height)."""
+    width, height = size
+    cover = np.zeros((height * 2, width * 2), np.uint8)
+    outline = _rounded(points, corner) if corner else points
+    cv2.fillPoly(cover, [np.int32(np.round(outline * 2))], 255, cv2.LINE_AA)
+    return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _rounded(points: np.ndarray, corner: float) -> np.ndarray:
+    """The outline of a polygon, each corner (x, y) cut off by a curve that begins `corner` before it."""
+    ends = []
+    for other in (np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)):
+        edge = other - points
+        ends.append(points + edge * np.minimum(0.5, corner / np.linalg.norm(edge, axis=1, keepdims=True)))
+    t = np.linspace(0, 1, 7)[:, None, None]
+    curves = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
+    return curves.transpose(1, 0, 2).reshape(-1, 2)
 
 
 def _flat_shade(surface: Surface, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Brightness of a flat face: paper, crimped foil, or thick glass with bright edges."""
+    """Brightness of a flat face: paper, crimped foil, thick glass with bright edges, metal, satin, shimmer."""
     shade = 1.06 - 0.10 * u - 0.08 * v
     if surface.finish == "foil":
         shade = shade + 0.10 * np.sin(5 * u + 4 * v) * _bump(u, 0.5, 0.6)
         shade = shade + 0.22 * _bump(u + 0.25 * v, 0.35, 0.05)
         crimped = (v < 0.055) | (v > 0.945)
         shade = np.where(crimped, shade * (0.9 + 0.08 * np.sin(300 * u)), shade)
-    if surface.finish == "glass":
+    if surface.finish in ("glass", "clear"):
         edge = np.minimum.reduce([u, 1 - u, v, 1 - v])
         shade = shade * (1 - 0.3 * _bump(edge, 0.05, 0.025))
         shade = shade + 0.35 * _bump(u, 0.14, 0.03) + 0.2 * _bump(edge, 0.0, 0.02)
-    return shade
+    if surface.finish == "metal":
+        shade = shade * np.interp(u + 0.15 * v, (0, 0.12, 0.3, 0.55, 0.8, 1.2), (0.75, 1.1, 0.9, 1.12, 0.82, 0.7))
+    if surface.finish in ("gloss", "frost"):
+        shade = shade + GLINT[surface.finish] * (0.8 * _bump(u, 0.13, 0.05) + 0.3 * _bump(u, 0.92, 0.03))
+    if surface.finish == "satin":
+        shade = shade + 0.14 * np.sin(9 * u + 5 * v)
+    if surface.finish == "shimmer":
+        shade = shade + 0.12 * np.sin(211 * u + 37 * np.sin(91 * v)) + 0.12 * _bump(u + v, 0.8, 0.3)
+    return shade.astype(np.float32)

@@ -1,5 +1,8 @@
 """Brands, products and shop captions of the rendered world. Every name is invented, every word list our own."""
-from dataclasses import dataclass
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,39 +36,50 @@ class Variant:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of product: Chinese names, their short forms in captions, its word on the label, its silhouettes."""
+    """A kind of product: Chinese names, their short forms in captions, and on the product the word and the amount."""
 
     names: tuple[str, ...]
     short: tuple[str, ...]
     latin: str
+    amount: str
     silhouettes: tuple[str, ...]
     variants: str = ""  # key of VARIANTS
 
 
+# toner, lotion, serum and the like of one line often come in one and the same bottle: they share silhouettes
 KINDS = {
-    "toner": Kind(("爽肤水", "柔肤水", "精华水"), ("水", "水乳"), "TONER", ("bottle", "flask")),
-    "lotion": Kind(("乳液", "精华乳"), ("乳", "水乳"), "LOTION", ("pump", "bottle")),
-    "serum": Kind(("精华液", "原液", "肌底液"), ("精华",), "SERUM", ("dropper", "pump")),
-    "cream": Kind(("面霜", "晚霜", "日霜"), ("霜", "水乳霜"), "CREAM", ("jar",)),
-    "eye": Kind(("眼霜", "眼部精华"), ("眼霜",), "EYE CARE", ("jar", "tube")),
-    "cleanser": Kind(("洁面乳", "洗面奶", "洁面膏"), ("洁面", "洗面奶"), "CLEANSER", ("tube", "pump")),
-    "mask": Kind(("面膜", "睡眠面膜"), ("面膜",), "MASK", ("sachet", "box")),
-    "sunscreen": Kind(("防晒霜", "防晒乳"), ("防晒",), "SUN SPF50+", ("tube", "flask")),
-    "mist": Kind(("喷雾", "保湿喷雾"), ("喷雾",), "MIST", ("spray",), "size"),
-    "remover": Kind(("卸妆水", "卸妆油"), ("卸妆",), "REMOVER", ("pump", "bottle"), "size"),
-    "lipstick": Kind(("口红", "唇膏"), ("口红",), "ROUGE", ("lipstick",), "lip"),
-    "gloss": Kind(("唇釉", "唇蜜"), ("唇釉",), "GLOSS", ("gloss",), "lip"),
-    "cushion": Kind(("气垫", "粉饼"), ("气垫", "底妆"), "CUSHION", ("compact",), "skin"),
-    "foundation": Kind(("粉底液",), ("粉底",), "FLUID", ("flask", "pump"), "skin"),
-    "hand": Kind(("护手霜",), ("护手",), "HAND CREAM", ("tube",), "scent"),
-    "shower": Kind(("沐浴露", "身体乳"), ("沐浴",), "BODY", ("pump",), "scent"),
-    "shampoo": Kind(("洗发水", "护发素"), ("洗护",), "HAIR", ("pump", "tube"), "scent"),
-    "perfume": Kind(("香水", "淡香水"), ("香氛",), "PARFUM", ("perfume",), "size"),
+    "toner": Kind(
+        ("爽肤水", "柔肤水", "精华水"), ("水", "水乳"), "TONER", "150ml", ("bottle", "flask", "vase", "pump")),
+    "lotion": Kind(
+        ("乳液", "精华乳"), ("乳", "水乳"), "LOTION", "120ml", ("pump", "bottle", "flask", "vase", "airless")),
+    "serum": Kind(("精华液", "原液", "肌底液"), ("精华",), "SERUM", "30ml", ("dropper", "pump", "airless", "bottle")),
+    "cream": Kind(("面霜", "晚霜", "日霜"), ("霜", "水乳霜"), "CREAM", "50g", ("jar", "pot", "tin", "airless")),
+    "eye": Kind(("眼霜", "眼部精华"), ("眼霜",), "EYE CARE", "15g", ("pot", "slimtube", "dropper")),
+    "cleanser": Kind(("洁面乳", "洗面奶", "洁面膏"), ("洁面", "洗面奶"), "CLEANSER", "100g", ("tube", "pump", "flask")),
+    "mask": Kind(("面膜", "睡眠面膜"), ("面膜",), "MASK", "25ml x 5", ("sachet", "box")),
+    "sunscreen": Kind(("防晒霜", "防晒乳"), ("防晒",), "SUN SPF50+", "50ml", ("tube", "flask", "stick")),
+    "ampoule": Kind(("安瓶", "安瓶精华"), ("安瓶", "精华"), "AMPOULE", "2ml x 7", ("ampoule",)),
+    "giftset": Kind(("礼盒", "护肤礼盒"), ("礼盒",), "GIFT SET", "3 PCS", ("giftbox", "giftopen")),
+    "mist": Kind(("喷雾", "保湿喷雾"), ("喷雾",), "MIST", "", ("spray", "bottle"), "size"),
+    "remover": Kind(("卸妆水", "卸妆油"), ("卸妆",), "REMOVER", "", ("pump", "bottle", "flask"), "size"),
+    "lipstick": Kind(("口红", "唇膏"), ("口红",), "ROUGE", "3.5g", ("lipstick",), "lip"),
+    "gloss": Kind(("唇釉", "唇蜜"), ("唇釉",), "GLOSS", "5ml", ("gloss",), "lip"),
+    "cushion": Kind(("气垫", "粉饼"), ("气垫", "底妆"), "CUSHION", "15g", ("compact",), "skin"),
+    "foundation": Kind(("粉底液",), ("粉底",), "FLUID", "30ml", ("flask", "pump", "airless", "dropper"), "skin"),
+    "palette": Kind(("眼影盘", "眼影"), ("眼影",), "EYE PALETTE", "9g", ("palette", "quad"), "eye"),
+    "mascara": Kind(("睫毛膏",), ("睫毛膏",), "MASCARA", "8ml", ("mascara", "wand"), "lash"),
+    "brow": Kind(("眉笔", "眼线笔"), ("眉笔",), "BROW", "0.2g", ("pencil",), "lash"),
+    "hand": Kind(("护手霜",), ("护手",), "HAND CREAM", "60g", ("tube", "slimtube", "tin"), "scent"),
+    "shower": Kind(("沐浴露", "身体乳"), ("沐浴",), "BODY", "400ml", ("pump", "bottle"), "scent"),
+    "shampoo": Kind(("洗发水", "护发素"), ("洗护",), "HAIR", "380ml", ("pump", "tube", "bottle"), "scent"),
+    "soap": Kind(("洗手液",), ("洗手液",), "HAND WASH", "300ml", ("pump",), "scent"),
+    "balm": Kind(("润唇膏", "护唇膏"), ("润唇膏",), "LIP BALM", "4g", ("stick", "tin"), "scent"),
+    "perfume": Kind(("香水", "淡香水"), ("香氛",), "PARFUM", "", ("perfume", "vase", "spray"), "size"),
 }
 RANGES = {  # what one line of a brand may hold
-    "care": ("toner", "lotion", "serum", "cream", "eye", "cleanser", "mask", "sunscreen"),
-    "colour": ("lipstick", "gloss", "cushion", "foundation"),
-    "body": ("hand", "shower", "shampoo", "perfume", "mist", "remover"),
+    "care": ("toner", "lotion", "serum", "cream", "eye", "cleanser", "mask", "sunscreen", "ampoule", "giftset"),
+    "colour": ("lipstick", "gloss", "cushion", "foundation", "palette", "mascara", "brow"),
+    "body": ("hand", "shower", "shampoo", "perfume", "mist", "remover", "soap", "balm"),
 }
 VARIANTS = {
     "": (Variant(""),),
@@ -78,17 +92,30 @@ VARIANTS = {
         Variant("象牙白", "10", (243, 220, 198)), Variant("自然色", "21", (230, 192, 158)),
         Variant("暖杏", "23", (214, 164, 122)),
     ),
+    "eye": (
+        Variant("大地色", "E1", (158, 112, 80)), Variant("蜜桃粉", "E2", (226, 142, 122)),
+        Variant("玫瑰棕", "E3", (164, 90, 96)), Variant("烟熏灰", "E4", (112, 106, 118)),
+    ),
+    "lash": (Variant("黑色", "BK", (30, 28, 32)), Variant("棕色", "BR", (104, 66, 44))),
     "scent": (
         Variant("茉莉", "A", (250, 244, 206)), Variant("蜜桃", "B", (250, 186, 168)),
         Variant("青柠", "C", (196, 224, 130)), Variant("紫苏", "D", (186, 160, 214)),
     ),
+    "volume": (Variant("旅行装", "30ml", None, 0.74), Variant("家用装", "200ml", None, 1.0)),
     "size": (Variant("50ml", "50ml", None, 0.78), Variant("120ml", "120ml", None, 1.0)),
 }
+
+RARE = {"giftset": 0.25, "ampoule": 0.4}  # how often a line holds them, against other kinds
+BOTTLES = ("bottle", "flask", "pump", "airless", "vase")  # what a line of care may use for all that flows
+ONE_BOTTLE = 0.6  # share of the lines that do: lettering and size alone tell their products apart
+TWO_SIZES = 0.25  # share of the kinds without shades that a line sells in two sizes, but for these:
+ONE_SIZE = ("mask", "ampoule", "giftset")
+TWIN_LINES = 0.5  # share of the lines that wear the dress of the line before: only the line's name differs
 
 
 @dataclass(frozen=True)
 class Product:
-    """One product. `line` counts within the brand; `look` is the line whose colours it wears (twins share them)."""
+    """One product. `line` counts within the brand; `look` is the line whose dress it wears (twin lines share one)."""
 
     brand: int
     line: int
@@ -98,17 +125,17 @@ class Product:
     variant: Variant
     line_name: str
     claim: str
-    name: str
+    noun: str  # the kind as the name has it
+
+    @property
+    def name(self) -> str:
+        """Line, claim, noun and variant in one."""
+        return f"{self.line_name}{self.claim}{self.noun}{self.variant.name}"
 
     @property
     def label(self) -> str:
+        """Brand and name, as the released lists write labels."""
         return f"{BRANDS[self.brand][0]} {self.name}"
-
-
-    @property
-    def noun(self) -> str:
-        """The kind as the name has it, without line, claim and variant."""
-        return self.name.removeprefix(self.line_name + self.claim).removesuffix(self.variant.name)
 
 
 def make_products(total: int, brands: int, seed: int) -> list[Product]:
@@ -119,39 +146,62 @@ def make_products(total: int, brands: int, seed: int) -> list[Product]:
 
 
 def brand_sizes(total: int, brands: int) -> list[int]:
-    """Products per brand, few large brands and many small ones, each at least 3, adding up to `total`."""
-    share = 1.0 / (np.arange(brands) + 5.0)
-    sizes = np.maximum(3, np.floor(share / share.sum() * total)).astype(int)
+    """Products per brand, few large brands and many small ones, adding up to `total`, each at least 2.
+
+    The published lists' 392 labels have 40 brands: 53, 29, 29, 27, 27, 21, ... , 2, 1 labels.
+    """
+    share = (np.arange(brands) + 18.0) ** -2.6
+    sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
     sizes[0] += total - sizes.sum()
     return sizes.tolist()
 
 
 def _brand_products(brand: int, count: int, rng: np.random.Generator) -> list[Product]:
-    """Line after line until the brand has `count` products."""
-    names, products, look = rng.permutation(LINES), [], 0
+    """Line after line until the brand has `count` products; some lines are the twin of the line before."""
+    names, products, last = rng.permutation(LINES).tolist(), [], []
     for line in range(count):
-        # a third of the lines copy the colours of the line before: only the lettering tells them apart
-        look = look if line and rng.random() < 0.33 else line
-        products += _line_products(brand, line, look, str(names[line]), rng)
+        twin = bool(last) and rng.random() < TWIN_LINES
+        last = _twins(last, line, names[line], rng) if twin else _line_products(brand, line, names[line], rng)
+        products += last
         if len(products) >= count:
             break
     return products[:count]
 
 
-def _line_products(brand: int, line: int, look: int, line_name: str, rng: np.random.Generator) -> list[Product]:
+def _line_products(brand: int, line: int, line_name: str, rng: np.random.Generator) -> list[Product]:
     """The products of one line: 4 to 6 kinds of care, or two kinds in up to four shades, scents or sizes each."""
-    group = str(rng.choice(["care", "colour", "body"], p=[0.62, 0.25, 0.13]))
+    group = str(rng.choice(list(RANGES), p=[0.62, 0.25, 0.13]))
     count, claim = int(rng.integers(4, 7)) if group == "care" else 2, str(rng.choice(CLAIMS))
+    bottle = str(rng.choice(BOTTLES)) if rng.random() < ONE_BOTTLE else ""
     products = []
-    for kind in rng.permutation(RANGES[group])[:count].tolist():
+    weights = np.array([RARE.get(kind, 1.0) for kind in RANGES[group]])
+    for kind in rng.choice(RANGES[group], count, replace=False, p=weights / weights.sum()).tolist():
         spec = KINDS[kind]
-        noun, silhouette = str(rng.choice(spec.names)), str(rng.choice(spec.silhouettes))
-        said = claim if rng.random() < 0.55 and not spec.variants else ""
-        for v in rng.permutation(len(VARIANTS[spec.variants]))[:4].tolist():
-            variant = VARIANTS[spec.variants][v]
-            name = f"{line_name}{said}{noun}{variant.name}"
-            products.append(Product(brand, line, look, kind, silhouette, variant, line_name, said, name))
+        forms = [bottle] if bottle in spec.silhouettes else spec.silhouettes
+        noun, silhouette = str(rng.choice(spec.names)), str(rng.choice(forms))
+        two_sizes = kind not in ONE_SIZE and rng.random() < TWO_SIZES
+        variants = VARIANTS[spec.variants or ("volume" if two_sizes else "")]
+        said = claim if rng.random() < 0.8 and len(variants) == 1 else ""
+        for v in rng.permutation(len(variants))[:4].tolist():
+            products.append(Product(brand, line, line, kind, silhouette, variants[v], line_name, said, noun))
     return products
+
+
+def _twins(line: list[Product], number: int, line_name: str, rng: np.random.Generator) -> list[Product]:
+    """A line that copies the look of another: most of its products, under another line's name."""
+    chosen = sorted(rng.permutation(len(line))[:max(1, len(line) * 2 // 3)].tolist())
+    return [replace(line[i], line=number, line_name=line_name) for i in chosen]
+
+
+def siblings(products: Sequence[Product]) -> dict[str, int]:
+    """How many products have a sibling that differs in its shade or scent alone, its size alone, its line alone."""
+    unlike = {
+        "shade": lambda p: (p.brand, p.line, p.kind, p.noun, p.silhouette, p.variant.scale, p.variant.rgb is None),
+        "size": lambda p: (p.brand, p.line, p.kind, p.noun, p.silhouette, p.variant.rgb),
+        "line": lambda p: (p.brand, p.look, p.kind, p.noun, p.silhouette, p.claim, p.variant),
+    }
+    groups = {name: Counter(map(key, products)) for name, key in unlike.items()}
+    return {name: sum(count for count in group.values() if count > 1) for name, group in groups.items()}
 
 
 # ---- captions
@@ -185,16 +235,16 @@ class CaptionSettings:
     line: float = 0.66
     kind: float = 0.68
     short: float = 0.45      # a kind is given by its short form
-    claim: float = 0.42
+    claim: float = 0.47
     variant: float = 0.58
-    other_claim: float = 0.25  # a claim of no product of the photo stands between line and kind
+    other_claim: float = 0.42  # a claim of no product of the photo stands between line and kind
     care: float = 0.30       # how much these chances differ from seller to seller
     listing: float = 0.22    # the line is named with each product instead of once
     decoy: float = 0.10      # a line or a kind of the brand that the photo does not show is named
     gift: float = 0.22       # a gift that the photo does not show is promised
-    number: float = 0.42     # a number, apart from set counts
-    latin: float = 0.04      # a Latin word, apart from the brand
-    spaces: float = 0.52
+    number: float = 0.46     # a number, apart from set counts
+    latin: float = 0.08      # a Latin word, apart from the brand
+    spaces: float = 0.68
 
 
 def caption(products: list[Product], count: int, decoys: list[Product], rng: np.random.Generator,
