@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from capture_lib.catalog import Catalog, read_catalog
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--table", type=Path, help="CSV or parquet table of your own")
     source.add_argument("--world", help="draw a rendered world: mini, small or full")
     catalog.add_argument("--images", type=Path, help="with --table: the folder its image paths start from")
+    catalog.add_argument("--scenes", type=Path, help="with --world: a folder of photos to use as busy grounds")
+    catalog.add_argument("--seed", type=int, default=0, help="with --world: another world of that size")
     catalog.add_argument("--out", type=Path, help="the catalog's folder; default: data/NAME")
     catalog.add_argument("--add", action="store_true", help="with --lists or --table: add to the catalog at --out")
     catalog.set_defaults(command=catalog_command)
@@ -114,16 +117,10 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def catalog_command(options: argparse.Namespace) -> int:
+    if not options.world and (options.scenes or options.seed):
+        raise InputError("--scenes and --seed go with --world")
     if options.world:
-        from capture_lib import world
-
-        if options.add:
-            raise InputError("--add goes with --lists or --table; a world is drawn as a whole")
-        if options.world not in world.SIZES:
-            raise InputError(f"--world {options.world!r} is unknown; use one of {', '.join(world.SIZES)}")
-        out = options.out or default_folder(f"world-{options.world}")
-        world.build(world.SIZES[options.world], out)
-        made = read_catalog(out)
+        made = drawn_world(options)
     elif options.table:
         if options.images is None:
             raise InputError("--table needs --images, the folder that its image paths start from")
@@ -140,6 +137,23 @@ def catalog_command(options: argparse.Namespace) -> int:
     if options.lists:
         show_quality(options.lists, made)
     return 0
+
+
+def drawn_world(options: argparse.Namespace) -> Catalog:
+    """The rendered world that the options name, drawn unless it is there."""
+    from capture_lib import world
+
+    if options.add:
+        raise InputError("--add goes with --lists or --table; a world is drawn as a whole")
+    if options.world not in world.SIZES:
+        raise InputError(f"--world {options.world!r} is unknown; use one of {', '.join(world.SIZES)}")
+    scenes = str(options.scenes.resolve()) if options.scenes else ""
+    settings = replace(world.SIZES[options.world], seed=options.seed, scenes=scenes)
+    name = f"world-{options.world}" + (f"-{options.scenes.resolve().name}" if scenes else "") + (
+        f"-seed{options.seed}" if options.seed else "")
+    out = options.out or default_folder(name)
+    world.build(settings, out)
+    return read_catalog(out)
 
 
 def show_quality(folder: Path, made: Catalog) -> None:

@@ -68,7 +68,7 @@ def thumbnail(photo: np.ndarray, side: int = 160, quality: int = 80) -> str:
     small = Image.fromarray(np.ascontiguousarray(photo)).resize(
         (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))), Image.LANCZOS)
     buffer = BytesIO()
-    small.save(buffer, "JPEG", quality=quality)
+    small.save(buffer, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

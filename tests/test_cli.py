@@ -127,3 +127,15 @@ def test_search_without_a_caption_compares_photos(smoke_report: Path, tmp_path: 
     answer = searcher.ask(run_.catalog.photos[gallery["sample_id"]])
     assert answer.hits[0][0].sample_id == gallery["sample_id"]  # a gallery photo finds itself
     assert answer.hits[0][0].score == pytest.approx(1, abs=1e-2)
+
+
+def test_a_world_is_drawn_on_scenes_of_a_folder(shared: Path, tmp_path: Path, capsys):
+    assert run("catalog", "--world", "mini", "--scenes", tmp_path, "--out", tmp_path / "made") == 2
+    assert "scenes need four" in complaint(capsys)
+    assert run("catalog", "--lists", tmp_path, "--scenes", tmp_path) == 2
+    assert "--scenes and --seed go with --world" in complaint(capsys)
+    assert run("catalog", "--world", "mini", "--seed", "-1", "--out", tmp_path / "made") == 2
+    assert "seed -1 is negative" in complaint(capsys)
+    assert not (tmp_path / "made").exists()
+    assert run("catalog", "--world", "mini", "--scenes", shared / "photos" / "scenes", "--out", tmp_path / "made") == 0
+    assert "train 400, gallery 200, val 40, test 40" in capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_gallery_photos_of_held_out_brands_are_marked() -> None:
 
 
 def test_labels_have_the_published_long_tail() -> None:
-    """Published dev and test: the ten most frequent labels are 23% of all, the top tenth 50%; 27% are in 5 queries at most."""
+    """Published: the ten most frequent labels are 23% of all, the top tenth 50%; 27% are in 5 queries at most."""
     full, products, counts = SIZES["full"], Counter(), Counter()
     for split in ("val", "test"):
         for n in range(getattr(full, split)):

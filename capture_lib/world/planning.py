@@ -41,6 +41,8 @@ class WorldSettings:
     def __post_init__(self) -> None:
         if self.products < 20 or self.size < 64:
             raise InputError(f"world {self.name!r}: needs 20 products and photos of 64 pixels at least")
+        if self.seed < 0:
+            raise InputError(f"world {self.name!r}: seed {self.seed} is negative; use 0 or more")
 
     @property
     def brands(self) -> int:
