@@ -1,6 +1,7 @@
 """Captions of the rendered world against the published lists."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from capture_lib.world.planning import SIZES
 TINY = planning.WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
 
 
+plan = cache(planning.plan)  # of the full world it takes seconds
+
+
 def figures(settings: planning.WorldSettings, *splits: str) -> dict[str, float]:
     products = planning.products_of(settings)
-    samples = [s for s in planning.plan(settings) if s.split in splits]
+    samples = [s for s in plan(settings) if s.split in splits]
     labels = [[products[i].label for i in s.products] for s in samples]
     found = calibration.statistics([s.caption for s in samples], labels)
     return {name: figure["value"] for name, figure in found.items()}
@@ -60,7 +64,7 @@ def test_statistics_of_two_queries_by_hand() -> None:
 
 
 def test_no_caption_is_longer_than_a_published_one_or_used_twice() -> None:
-    captions = [sample.caption for sample in planning.plan(SIZES["small"])]
+    captions = [sample.caption for sample in plan(SIZES["small"])]
     assert max(map(len, captions)) <= 54
     assert len(set(captions)) == len(captions)
 

@@ -57,4 +57,4 @@ def test_a_gallery_escapes_and_frames():
     photo = np.zeros((20, 30, 3), np.uint8)
     shown = figures.gallery([photo, photo], ["<b>", "ok"], [figures.RIGHT, figures.WRONG]).data
     assert "&lt;b&gt;" in shown and figures.RIGHT in shown and figures.WRONG in shown
-    assert shown.count("data:image/jpeg;base64,") == 2
+    assert shown.count("data:image/webp;base64,") == 2

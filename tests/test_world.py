@@ -130,3 +130,10 @@ def test_scenes_of_a_folder_are_shared_out_among_the_splits(tmp_path: Path) -> N
     assert world.settings_of(tmp_path) is None
     with pytest.raises(catalog.InputError, match="scenes need four"):
         world.build(replace(settings, scenes=str(tmp_path / "plain")), tmp_path / "none")
+
+
+def test_no_pose_is_shared_between_splits() -> None:
+    """What covers a photo of one product, redrawn: never twice the same, in train and gallery."""
+    shown = [sample for sample in world.plan(TINY) if len(sample.products) == 1]
+    masks = [world.true_mask(TINY, sample.sample_id).tobytes() for sample in shown]
+    assert len(set(masks)) == len(masks) > 150
