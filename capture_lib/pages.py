@@ -27,6 +27,7 @@ SPELLINGS = {  # TeX that matplotlib lacks, and what it has instead
 }
 ALIGNMENT = re.compile(r"\\(begin|end)\{(aligned|align\*?|gather\*?|equation\*?|split)\}|(?<!\\)&")
 CHINESE = re.compile(r"[\u2e80-\uffff]")  # the font for formulas has none
+ICON = re.compile(r"--jp-icon-[\w-]+:\s*url\([^)]*\);")  # JupyterLab's buttons, 86 kB that no page shows
 SHORT = 8  # a list of more numbers is told by its length
 DEFINITIONS = {
     "standard": "average precision over the hits that were possible, min(N, positives)",
@@ -78,7 +79,7 @@ def to_html(notebook: NotebookNode, title: str) -> str:
     """An executed notebook as one HTML page that needs no network, no script and no Chinese font."""
     exporter = OfflineExporter(raw_template=(TEMPLATES / "notebook.html.j2").read_text(encoding="utf-8"))
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return with_font(page)
+    return with_font(ICON.sub("", page))
 
 
 def with_font(page: str) -> str:
