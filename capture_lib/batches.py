@@ -16,6 +16,7 @@ from capture_lib.catalog import read_text
 from capture_lib.faults import InputError
 from capture_lib.regions import RegionStore
 
+BROKEN = 0.5  # share of the pairs that image-text matching (ITM) breaks
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -96,23 +97,58 @@ class Pairs:
         features = np.asarray(self.store.features[rows], np.float32)  # (B, R, F)
         real = np.arange(features.shape[1]) < self.store.counts[rows][:, None]  # (B, R)
         kept = real if instance is None else real & (np.arange(features.shape[1]) == instance[:, None])
-        ids = torch.from_numpy(self.tokens[chosen])
-        return {"input_ids": ids, "text_mask": (ids != self.special["[PAD]"]).long(),
+        return {**self.words(chosen),
                 **with_global_token(torch.from_numpy(features), torch.from_numpy(self.store.boxes[rows]),
                                     torch.from_numpy(real), torch.from_numpy(kept))}
 
-    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator
-                     ) -> dict[str, Tensor]:
+    def words(self, chosen: np.ndarray) -> dict[str, Tensor]:
+        """The text of `batch`."""
+        ids = torch.from_numpy(self.tokens[chosen])
+        return {"input_ids": ids, "text_mask": (ids != self.special["[PAD]"]).long()}
+
+    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator,
+                     matching: bool = False) -> dict[str, Tensor]:
         """A training batch: `batch` with tokens and regions masked, plus `mlm_labels` (B, L; -1 = not predicted),
-        `region_labels` (B, R; 1 = masked) and `region_targets` (B, R, F), the features before masking."""
-        batch = self.batch(chosen)
+        `region_labels` (B, R; 1 = masked) and `region_targets` (B, R, F), the features before masking.
+
+        With `matching`, half of the pairs are broken, and `matched` (B,) int64 is 1 where a pair belongs together;
+        in a broken one nothing is to be predicted.
+        """
+        texts, photos = self.break_pairs(chosen, generator) if matching else (chosen, chosen)
+        batch = {**self.batch(photos), **self.words(texts)}
         batch["input_ids"], batch["mlm_labels"] = mask_tokens(
             batch["input_ids"], self.special, settings.masked_tokens, generator)
         targets, real = batch["region_features"][:, 1:], batch["region_mask"][:, 1:].bool()
         labels, zeroed = mask_regions(real, settings, generator)
         visible = targets.masked_fill(zeroed[..., None], 0.0)
         seen = with_global_token(visible, batch["region_locations"][:, 1:, :4], real & ~zeroed, real)
-        return {**batch, **seen, "region_labels": labels, "region_targets": targets}
+        batch = {**batch, **seen, "region_labels": labels, "region_targets": targets}
+        return without_predictions(batch, self.same_caption(texts, photos)) if matching else batch
+
+    def break_pairs(self, chosen: np.ndarray, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Half of the pairs (B,), at random, get the caption or, as often, the photo of any other pair.
+
+        Returns:
+            the pairs (B,) that the captions are of, and those that the photos are of.
+        """
+        count = int(len(chosen) * BROKEN)
+        places = torch.randperm(len(chosen), generator=generator)[:count].numpy()
+        others = torch.randint(len(self.tokens), (count,), generator=generator).numpy()
+        of_text = (torch.rand(count, generator=generator) < 0.5).numpy()
+        texts, photos = chosen.copy(), chosen.copy()
+        texts[places[of_text]], photos[places[~of_text]] = others[of_text], others[~of_text]
+        return texts, photos
+
+    def same_caption(self, texts: np.ndarray, photos: np.ndarray) -> Tensor:
+        """Whether the pairs that captions and photos are of have one caption, (B,) bool: then nothing is broken."""
+        return torch.from_numpy((self.tokens[texts] == self.tokens[photos]).all(1))
+
+
+def without_predictions(batch: dict[str, Tensor], matched: Tensor) -> dict[str, Tensor]:
+    """The batch with `matched` (B,), and with nothing to be predicted in the pairs that are broken."""
+    broken = ~matched[:, None]
+    return {**batch, "matched": matched.long(), "mlm_labels": batch["mlm_labels"].masked_fill(broken, -1),
+            "region_labels": batch["region_labels"].masked_fill(broken, 0)}
 
 
 def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, kept: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The command line: `capture run | catalog | download | evaluate | search | explore`."""
+"""The command line: `capture run | catalog | download | evaluate | search | explore | convert`."""
 
 import argparse
 import os
@@ -93,6 +93,14 @@ def parser() -> argparse.ArgumentParser:
     explore.add_argument("catalog", type=Path, nargs="?")
     explore.add_argument("--profile", default="cpu")
     explore.set_defaults(command=explore_command)
+
+    convert = commands.add_parser("convert", help="a checkpoint of the authors' code to ours, and back")
+    source = convert.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from-released", type=Path, metavar="FILE", help="their weights; --out: our folder")
+    source.add_argument("--to-released", type=Path, metavar="DIR", help="our folder; --out: their weights")
+    convert.add_argument("--config", type=Path, metavar="FILE", help="with --from-released: their configuration, JSON")
+    convert.add_argument("--out", type=Path, required=True)
+    convert.set_defaults(command=convert_command)
     return top
 
 
@@ -222,7 +230,10 @@ def search_command(options: argparse.Namespace) -> int:
     run = open_run(options.profile, str(options.catalog), seed=options.seed)
     searcher = search.Searcher.open(run)
     answer = searcher.ask(options.image, options.caption)
-    print(f"compared by {answer.method}, reading {answer.reading}")
+    if answer.hits:
+        print(f"compared by {answer.method}, reading {answer.reading}")
+    else:
+        print(f"{options.image}: no product was found in this photo, so there is nothing to search for")
     for number, hits in enumerate(answer.hits, start=1):
         print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
         for hit in hits[:5]:
@@ -235,3 +246,19 @@ def explore_command(options: argparse.Namespace) -> int:
     from capture_lib import explorer
 
     return explorer.serve(options.profile, options.catalog)
+
+
+def convert_command(options: argparse.Namespace) -> int:
+    from capture_lib import released
+
+    if (options.config is None) == (options.from_released is not None):
+        raise InputError("--config FILE, the released configuration, goes with --from-released and only with it")
+    if options.to_released:
+        config = released.convert_to_released(options.to_released, options.out)
+        print(f"{options.out}: the weights under the released names; their configuration is {config}")
+        return 0
+    unused = released.convert_from_released(options.from_released, options.config, options.out)
+    print(f"{options.out}: config.json and model.safetensors")
+    if unused:
+        print(f"left out ({len(unused)}), as the released code never uses what they give: {', '.join(unused)}")
+    return 0

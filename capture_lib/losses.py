@@ -1,4 +1,4 @@
-"""The pretext tasks' losses, by name: masked language modelling, masked region prediction, contrastive.
+"""The pretext tasks' losses, by name: masked language modelling, masked region prediction, contrastive, matching.
 
 Source: the paper's section on pretext tasks; normalisations as in the released code. Each has weight 1 there.
 Letters in shapes as in `capture_lib.model`.
@@ -55,9 +55,19 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         return F.cross_entropy(similarity.masked_fill(itself, float("-inf")), partner)
 
 
-def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE) -> Tensor:
-    """`nt_xent` between the two modalities' first tokens, taken before the cross layers."""
-    return nt_xent(out["region_contrastive"], out["text_contrastive"], temperature)
+def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE, matched: Tensor | None = None
+                     ) -> Tensor:
+    """`nt_xent` between the two modalities' first tokens, taken before the cross layers.
+
+    matched (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either.
+    """
+    kept = slice(None) if matched is None else matched == 1
+    return nt_xent(out["region_contrastive"][kept], out["text_contrastive"][kept], temperature)
+
+
+def matching_loss(model: "Capture", out: Mapping[str, Tensor], matched: Tensor) -> Tensor:
+    """Image-text matching (ITM): mean cross-entropy over all pairs; matched (B,) int64, 1 = belongs together."""
+    return F.cross_entropy(model.predict_match(out["text_pooled"], out["region_pooled"]), matched)
 
 
 def pretext_losses(model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor],
@@ -65,10 +75,13 @@ def pretext_losses(model: "Capture", batch: Mapping[str, Tensor], out: Mapping[s
     """The losses of the final recipe by name: mlm, mrp, contrastive. Released: their sum is minimised.
 
     `batch` holds mlm_labels (B, L), region_labels (B, R) and region_targets (B, R, F), as the losses above
-    take them; `out` is the model's output for the masked batch.
+    take them; `out` is the model's output for the masked batch. A batch with broken pairs also holds matched (B,),
+    and its losses have itm among them.
     """
-    return {
+    matched = batch.get("matched")
+    losses = {
         "mlm": masked_language_loss(model, out, batch["mlm_labels"]),
         "mrp": masked_region_loss(model, out, batch["region_labels"], batch["region_targets"]),
-        "contrastive": contrastive_loss(out, temperature),
+        "contrastive": contrastive_loss(out, temperature, matched),
     }
+    return losses if matched is None else losses | {"itm": matching_loss(model, out, matched)}

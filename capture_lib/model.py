@@ -21,68 +21,33 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from capture_lib.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CaptureSettings,
+    check_weights,
+    read_settings,
+    read_weights,
+)
 from capture_lib.faults import InputError
 from capture_lib.paths import write_atomically
 
 norm = partial(nn.LayerNorm, eps=1e-12)  # BERT's epsilon, in every layer of the released code
 LOCATION_FEATURES = 5  # x1, y1, x2, y2 as fractions of width and height, and the share of the photo's area
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 MAP_KINDS = ("text", "visual", "text_to_regions", "regions_to_text", "joint")
 
 Maps = list[Tensor] | None  # where layers append their attention maps, None where nobody asks for them
-
-
-@dataclass(frozen=True)
-class CaptureSettings:
-    """The sizes of the model; the defaults are the released ones. Any count of layers may be 0 (ablations).
-
-    Raises `InputError` for a number out of range and for heads that do not divide a width.
-    """
-
-    vocabulary: int = 21_128  # V, WordPiece of bert-base-chinese
-    text_length: int = 36  # L, to which captions are cut and padded: the regions' joint positions start there
-    region_features: int = 2048  # F
-    max_positions: int = 512  # the most tokens and regions of one sample
-    width: int = 768  # W
-    text_layers: int = 4
-    text_heads: int = 12
-    text_ffn: int = 3072
-    visual_layers: int = 4
-    visual_heads: int = 8
-    visual_ffn: int = 1024
-    cross_layers: int = 4
-    cross_heads: int = 8
-    cross_width: int = 512  # of queries, keys and values
-    joint_layers: int = 6
-    joint_heads: int = 8
-    output: int = 512  # E, of H_TXT, H_IMG and the contrastive vectors
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            least = 0 if name.endswith("_layers") else 1
-            if name != "dropout" and not (isinstance(value, int) and value >= least):
-                raise InputError(f"CaptureSettings: {name} is {value!r}; give a whole number from {least} up")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"CaptureSettings: dropout is {self.dropout}; give a number from 0 to below 1")
-        for heads, width in (("text_heads", "width"), ("visual_heads", "width"),
-                             ("cross_heads", "cross_width"), ("joint_heads", "width")):
-            if getattr(self, width) % getattr(self, heads):
-                raise InputError(f"CaptureSettings: {width} {getattr(self, width)} is not a multiple of "
-                                 f"{heads} {getattr(self, heads)}; change one of the two")
 
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
@@ -281,6 +246,9 @@ class Capture(nn.Module):
         self.apply(initialise)
         for layer in self.joint_layers:  # PyTorch's own start, which the released code leaves in place here
             nn.init.xavier_uniform_(layer.attention.qkv.weight)
+        if s.matching:  # made last: with or without it, everything else has the same start
+            self.match_head = nn.Linear(s.output, 2)
+            initialise(self.match_head)
 
     def forward(self, input_ids: Tensor, text_mask: Tensor, region_features: Tensor, region_locations: Tensor,
                 region_mask: Tensor, attention: bool = False) -> dict[str, Any]:
@@ -331,6 +299,10 @@ class Capture(nn.Module):
         """Region outputs (..., E) to the region features (..., F) before masking."""
         return self.region_decoder(self.region_head(region_sequence))
 
+    def predict_match(self, text_pooled: Tensor, region_pooled: Tensor) -> Tensor:
+        """H_TXT and H_IMG (B, E) to logits (B, 2) for a broken pair and for a matched one; with `matching` only."""
+        return self.match_head(text_pooled * region_pooled)
+
     @classmethod
     def from_released(cls, state_dict: Mapping[str, Any], released_config: Mapping[str, Any]) -> "Capture":
         """The model of a released checkpoint, in evaluation mode; arguments, errors as `released.to_ours`."""
@@ -338,27 +310,21 @@ class Capture(nn.Module):
 
         return cls._from_weights(*released.to_ours(state_dict, released_config), source="released checkpoint")
 
-    def save(self, folder: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Writes model.safetensors and config.json into a folder; other files there stay."""
         with write_atomically(Path(folder) / CONFIG_FILE) as path:
             path.write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
         with write_atomically(Path(folder) / WEIGHTS_FILE) as path:
-            save_file(self.state_dict(), path)
+            save_file(self.state_dict(), path, metadata={"format": "pt"})  # as Hugging Face marks its own
 
     @classmethod
-    def load(cls, folder: Path) -> "Capture":
-        """The model that `save` wrote, on the CPU, in evaluation mode; `InputError` where it is damaged."""
-        settings = read_settings(Path(folder) / CONFIG_FILE)
-        path = Path(folder) / WEIGHTS_FILE
-        try:
-            weights = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); save the model again") from error
-        return cls._from_weights(settings, weights, source=str(path))
+    def from_pretrained(cls, folder: str | Path) -> "Capture":
+        """The model that `save_pretrained` wrote, on the CPU, in evaluation mode; `InputError` where it is damaged."""
+        settings, path = read_settings(Path(folder) / CONFIG_FILE), Path(folder) / WEIGHTS_FILE
+        return cls._from_weights(settings, read_weights(path), source=str(path))
 
     @classmethod
-    def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor],
-                      source: str) -> "Capture":
+    def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor], source: str) -> "Capture":
         with torch.device("meta"):  # no random start that would be overwritten
             model = cls(settings)
         check_weights(model.state_dict(), weights, source)
@@ -372,28 +338,3 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-def read_settings(path: Path) -> CaptureSettings:
-    """The settings in a config.json; `InputError` for an unknown or missing key and for a wrong value."""
-    known = {field.name for field in fields(CaptureSettings)}
-    try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
-        for key in sorted(values.keys() ^ known):
-            raise InputError(f"{'missing' if key in known else 'unknown'} key {key!r}; "
-                             f"the keys are {', '.join(sorted(known))}")
-        return CaptureSettings(**values)
-    except (OSError, ValueError, TypeError) as error:  # InputError is a ValueError
-        raise InputError(f"{path}: {error}; give the folder of a saved model") from error
-
-
-def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    """`InputError` that names the source and the first parameter missing, unknown or of a wrong shape."""
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found or name not in expected:
-            fault = f"{'missing' if name in expected else 'unknown'} parameter {name}"
-        elif expected[name].shape != found[name].shape:
-            fault = f"parameter {name} is {tuple(found[name].shape)} and not {tuple(expected[name].shape)}"
-        else:
-            continue
-        raise InputError(f"{source}: {fault}; weights and configuration must belong together")

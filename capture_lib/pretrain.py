@@ -3,34 +3,43 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import get_linear_schedule_with_warmup
 
 from capture_lib.batches import BatchSettings, Pairs
+from capture_lib.bert import start_from_bert
 from capture_lib.detector import pick_device
+from capture_lib.faults import InputError
 from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture, CaptureSettings
 from capture_lib.paths import write_atomically
 from capture_lib.progress import progress
 
-TASKS = ("mlm", "mrp", "contrastive")
+TASKS = ("mlm", "mrp", "contrastive")  # the final recipe
+MATCHING = "itm"  # image-text matching: the paper describes it and leaves it out
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Defaults of the cpu profile."""
+    """Defaults of the cpu profile; `InputError` for a task that there isn't."""
 
     epochs: int = 9  # paper's code: 10
     batch: int = 64
     learning_rate: float = 1e-3  # paper's code: 1e-4, from BERT's weights
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = TASKS  # or with MATCHING too
     temperature: float = 0.07
+    bert: str = ""  # a folder with bert-base-chinese in Hugging Face's form, for the text side; empty = a random start
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in (*TASKS, MATCHING):
+                raise InputError(f"PretrainSettings: task {task!r} is unknown; use {', '.join((*TASKS, MATCHING))}")
 
 
 def possible_tasks(captions: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -39,10 +48,21 @@ def possible_tasks(captions: list[str], tasks: tuple[str, ...]) -> tuple[str, ..
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on matrices, none on biases and LayerNorms (the released code has it the wrong way round)."""
+    """Weight decay on matrices and embeddings, none on biases and LayerNorms, which have one dimension.
+
+    The released code has it the wrong way round where it starts from BERT's weights.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def share_of_rate(step: int, warmup: int, steps: int) -> float:
+    """The learning rate of a step (from 0) as a share of the highest: up in a line over `warmup` steps, then down.
+
+    No step has a rate of 0: the first is one step up already, and 0 would come after the last.
+    """
+    return min((step + 1) / (warmup + 1), (steps - step) / max(steps - warmup, 1))
 
 
 def epoch_batches(pairs: int, batch: int, epoch: int, seed: int) -> Iterator[np.ndarray]:
@@ -67,7 +87,9 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
     model.to(device).train()
     optimiser = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.learning_rate)
     steps = settings.epochs * sum(1 for _ in epoch_batches(len(pairs.tokens), settings.batch, 0, seed))
-    schedule = get_linear_schedule_with_warmup(optimiser, int(settings.warmup * steps), steps)
+    matching = MATCHING in settings.tasks
+    warmup = int(settings.warmup * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(share_of_rate, warmup=warmup, steps=steps))
     history = resume(folder, model, optimiser, schedule)
     first = len(history) * settings.epochs // steps
     for epoch in progress(range(first, settings.epochs), "pretraining epochs", settings.epochs - first):
@@ -75,15 +97,16 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
         generator = torch.Generator().manual_seed(seed * 1000 + epoch)  # masking
         for chosen in epoch_batches(len(pairs.tokens), settings.batch, epoch, seed):
             batch = {name: value.to(device, non_blocking=True)
-                     for name, value in pairs.masked_batch(chosen, batches, generator).items()}
+                     for name, value in pairs.masked_batch(chosen, batches, generator, matching).items()}
             losses = step(model, batch, optimiser, settings)
             schedule.step()
             history.append({name: loss.item() for name, loss in losses.items()})
-            if not np.isfinite(sum(history[-1].values())):
-                raise FloatingPointError(f"pretraining: the loss is not finite at step {len(history)} of {steps}; "
+            wrong = [f"{name} is {value}" for name, value in history[-1].items() if not np.isfinite(value)]
+            if wrong:
+                raise FloatingPointError(f"pretraining: the loss {wrong[0]} at step {len(history)} of {steps}; "
                                          f"lower learning_rate; the state before epoch {epoch + 1} is kept")
         keep(folder, model, optimiser, schedule, history)
-    model.eval().save(folder)
+    model.eval().save_pretrained(folder)
     (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
     (folder / "state.pt").unlink(missing_ok=True)
     return history
@@ -125,8 +148,13 @@ def resume(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer,
     return state["history"]
 
 
-def build_model(settings: CaptureSettings, pairs: Pairs, seed: int) -> Capture:
-    """A fresh model whose vocabulary and feature width are those of the data."""
+def build_model(settings: CaptureSettings, pairs: Pairs, seed: int, tasks: tuple[str, ...] = TASKS, bert: str = ""
+                ) -> Capture:
+    """A fresh model for the tasks, with the data's vocabulary and feature width; `bert` as in `PretrainSettings`."""
     torch.manual_seed(seed)
-    sizes = {"vocabulary": pairs.special["size"], "region_features": pairs.store.features.shape[-1]}
-    return Capture(CaptureSettings(**{**settings.__dict__, **sizes}))
+    sizes = {"vocabulary": pairs.special["size"], "region_features": pairs.store.features.shape[-1],
+             "matching": MATCHING in tasks}
+    model = Capture(CaptureSettings(**{**settings.__dict__, **sizes}))
+    if bert:
+        start_from_bert(model, bert)
+    return model

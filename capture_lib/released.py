@@ -5,14 +5,19 @@ one here, so that one matrix product gives all three. Source: the released code 
 `config/capture.json` and `model/cross-base/cross_config.json`.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from capture_lib.checkpoint import CaptureSettings, check_weights, read_config, read_weights
 from capture_lib.faults import InputError
-from capture_lib.model import Capture, CaptureSettings, check_weights
+from capture_lib.model import Capture
+from capture_lib.paths import write_atomically
 
 SETTINGS = {  # our setting: the released key
     "vocabulary": "vocab_size", "region_features": "v_feature_size",
@@ -29,6 +34,7 @@ ONE_SETTING = {  # released keys that have to agree, because they are one settin
     "v_hidden_act": "hidden_act",
 }
 JOINT_HEADS = 8  # the released configuration has them in the joint transformer's own file
+WITHOUT_LOSS = (torch.float32, torch.float16, torch.bfloat16)  # what float32 holds bit for bit
 
 UNUSED = {  # part of a released parameter's name: why the model has no use for it
     ".q_dense1.": "a second output projection of the cross layer, defined and never called",
@@ -115,7 +121,27 @@ def settings_from_config(released_config: Mapping[str, Any]) -> CaptureSettings:
         **{ours: released_config[theirs] for ours, theirs in SETTINGS.items()},
         cross_layers=len(released_config["v_biattention_id"]),
         joint_heads=released_config.get("co_num_attention_heads", JOINT_HEADS),
+        text_length=released_config.get("text_length", CaptureSettings.text_length),
     )
+
+
+def config_from_settings(settings: CaptureSettings) -> dict[str, Any]:
+    """A released configuration for our settings, from which `settings_from_config` gives them back.
+
+    `text_length` is a key that the authors' files don't have. Raises `InputError` for an output width of its own and
+    for a head that the released model doesn't have.
+    """
+    if settings.matching:
+        raise InputError("matching is true; the released model has no head for image-text matching")
+    if settings.output != settings.cross_width:
+        raise InputError(f"output {settings.output} differs from cross_width {settings.cross_width}; "
+                         f"the released model has one width for both")
+    config = {theirs: getattr(settings, ours) for ours, theirs in SETTINGS.items()} | {"hidden_act": "gelu"}
+    config |= {key: config[other] for key, other in ONE_SETTING.items()}
+    layers = list(range(settings.cross_layers))
+    return config | {"v_target_size": settings.region_features, "type_vocab_size": 2, "v_biattention_id": layers,
+                     "t_biattention_id": layers, "co_num_attention_heads": settings.joint_heads,
+                     "text_length": settings.text_length}
 
 
 def released_modules(settings: CaptureSettings) -> dict[str, tuple[str, ...]]:
@@ -151,11 +177,17 @@ def to_ours(state_dict: Mapping[str, Any],
     """Settings and weights (float32, on the CPU, new tensors) for `Capture` from a released checkpoint.
 
     `state_dict` holds tensors or arrays under the released names. Raises `InputError` for a parameter that is
-    missing, unknown or of a wrong shape, and for an MLM decoder that is not the word embedding.
+    missing, unknown, of a wrong shape or of a type that float32 can't hold, and for an MLM decoder that is not
+    the word embedding.
     """
     settings = settings_from_config(released_config)
-    found = {name: torch.as_tensor(value, dtype=torch.float32, device="cpu")
-             for name, value in state_dict.items() if not any(part in name for part in UNUSED)}
+    unused = unused_names(state_dict)
+    found = {name: torch.as_tensor(value) for name, value in state_dict.items() if name not in unused}
+    for name, value in found.items():
+        if value.dtype not in WITHOUT_LOSS:
+            raise InputError(f"released checkpoint: parameter {name} is {value.dtype}; "
+                             f"give float32, float16 or bfloat16")
+    found = {name: value.to("cpu", torch.float32) for name, value in found.items()}
     with torch.device("meta"):
         expected = to_released(Capture(settings).state_dict(), settings)
     check_weights(expected, found, "released checkpoint")
@@ -173,3 +205,53 @@ def to_released(state_dict: Mapping[str, Tensor], settings: CaptureSettings) -> 
         released.update(zip(theirs, state_dict[ours].chunk(len(theirs)), strict=True))
     released[TIED_DECODER] = released[WORDS]
     return released
+
+
+def unused_names(state_dict: Mapping[str, Any]) -> list[str]:
+    """The released parameters that this model has no use for (`UNUSED` says why)."""
+    return [name for name in state_dict if any(part in name for part in UNUSED)]
+
+
+# -------------------------------------------------------------------------------------------------- files
+
+
+def convert_from_released(file: Path, config_file: Path, folder: Path) -> list[str]:
+    """A released checkpoint and its JSON configuration to a folder for `Capture.from_pretrained`.
+
+    Returns:
+        the released parameters that were left out.
+
+    Raises:
+        InputError: a file can't be read, or the two don't fit together or this model.
+    """
+    weights, config = read_weights(file), read_config(config_file)
+    try:
+        model = Capture.from_released(weights, config)
+    except InputError as error:
+        raise InputError(f"{file} with {config_file}: {error}") from None
+    model.save_pretrained(folder)
+    return unused_names(weights)
+
+
+def convert_to_released(folder: Path, file: Path) -> Path:
+    """A folder of `Capture.save_pretrained` to a released checkpoint (.safetensors, or else torch's format).
+
+    Returns:
+        the released configuration, a .json file beside the checkpoint.
+
+    Raises:
+        InputError: the folder can't be read, its sizes have no released form, or `file` can't be a file.
+    """
+    if file.is_dir() or file.suffix == ".json":
+        raise InputError(f"{file}: name a file for the weights, such as capture.bin or capture.safetensors")
+    model = Capture.from_pretrained(folder)
+    try:
+        config = config_from_settings(model.settings)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    weights = {name: value.clone() for name, value in to_released(model.state_dict(), model.settings).items()}
+    with write_atomically(file) as beside:
+        save_file(weights, beside) if file.suffix == ".safetensors" else torch.save(weights, beside)
+    with write_atomically(file.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return file.with_suffix(".json")

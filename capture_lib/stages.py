@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from capture_lib import batches, detector, encoder, model, pretrain, regions, retrieval, synthesis
+from capture_lib import batches, bert, detector, encoder, model, pretrain, regions, retrieval, synthesis
 from capture_lib.batches import Pairs
 from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
@@ -123,19 +123,20 @@ def pretrained(run: Run) -> Pretrained:
     tasks = pretrain.possible_tasks(list(train["caption"]), run.profile.pretrain.tasks)
     enough = len(train) >= LEAST_PAIRS
     worded = train if any(train["caption"]) else photographed(run)
+    start = run.profile.pretrain.bert
 
     def make(folder: Path) -> None:
-        tokenizer = batches.make_tokenizer(run.profile.batches, worded["caption"], folder)
+        tokenizer = batches.make_tokenizer(bert.with_vocabulary(run.profile.batches, start), worded["caption"], folder)
         if not enough:
             return
         pairs = batches.make_pairs(train, store, tokenizer, run.profile.batches)
-        fresh = pretrain.build_model(run.profile.capture, pairs, run.seed)
+        fresh = pretrain.build_model(run.profile.capture, pairs, run.seed, tasks, start)
         settings = pretrain.PretrainSettings(**{**run.profile.pretrain.__dict__, "tasks": tasks})
         pretrain.train(fresh, pairs, run.profile.batches, settings, folder, run.seed)
 
     settings = PretrainInputs(run.profile.batches, run.profile.capture, run.profile.pretrain, enough)
     folder = run.stage(pretrain, settings, [store_folder], worded[["sample_id", "split", "image", "caption"]], make)
-    trained = Capture.load(folder) if (folder / "model.safetensors").is_file() else None
+    trained = Capture.from_pretrained(folder) if (folder / "model.safetensors").is_file() else None
     if trained:
         trained.to(detector.pick_device()).eval()
     return Pretrained(trained, batches.load_tokenizer(folder), tasks, folder)

@@ -198,6 +198,58 @@ def test_a_masked_batch_hides_what_is_to_be_predicted(tokenizer):
         torch.testing.assert_close(batch["region_features"][b, 0], mean)
 
 
+def test_without_matching_a_batch_draws_nothing_but_its_masks(tokenizer):
+    """The final recipe's batches are the same, bit for bit, as if there were no image-text matching."""
+    pairs, chosen, draws = make_pairs(tokenizer), np.arange(6), generator()
+    batch, plain = pairs.masked_batch(chosen, SETTINGS, generator()), pairs.batch(chosen)
+    ids, labels = batches.mask_tokens(plain["input_ids"], pairs.special, SETTINGS.masked_tokens, draws)
+    regions, _ = batches.mask_regions(plain["region_mask"][:, 1:].bool(), SETTINGS, draws)
+    assert "matched" not in batch and torch.equal(batch["input_ids"], ids) and torch.equal(batch["mlm_labels"], labels)
+    assert torch.equal(batch["region_labels"], regions) and torch.equal(batch["region_targets"],
+                                                                        plain["region_features"][:, 1:])
+
+
+def test_a_broken_pair_has_a_caption_that_is_not_its_photos(tokenizer):
+    """Captions recur here: a caption or a photo that comes from a pair with the same caption breaks nothing."""
+    pairs, chosen = make_pairs(tokenizer, 24), np.arange(24)[::-1].copy()
+    visible = replace(SETTINGS, masked_tokens=0.3, masked_regions=0.5, zeroed=0.0)
+    plain = pairs.batch(chosen)
+    photo_of = {pairs.store.features[i].tobytes(): i for i in range(24)}
+    texts_kept = photos_kept = broken = 0
+    for seed in range(100):
+        batch = pairs.masked_batch(chosen, visible, generator(seed), matching=True)
+        ids = torch.where(batch["mlm_labels"] != -1, batch["mlm_labels"], batch["input_ids"])
+        for b in range(24):
+            photo = photo_of[batch["region_features"][b, 1:].numpy().astype(np.float16).tobytes()]
+            if batch["matched"][b]:
+                assert ids[b].tolist() == pairs.tokens[photo].tolist()
+                assert ids[b].tolist() == pairs.tokens[chosen[b]].tolist()
+                continue
+            broken += 1
+            assert (batch["mlm_labels"][b] == -1).all() and (batch["region_labels"][b] == 0).all()
+            text_kept = text_is(pairs, batch["input_ids"][b], plain["input_ids"][b])
+            texts_kept, photos_kept = texts_kept + text_kept, photos_kept + (photo == chosen[b])
+            assert text_kept + (photo == chosen[b]) == 1  # one of the two was replaced
+            assert not text_is(pairs, batch["input_ids"][b], torch.from_numpy(pairs.tokens[photo]))
+        assert (batch["mlm_labels"] != -1).any() and batch["region_labels"].any()
+    assert within(broken / 2400, 0.5 * 0.75, 2400)  # three in four replacements have another caption
+    assert within(texts_kept / broken, 0.5, broken) and texts_kept + photos_kept == broken
+
+
+def text_is(pairs: Pairs, masked: torch.Tensor, ids: torch.Tensor) -> bool:
+    """Whether masked tokens are those of a caption, as far as two captions of this file can be told apart."""
+    shares = [(masked == torch.from_numpy(tokens)).double().mean() for tokens in pairs.tokens[:4]]
+    return bool((masked == ids).double().mean() == max(shares))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_at_most_half_of_a_batch_is_broken(tokenizer, count):
+    pairs = make_pairs(tokenizer)
+    for seed in range(20):
+        batch = pairs.masked_batch(np.arange(count), SETTINGS, generator(seed), matching=True)
+        assert (batch["matched"] == 0).sum() <= count // 2
+
+
 def test_masking_leaves_the_store_and_the_pairs_alone(tokenizer):
     pairs = make_pairs(tokenizer)
     before = pairs.store.features.copy(), pairs.tokens.copy()

@@ -1,6 +1,7 @@
 """The losses against naive loops, what gets no gradient from which loss, and one batch overfitted."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from capture_lib.losses import (
     contrastive_loss,
     masked_language_loss,
     masked_region_loss,
+    matching_loss,
     nt_xent,
     pretext_losses,
 )
@@ -166,6 +168,46 @@ def test_pretext_losses_are_the_three_by_name(model, batch):
         "mlm": masked_language_loss(model, out, batch["mlm_labels"]),
         "mrp": masked_region_loss(model, out, batch["region_labels"], batch["region_targets"]),
         "contrastive": contrastive_loss(out, 0.2)})
+
+
+MATCHED = torch.tensor([1, 0, 0, 1])
+
+
+def matching_model() -> Capture:
+    torch.manual_seed(0)
+    return Capture(replace(TINY, matching=True))
+
+
+def test_matching_loss_equals_the_naive_loop(batch):
+    model = matching_model()
+    out = run(model, batch)
+    terms = []
+    for b in range(4):
+        product = out["text_pooled"][b] * out["region_pooled"][b]
+        broken, whole = (model.match_head.weight @ product + model.match_head.bias).tolist()
+        right, wrong = (whole, broken) if MATCHED[b] else (broken, whole)
+        terms.append(math.log(1 + math.exp(wrong - right)))
+    assert matching_loss(model, out, MATCHED).item() == pytest.approx(sum(terms) / 4, rel=1e-5)
+
+
+def test_broken_pairs_take_no_part_in_the_contrastive_loss(model, batch):
+    out = run(model, batch)
+    text, region = out["text_contrastive"].detach(), out["region_contrastive"].detach()
+    expected = naive_nt_xent(region[[0, 3]], text[[0, 3]], 0.3)
+    assert contrastive_loss(out, 0.3, MATCHED).item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(contrastive_loss(out, 0.3, torch.ones(4)), contrastive_loss(out, 0.3))
+
+
+def test_matching_is_a_loss_where_pairs_are_broken_and_acts_on_the_retrieval_vectors(batch):
+    model = matching_model()
+    out = run(model, batch)
+    assert "itm" not in pretext_losses(model, batch, out)
+    out["text_pooled"].retain_grad()
+    out["region_pooled"].retain_grad()
+    losses = pretext_losses(model, batch | {"matched": MATCHED}, out)
+    assert list(losses) == ["mlm", "mrp", "contrastive", "itm"]
+    losses["itm"].backward()
+    assert all(out[name].grad.abs().sum() > 0 for name in ("text_pooled", "region_pooled"))
 
 
 def test_region_targets_may_be_half_precision(model, batch):

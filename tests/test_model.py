@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from capture_lib.faults import InputError
@@ -210,6 +211,16 @@ def test_random_start_is_that_of_bert():
             assert 0.018 < parameter.std() < 0.022, name
 
 
+def test_the_matching_head_changes_nothing_else():
+    plain, matching = build().state_dict(), build(matching=True)
+    for name, value in plain.items():
+        assert torch.equal(matching.state_dict()[name], value), name
+    assert matching.state_dict().keys() - plain.keys() == {"match_head.weight", "match_head.bias"}
+    out = matching(**batch())
+    expected = (out["text_pooled"] * out["region_pooled"]) @ matching.match_head.weight.T
+    torch.testing.assert_close(matching.predict_match(out["text_pooled"], out["region_pooled"]), expected)
+
+
 def test_released_size_without_its_unused_parameters():
     with torch.device("meta"):
         model = Capture(CaptureSettings())
@@ -218,17 +229,19 @@ def test_released_size_without_its_unused_parameters():
 
 def test_a_saved_model_comes_back_identical_and_ready_to_evaluate(tmp_path):
     model, inputs = build(), batch()
-    model.save(tmp_path / "new" / "checkpoint")
-    loaded = Capture.load(tmp_path / "new" / "checkpoint")
+    model.save_pretrained(tmp_path / "new" / "checkpoint")
+    loaded = Capture.from_pretrained(tmp_path / "new" / "checkpoint")
     assert loaded.settings == model.settings and not loaded.training
     for name, value in model(**inputs).items():
         assert torch.equal(loaded(**inputs)[name], value)
+    with safe_open(tmp_path / "new" / "checkpoint" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # what Hugging Face's own loaders ask for
     assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_a_checkpoint_holds_the_tied_decoder_once_and_leaves_other_files_alone(tmp_path):
     (tmp_path / "training.json").write_text("{}")
-    build().save(tmp_path)
+    build().save_pretrained(tmp_path)
     shapes = [tuple(tensor.shape) for tensor in load_file(tmp_path / "model.safetensors").values()]
     assert shapes.count((40, 16)) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors",
@@ -238,12 +251,12 @@ def test_a_checkpoint_holds_the_tied_decoder_once_and_leaves_other_files_alone(t
 @pytest.mark.parametrize(("change", "fault"), [({"widht": 16}, "unknown key 'widht'"),
                                                ({"width": None}, "missing key 'width'")])
 def test_a_wrong_key_in_the_configuration_is_named(tmp_path, change, fault):
-    build().save(tmp_path)
+    build().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text()) | change
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     with pytest.raises(InputError) as error:
-        Capture.load(tmp_path)
+        Capture.from_pretrained(tmp_path)
     assert str(path) in str(error.value) and fault in str(error.value)
 
 
@@ -252,40 +265,40 @@ def test_a_wrong_key_in_the_configuration_is_named(tmp_path, change, fault):
     (lambda weights: weights.update(extra=torch.zeros(1)), "unknown parameter extra"),
     (lambda weights: weights.update(word_bias=torch.zeros(41)), "word_bias is (41,) and not (40,)")])
 def test_weights_that_do_not_fit_are_named(tmp_path, change, fault):
-    build().save(tmp_path)
+    build().save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
     change(weights)
     save_file(weights, path)
     with pytest.raises(InputError) as error:
-        Capture.load(tmp_path)
+        Capture.from_pretrained(tmp_path)
     assert str(path) in str(error.value) and fault in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("content", [None, b"half a fi", b"5"])
 def test_a_missing_or_broken_file_is_named(tmp_path, name, content):
-    build().save(tmp_path)
+    build().save_pretrained(tmp_path)
     (tmp_path / name).unlink()
     if content:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name):
-        Capture.load(tmp_path)
+        Capture.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "value"), [("width", 0), ("text_ffn", "32"), ("joint_layers", -1),
-                                             ("output", 1.5), ("text_heads", 0), ("dropout", 1.0)])
+                                             ("output", 1.5), ("text_heads", 0), ("dropout", 1.0), ("matching", 1)])
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(InputError, match=f"{name} is {value!r}; give"):
         dataclasses.replace(TINY, **{name: value})
 
 
 def test_a_wrong_value_in_the_configuration_names_the_file(tmp_path):
-    build().save(tmp_path)
+    build().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"text_ffn": 32', '"text_ffn": -32'))
     with pytest.raises(InputError, match=r"config\.json.*text_ffn is -32"):
-        Capture.load(tmp_path)
+        Capture.from_pretrained(tmp_path)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

@@ -1,16 +1,19 @@
 """The released checkpoints: the authors' own outputs, and every name there and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from capture_lib import cli
 from capture_lib.faults import InputError
 from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture, CaptureSettings
-from capture_lib.released import UNUSED, settings_from_config, to_ours, to_released
+from capture_lib.released import UNUSED, config_from_settings, settings_from_config, to_ours, to_released
 
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
 RELEASED_SIZES = {
@@ -117,6 +120,7 @@ def test_a_checkpoint_in_half_precision_gives_a_float32_model_of_its_own():
 
 @pytest.mark.parametrize(("name", "value", "fault"), [
     ("cls.t_fc.bias", None, "missing parameter cls.t_fc.bias"),
+    ("cls.t_fc.bias", torch.zeros(16, dtype=torch.float64), "cls.t_fc.bias is torch.float64; give float32"),
     ("cls.extra", torch.zeros(1), "unknown parameter cls.extra"),
     ("cls.imagePredictions.decoder.bias", torch.zeros(1601), r"decoder.bias is \(1601,\) and not \(10,\)"),
     ("cls.predictions.decoder.weight", torch.zeros(30, 16), "decoder.weight differs from bert.embeddings")])
@@ -136,3 +140,89 @@ def test_a_configuration_that_this_model_cannot_follow_is_refused(change, fault)
     config = {key: value for key, value in (RELEASED_SIZES | change).items() if value is not None}
     with pytest.raises(InputError, match=f"released configuration: .*{fault}"):
         settings_from_config(config)
+
+
+def test_a_configuration_makes_the_round_trip(config):
+    settings = replace(CaptureSettings(), joint_heads=12, cross_layers=2, text_length=20)
+    assert settings_from_config(config_from_settings(settings)) == settings
+    again = config_from_settings(settings_from_config(config))
+    assert {key: config[key] for key in again.keys() & config.keys()} == {
+        key: again[key] for key in again.keys() & config.keys()}
+
+
+def test_an_output_width_of_its_own_has_no_released_form():
+    with pytest.raises(InputError, match="output 256 differs from cross_width 512"):
+        config_from_settings(replace(CaptureSettings(), output=256))
+
+
+def test_a_matching_head_has_no_released_form():
+    with pytest.raises(InputError, match="no head for image-text matching"):
+        config_from_settings(replace(CaptureSettings(), matching=True))
+
+
+# --------------------------------------------------------------------------------------- capture convert
+
+
+def convert(*arguments: object) -> int:
+    return cli.main(["convert", *(str(argument) for argument in arguments)])
+
+
+def released_file(folder: Path, weights: dict, config: dict, suffix: str = "bin") -> tuple[Path, Path]:
+    """A released checkpoint and its configuration, as files."""
+    file, config_file = folder / f"released.{suffix}", folder / "capture.json"
+    weights = {name: torch.as_tensor(value).clone() for name, value in weights.items()}
+    save_file(weights, file) if suffix == "safetensors" else torch.save(weights, file)
+    config_file.write_text(json.dumps(config))
+    return file, config_file
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_convert_makes_the_round_trip_without_loss(reference, config, tmp_path, capsys, suffix):
+    weights = below(reference, "weights/")
+    file, config_file = released_file(tmp_path, weights, config, suffix)
+    assert convert("--from-released", file, "--config", config_file, "--out", tmp_path / "ours") == 0
+    left_out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    unused = {name for name in weights if any(part in name for part in UNUSED)}
+    assert len(left_out) == 1 and set(left_out[0].split(": ")[1].split(", ")) == unused
+    back = tmp_path / f"back.{suffix}"
+    assert convert("--to-released", tmp_path / "ours", "--out", back) == 0
+    found = load_file(back) if suffix == "safetensors" else torch.load(back, weights_only=True)
+    assert found.keys() == weights.keys() - unused
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, torch.from_numpy(weights[name])), name
+    model = Capture.from_released(found, json.loads((tmp_path / "back.json").read_text()))
+    assert model.settings == Capture.from_pretrained(tmp_path / "ours").settings == settings_from_config(config)
+
+
+def test_convert_refuses_in_one_line_and_writes_nothing(tmp_path, capsys):
+    file, config_file = released_file(tmp_path, small_checkpoint(), SMALL_SIZES)
+    (tmp_path / "missing").mkdir()
+    missing, _ = released_file(tmp_path / "missing", {"cls.t_fc.bias": torch.zeros(16)}, SMALL_SIZES)
+    torch.save([torch.zeros(1)], tmp_path / "list.bin")
+    torch.save({"model": small_checkpoint()}, tmp_path / "nested.bin")
+    torch.save({"model": Path("/")}, tmp_path / "code.bin")
+    (tmp_path / "broken.json").write_text("{")
+    out, source = ("--out", tmp_path / "ours"), "--from-released"
+    small_model().save_pretrained(tmp_path / "wide")
+    wide = json.loads((tmp_path / "wide" / "config.json").read_text()) | {"output": 16}
+    Capture(CaptureSettings(**wide)).save_pretrained(tmp_path / "wide")
+    wrong = {
+        (source, file, *out): "--config FILE",
+        ("--to-released", tmp_path / "wide", "--config", config_file, *out): "--config FILE",
+        (source, tmp_path / "no.bin", "--config", config_file, *out): "no.bin: cannot be read",
+        (source, file, "--config", tmp_path / "no.json", *out): "no.json",
+        (source, file, "--config", tmp_path / "broken.json", *out): "broken.json",
+        (source, config_file, "--config", config_file, *out): "capture.json: cannot be read as weights",
+        (source, tmp_path / "code.bin", "--config", config_file, *out): "code.bin: cannot be read as weights",
+        (source, tmp_path / "list.bin", "--config", config_file, *out): "list.bin: is no state dict",
+        (source, tmp_path / "nested.bin", "--config", config_file, *out): "nested.bin: is no state dict",
+        (source, missing, "--config", config_file, *out): "released.bin with",
+        ("--to-released", tmp_path / "none", *out): "config.json",
+        ("--to-released", tmp_path / "wide", *out): "wide: output 16 differs from cross_width 8",
+        ("--to-released", tmp_path / "wide", "--out", tmp_path / "missing"): "missing: name a file",
+    }
+    for arguments, part in wrong.items():
+        assert convert(*arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert part in said and len(said.splitlines()) == 1, said
+    assert not (tmp_path / "ours").exists() and missing.is_file()
