@@ -33,11 +33,13 @@ class DetectorSettings:
 
     backbone: str = "resnet10t"  # any timm name
     weights: str = ""  # a safetensors or .pth file for the backbone; empty = random start
-    size: int = 128  # side of the square input, pixels
+    size: int = 128  # side of a composite, pixels
+    enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # times which a batch of composites is trained on, one at random
+    view: int = 192  # side of the squares it searches: products fill less of a photo than of a composite
     channels: int = 128  # of the fused map
     anchors: tuple[float, ...] = (24, 40, 64, 96)  # sides, pixels of the input
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
-    steps: int = 1_200
+    steps: int = 1_000
     batch: int = 16
     learning_rate: float = 1e-3
     box_weight: float = 10.0  # torchvision divides the box loss by all sampled anchors, most of them background
@@ -59,12 +61,13 @@ class Detector(nn.Module):
         self.rpn = RegionProposalNetwork(
             anchors, RPNHead(settings.channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=0.6, bg_iou_thresh=0.3, batch_size_per_image=64, positive_fraction=0.5,
-            pre_nms_top_n={"training": 300, "testing": 300}, post_nms_top_n={"training": 100, "testing": 100},
+            pre_nms_top_n={"training": 300, "testing": 600}, post_nms_top_n={"training": 100, "testing": 100},
             nms_thresh=settings.nms)
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """(B, 3, S, S) float in [0, 1] to the fused map (B, C, S/8, S/8)."""
-        maps = self.backbone((photos - 0.5) / 0.25)
+        spread = 0.5 if self.settings.weights else 0.25  # pretrained weights expect values in [-1, 1]
+        maps = self.backbone((photos - 0.5) / spread)
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
             fused = fused + F.interpolate(level(coarse), fused.shape[-2:], mode="bilinear", align_corners=False)
@@ -130,20 +133,32 @@ def composite_batches(folder: Path, batch: int, steps: int, seed: int) -> Iterat
         yield (photos * light).clamp(0, 1), [torch.from_numpy(t) for t in truth]
 
 
+def enlarge(photos: Tensor, boxes: list[Tensor], times: float) -> tuple[Tensor, list[Tensor]]:
+    """Photos (B, 3, S, S) and their boxes, xyxy pixels, at `times` the side."""
+    side = round(times * photos.shape[-1])
+    return F.interpolate(photos, (side, side), mode="bilinear"), [box * (side / photos.shape[-1]) for box in boxes]
+
+
 def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int) -> list[dict[str, float]]:
-    """Trains a detector on composites, saves it in `folder` and returns the losses of every step by name."""
+    """Trains a detector on composites, saves it in `folder` and returns the losses of every step by name.
+
+    A pretrained backbone is trained on, but its batch norms keep the statistics that they came with.
+    """
     device = pick_device()
-    detector = Detector(settings)
+    detector = Detector(settings).train()
     if settings.weights:
         load_backbone(detector.backbone, Path(settings.weights))
-    detector.to(device, memory_format=torch.channels_last).train()
+        detector.backbone.eval()
+    detector.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), settings.learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps)
-    history = []
+    half = device.type != "cpu" or not settings.weights  # on a CPU, bfloat16 slows the usual light backbones down
+    history, rng = [], np.random.default_rng([seed, 3])
     stream = composite_batches(composites, settings.batch, settings.steps, seed)
     for photos, boxes in progress(stream, "detector steps", settings.steps):
+        photos, boxes = enlarge(photos, boxes, rng.choice(settings.enlarged))
         photos = photos.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             losses = detector.losses(photos, [box.to(device) for box in boxes])
         optimiser.zero_grad()
         sum(losses.values()).backward()

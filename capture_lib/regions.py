@@ -97,16 +97,26 @@ def stack(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 def describe(photos: Tensor, shares: np.ndarray, detector: Detector, encoder: nn.Module, most: int
              ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Proposals of squares (B, 3, S, S): for each photo boxes (n, 4) as fractions, scores (n,), features (n, F)."""
-    size, small = photos.shape[-1], detector.settings.size
-    inputs = F.interpolate(photos, (small, small), mode="bilinear", antialias=True)
+    boxes, scores = zip(*locate(photos, shares, detector, most, detector.settings.view), strict=True)
+    sides = torch.as_tensor(np.tile(shares, 2) * photos.shape[-1], device=photos.device)  # (B, 4) pixels of each photo
+    features = encode(photos, [box * side for box, side in zip(boxes, sides, strict=True)], encoder)
+    for box, score, feature in zip(boxes, scores, features, strict=True):
+        yield box.cpu().numpy(), score.cpu().numpy(), feature
+
+
+@torch.inference_mode()
+def locate(photos: Tensor, shares: np.ndarray, detector: Detector, most: int, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Proposals of squares (B, 3, S, S), searched at a side of `size` pixels: boxes (n, 4) as fractions, scores (n,).
+
+    The smallest product that is found has about a fifth of the detector's own side (`DetectorSettings.size`) in pixels:
+    products that fill less of a photo need a larger `size`. Time grows with its square.
+    """
+    inputs = F.interpolate(photos, (size, size), mode="bilinear", antialias=True)
     with torch.autocast(photos.device.type, torch.bfloat16):
         proposals, scores = detector.propose(inputs.contiguous(memory_format=torch.channels_last), most)
     limits = torch.as_tensor(np.tile(shares, 2), device=photos.device)  # (B, 4): nothing lies in the white margin
-    clipped = [clip(box / small, score, limit) for box, score, limit in zip(proposals, scores, limits, strict=True)]
-    boxes, scores = zip(*clipped, strict=True)
-    features = encode(photos, [box * size for box in boxes], encoder)
-    for box, limit, score, feature in zip(boxes, limits, scores, features, strict=True):
-        yield (box / limit).cpu().numpy(), score.cpu().numpy(), feature
+    clipped = [clip(box / size, score, limit) for box, score, limit in zip(proposals, scores, limits, strict=True)]
+    return [(box / limit, score) for (box, score), limit in zip(clipped, limits, strict=True)]
 
 
 def clip(boxes: Tensor, scores: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,9 +29,10 @@ Blocks = dict[str, np.ndarray]  # named vectors of the same n things, (n, ·) ea
 class RetrievalSettings:
     """Defaults of every profile."""
 
-    most_instances: int = 5
-    least_score: float = 0.5  # objectness below which a proposal is no instance
-    most_overlap: float = 0.3  # IoU above which two proposals are one instance
+    most_instances: int = 10
+    least_score: float = 0.5  # objectness of the best proposal below which a photo shows no product
+    least_odds: float = 0.1  # odds of objectness, as a share of the best proposal's, below which one is no instance
+    most_overlap: float = 0.2  # IoU above which two proposals are one instance
     depth: int = 100  # length of a ranking
     text_dimensions: int = 256  # of the character n-gram vectors
 
@@ -110,18 +111,28 @@ def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: RetrievalSettings) -> list[int]:
-    """Which proposals (n, 4), best first, count as products: the best one, then those good and apart; never none."""
-    chosen = [0]
-    for region in range(1, len(boxes)):
+    """Which proposals (n, 4), best first, count as products: those good and apart; none where the best is poor.
+
+    How sure a detector is depends on its training, so a proposal's odds, score / (1 - score), are compared with the
+    best's.
+    """
+    if not len(boxes) or scores[0] < settings.least_score:
+        return []
+    odds = scores / np.maximum(1 - scores, 1e-6)
+    chosen: list[int] = []
+    for region in range(len(boxes)):
         apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.most_overlap).all()
-        if scores[region] >= settings.least_score and apart and len(chosen) < settings.most_instances:
+        if odds[region] >= settings.least_odds * odds[0] and apart and len(chosen) < settings.most_instances:
             chosen.append(region)
     return chosen
 
 
 def instances_of(store: RegionStore, rows: np.ndarray, settings: RetrievalSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Owners (n,), counted along `rows`, and region numbers (n,) of all instances of the photos in `rows`."""
-    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) for row in rows]
+    """Owners (n,), counted along `rows`, and region numbers (n,) of all instances of the photos in `rows`.
+
+    A photo without any is asked by its best proposal: every query of an evaluation gets a ranking.
+    """
+    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) or [0] for row in rows]
     return np.repeat(np.arange(len(rows)), [len(regions) for regions in found]), np.concatenate(found).astype(np.int64)
 
 

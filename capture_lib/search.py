@@ -77,10 +77,12 @@ class Searcher:
         """Detects the products of a photo, embeds each with the caption and searches the gallery.
 
         Of the methods that ask per instance, the best on val answers; without a caption, or before notebook 05 has
-        chosen, the region features alone are compared.
+        chosen, the region features alone are compared. A photo without any product has no instance and no hits.
         """
         photo = load_photo(image)
         one = self.describe(photo)
+        if not retrieval.find_instances(one.boxes[0], one.scores[0], self.run.profile.retrieval):
+            return Answer("image-only", "regions", photo, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), [])
         table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
         pairs = batches.make_pairs(table, one, self.trained.tokenizer, self.run.profile.batches)
         words = self.words if caption else None
@@ -117,7 +119,7 @@ def best_on_val(stored: dict[str, dict], possible: set[str]) -> tuple[str, Choic
 
 
 def draw(answer: Answer, file: Path, most: int = 5) -> Path:
-    """Saves a picture: the query with its boxes, and a row of hits for each instance."""
+    """Saves a picture: the query with its boxes, and a row of hits for each instance; without any, the query alone."""
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
@@ -125,10 +127,11 @@ def draw(answer: Answer, file: Path, most: int = 5) -> Path:
 
     figures.setup()
     labels = [str(number + 1) for number in range(len(answer.boxes))]
-    fig, axes = plt.subplots(len(answer.hits), most + 1, squeeze=False,
-                             figsize=(2.2 * (most + 1), 2.6 * len(answer.hits)))
+    rows = max(1, len(answer.hits))
+    fig, axes = plt.subplots(rows, most + 1, squeeze=False, figsize=(2.2 * (most + 1), 2.6 * rows))
     for ax in axes.ravel():
         ax.axis("off")
+    axes[0, 0].imshow(answer.photo)
     for row, hits in enumerate(answer.hits):
         box = answer.boxes[row:row + 1]
         axes[row, 0].imshow(figures.draw_boxes(answer.photo, box, labels[row:row + 1], fractions=True))

@@ -1,14 +1,14 @@
-"""Composites: foregrounds cut out by GrabCut and pasted on scenes, so that boxes come for free.
+"""Composites: foregrounds (`foregrounds`) pasted on scenes, so that boxes come for free.
 
-No one draws a box. A foreground is cut from a photo of one product; a composite holds several of them on a drawn
-scene; the outline of what stays visible of each is its box. Everything lies in fixed-size arrays that are
+No one draws a box. A foreground is cut from a photo of one product; a composite holds several of them on a scene, drawn
+or a photo; the outline of what stays visible of each is its box. Everything lies in fixed-size arrays that are
 memory-mapped, so that a training loop reads a random batch at the cost of its bytes.
 """
 
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,8 +16,14 @@ import cv2
 import numpy as np
 
 from capture_lib.catalog import HELD_OUT, Catalog
+from capture_lib.faults import InputError
+from capture_lib.foregrounds import cut, fit
 from capture_lib.photos import load_photo
 from capture_lib.progress import progress
+
+SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")
+LEAST_VISIBLE = 0.4  # share of a foreground: with less of it in sight it has no box
+TRIES = 6  # places that are tried for a foreground before it is left out
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,18 @@ class SynthesisSettings:
     """Defaults of the cpu profile."""
 
     photos: int = 2_000  # candidates that GrabCut is tried on
-    foreground_size: int = 112  # longer side at which GrabCut works, pixels
-    iterations: int = 3
+    foreground_size: int = 112  # longer side of a foreground, pixels; photos are cut at twice that size
+    iterations: int = 1  # of GrabCut
     composites: int = 6_000
     size: int = 128  # side of a composite, pixels
     most_products: int = 5
+    scenes: str = ""  # a folder of photos on which half of the composites stand; empty: drawn scenes alone
+    tilt: float = 8.0  # standard deviation, degrees
+    overlap: float = 0.6  # the most that those above may cover of a foreground
+    blending: bool = True  # soft edges
+    light: bool = True  # foregrounds as bright as the scene, all of it lit from one side
+    shadow: bool = True
+    distractors: bool = True  # things in the scene that are no product
     workers: int = 2
 
 
@@ -39,110 +52,6 @@ def workers(count: int) -> ProcessPoolExecutor:
 
 
 # ------------------------------------------------------------------------------------------- foregrounds
-
-
-def fit(photo: np.ndarray, size: int) -> np.ndarray:
-    """Resizes (H, W, C) so that its longer side is `size` pixels."""
-    scale = size / max(photo.shape[:2])
-    shape = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
-    return cv2.resize(photo, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-
-
-def grabcut(photo: np.ndarray, iterations: int = 3) -> np.ndarray:
-    """The foreground mask (H, W) uint8 in {0, 1} of a photo (H, W, 3) uint8 RGB of one product.
-
-    GrabCut (Rother et al. 2004, OpenCV) from a start that shop photos share: the border is ground, the middle is
-    probably product, and what differs in colour from the border is more likely product.
-    """
-    cv2.setRNGSeed(0)  # k-means and GrabCut start their colour clusters at random
-    height, width = photo.shape[:2]
-    marks = np.full((height, width), cv2.GC_PR_BGD, np.uint8)
-    marks[likely_foreground(photo)] = cv2.GC_PR_FGD
-    rim = max(2, round(0.02 * min(height, width)))
-    for edge in (np.s_[:rim], np.s_[-rim:], np.s_[:, :rim], np.s_[:, -rim:]):
-        marks[edge] = cv2.GC_BGD
-    if not (marks == cv2.GC_PR_FGD).any():
-        return np.zeros((height, width), np.uint8)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    try:
-        cv2.grabCut(np.ascontiguousarray(photo[..., ::-1]), marks, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
-    except cv2.error:  # one colour only: there is nothing to cut
-        return np.zeros((height, width), np.uint8)
-    return tidy(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8))
-
-
-def likely_foreground(photo: np.ndarray) -> np.ndarray:
-    """A first guess (H, W) bool: far in colour from the border's, and inside the central 90%."""
-    height, width = photo.shape[:2]
-    lab = cv2.cvtColor(cv2.GaussianBlur(photo, (3, 3), 0), cv2.COLOR_RGB2LAB).astype(np.float32)
-    rim = max(2, round(0.04 * min(height, width)))
-    border = np.concatenate([lab[:rim].reshape(-1, 3), lab[-rim:].reshape(-1, 3),
-                             lab[:, :rim].reshape(-1, 3), lab[:, -rim:].reshape(-1, 3)])
-    _, _, centres = cv2.kmeans(border, min(4, len(border)), None, (cv2.TERM_CRITERIA_MAX_ITER, 8, 0), 1,
-                               cv2.KMEANS_PP_CENTERS)
-    distance = np.min(np.linalg.norm(lab[:, :, None] - centres, axis=-1), axis=-1)  # (H, W)
-    level, _ = cv2.threshold(np.clip(distance * 2, 0, 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)
-    likely = distance * 2 > level
-    y, x = round(0.05 * height), round(0.05 * width)
-    inside = np.zeros_like(likely)
-    inside[y:height - y, x:width - x] = True
-    return likely & inside
-
-
-def tidy(mask: np.ndarray) -> np.ndarray:
-    """Removes specks (pieces under a tenth of the largest) and fills holes."""
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    least = 0.1 * max(map(cv2.contourArea, contours), default=0)
-    pieces = [contour for contour in contours if cv2.contourArea(contour) >= least]
-    return cv2.drawContours(np.zeros_like(mask), pieces, -1, 1, cv2.FILLED)
-
-
-def main_piece(mask: np.ndarray) -> tuple[np.ndarray, float]:
-    """The largest connected piece of a mask (H, W), and its share of the whole mask's area."""
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask)
-    if count < 2:
-        return mask, 0.0
-    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    return (pieces == largest).astype(np.uint8), stats[largest, cv2.CC_STAT_AREA] / mask.sum()
-
-
-def mask_faults(mask: np.ndarray, single: bool) -> list[str]:
-    """Why the main piece of a mask is not one whole product: an empty list where it is.
-
-    Of a photo known to show a single product, a clearly largest piece is taken: the rest are props and stickers.
-    Of any other photo only a mask of one compact piece is taken, which is what tells one product from several.
-    """
-    height, width = mask.shape
-    piece, share = main_piece(mask)
-    if not share:
-        return ["empty"]
-    x, y, w, h = cv2.boundingRect(piece)
-    contour = cv2.findContours(piece, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
-    solidity = cv2.contourArea(contour) / max(cv2.contourArea(cv2.convexHull(contour)), 1.0)
-    tests = {
-        "several pieces": share < (0.65 if single else 1.0),
-        "too small or too large": not 0.04 < piece.mean() < 0.8,
-        "touches the edge": x < 3 or y < 3 or x + w > width - 3 or y + h > height - 3,
-        "not compact": solidity < (0.8 if single else 0.9),
-    }
-    return [fault for fault, found in tests.items() if found]
-
-
-def cut(photo: tuple[Path, bool], settings: SynthesisSettings) -> np.ndarray | list[str]:
-    """The foreground of a photo (path, known to be single) as a padded (S, S, 4) uint8 RGBA square, or its faults."""
-    path, single = photo
-    pixels = fit(load_photo(path), settings.foreground_size)
-    mask = grabcut(pixels, settings.iterations)
-    faults = mask_faults(mask, single)
-    if faults:
-        return faults
-    mask, _ = main_piece(mask)
-    x, y, w, h = cv2.boundingRect(mask)
-    square = np.zeros((settings.foreground_size, settings.foreground_size, 4), np.uint8)
-    square[:h, :w, :3] = pixels[y:y + h, x:x + w]
-    square[:h, :w, 3] = 255 * mask[y:y + h, x:x + w]
-    return square
 
 
 def candidates(catalog: Catalog, most: int) -> dict[str, bool]:
@@ -170,8 +79,8 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
     chosen = candidates(catalog, settings.photos)
     photos = [(catalog.photos[sample], known) for sample, known in chosen.items()]
     with workers(settings.workers) as pool:
-        results = list(progress(pool.map(partial(cut, settings=settings), photos, chunksize=16),
-                                "foregrounds cut", len(photos)))
+        work = partial(cut, size=settings.foreground_size, iterations=settings.iterations)
+        results = list(progress(pool.map(work, photos, chunksize=16), "foregrounds cut", len(photos)))
     squares = [result for result in results if isinstance(result, np.ndarray)]
     empty = np.zeros((0, settings.foreground_size, settings.foreground_size, 4), np.uint8)
     np.save(folder / "foregrounds.npy", np.stack(squares) if squares else empty)
@@ -182,6 +91,33 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
 
 
 # -------------------------------------------------------------------------------------------- composites
+
+
+def scene_files(folder: str) -> list[Path]:
+    """The photos of a folder of scenes, in the order of their names; none where no folder is named.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in SCENE_FILES) if folder else []
+    if folder and not files:
+        raise InputError(f"{folder}: no photos ({', '.join(SCENE_FILES)}) to paste on; name another folder of scenes")
+    return files
+
+
+@lru_cache(maxsize=128)
+def photographed_scene(file: Path, side: int) -> np.ndarray:
+    """A photo of a scene, its longer side `side` pixels: (H, W, 3) uint8."""
+    return fit(load_photo(file), side)
+
+
+def cropped_scene(file: Path, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A square part of a photo of a scene, mirrored half of the time: (size, size, 3) uint8."""
+    photo = photographed_scene(file, 2 * size)
+    side = max(1, round(rng.uniform(0.5, 1) * min(photo.shape[:2])))
+    y, x = (int(rng.integers(0, extent - side + 1)) for extent in photo.shape[:2])
+    part = cv2.resize(photo[y:y + side, x:x + side], (size, size), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(part[:, ::-1]) if rng.random() < 0.5 else part
 
 
 def draw_scene(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -228,46 +164,84 @@ def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre:
     return cv2.warpAffine(foreground, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSettings, rng: np.random.Generator
-            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSettings, rng: np.random.Generator,
+            scenes: tuple[Path, ...] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pastes the foregrounds named by `owners` on a scene.
 
     Returns:
         photo (size, size, 3) uint8; boxes (K, 4) float32 xyxy pixels of what is visible of each; visible (K,), the
-        share of each foreground inside the frame that no other covers. Below 40% the box is [0, 0, 0, 0].
+        share of each foreground inside the frame that no other covers. Below 40% the box is [0, 0, 0, 0], and so it
+        is for a foreground that found no place.
     """
     size = settings.size
-    photo = draw_scene(size, rng)
-    clutter(photo, rng)
+    from_photo = bool(scenes) and rng.random() < 0.5
+    photo = cropped_scene(scenes[rng.integers(len(scenes))], size, rng) if from_photo else draw_scene(size, rng)
+    aside = rng.spawn(len(owners) + 1)  # what a switch turns off must not move anything else
+    if settings.distractors:
+        clutter(photo, aside[-1])
     top = np.full((size, size), -1, np.int8)  # which foreground is uppermost at a pixel
-    whole = np.zeros(len(owners))
+    whole = np.ones(len(owners))
     span = rng.uniform(0.35, 0.9) if len(owners) == 1 else rng.uniform(0.3, 0.6)
-    slots = rng.permutation(len(owners))
+    slots = 0.5 + rng.uniform(0.6, 1) * ((rng.permutation(len(owners)) + 0.5) / len(owners) - 0.5)  # close or apart
+    from_left = rng.uniform(-1, 1)
     for k, owner in enumerate(owners):
-        centre = ((slots[k] + rng.uniform(0.3, 0.7)) / len(owners) * size, rng.uniform(0.35, 0.7) * size)
-        sheet = warp(foregrounds[owner], size * span * rng.uniform(0.7, 1.3), rng.normal(0, 8), size, centre)
-        alpha = sheet[..., 3:].astype(np.float32) / 255
-        light = rng.uniform(0.8, 1.2) * rng.uniform(0.94, 1.06, 3)
-        paste = np.clip(sheet[..., :3] * light, 0, 255)
-        if rng.random() < 0.5:
-            shade(photo, alpha, rng)
-        photo = (photo * (1 - alpha) + paste * alpha).astype(np.uint8)
-        solid = alpha[..., 0] > 0.5
-        whole[k] = max(solid.sum(), 1)
-        top[solid] = k
+        sheet = place(foregrounds[owner], slots[k], span, top, whole, settings, rng)
+        if sheet is not None:
+            photo = paste(photo, sheet, from_left, settings, aside[k])
+            solid = sheet[..., 3] > 127
+            whole[k] = max(solid.sum(), 1)
+            top[solid] = k
+    if settings.light:
+        photo = photo * (1 + 0.15 * from_left * np.linspace(1, -1, size, dtype=np.float32)[:, None])
     boxes = np.zeros((len(owners), 4), np.float32)
-    visible = np.array([(top == k).sum() for k in range(len(owners))]) / whole
-    for k in np.flatnonzero(visible >= 0.4):
+    visible = np.bincount(top[top >= 0], minlength=len(owners)) / whole
+    for k in np.flatnonzero(visible >= LEAST_VISIBLE):
         x, y, w, h = cv2.boundingRect((top == k).astype(np.uint8))
         boxes[k] = (x, y, x + w, y + h)
-    return photo, boxes, visible.astype(np.float32)
+    return np.clip(photo, 0, 255).astype(np.uint8), boxes, visible.astype(np.float32)
 
 
-def shade(photo: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> None:
-    """Darkens the ground where a soft, shifted shadow of the foreground falls, in place."""
-    shift = np.float32([[1, 0, rng.uniform(-6, 6)], [0, 1, rng.uniform(0, 5)]])
-    shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, alpha.shape[1::-1]), (0, 0), rng.uniform(1.5, 4))
-    photo[:] = photo * (1 - rng.uniform(0.2, 0.5) * shadow[..., None])
+def place(foreground: np.ndarray, slot: float, span: float, top: np.ndarray, whole: np.ndarray,
+          settings: SynthesisSettings, rng: np.random.Generator) -> np.ndarray | None:
+    """A foreground scaled and tilted, (size, size, 4) uint8, where it hides no other too much; None without a place.
+
+    Args:
+        slot: roughly where it is across the photo, span: roughly its height, both as fractions of the size.
+        top: (size, size), which foreground is uppermost at a pixel, -1 for none; whole: (K,) pixels that each has.
+    """
+    size = settings.size
+    for _ in range(TRIES):
+        centre = ((slot + rng.uniform(-0.2, 0.2) / len(whole)) * size, rng.uniform(0.3, 0.75) * size)
+        sheet = warp(foreground, size * span * rng.uniform(0.7, 1.3), rng.normal(0, settings.tilt), size, centre)
+        seen = np.bincount(top[top >= 0], minlength=len(whole))
+        hidden = np.bincount(top[(sheet[..., 3] > 127) & (top >= 0)], minlength=len(whole))
+        if not (hidden > np.maximum(settings.overlap * whole - (whole - seen), 0))[seen > 0].any():
+            return sheet
+    return None
+
+
+def paste(photo: np.ndarray, sheet: np.ndarray, from_left: float, settings: SynthesisSettings,
+          rng: np.random.Generator) -> np.ndarray:
+    """The photo (S, S, 3) with a foreground's sheet (S, S, 4) on it; light comes from the left (1) or right (-1)."""
+    alpha, colours = sheet[..., 3:].astype(np.float32) / 255, sheet[..., :3].astype(np.float32)
+    gain, softness = rng.uniform(0.85, 1.15) * rng.uniform(0.94, 1.06, 3), rng.uniform(0.3, 0.8)
+    if settings.shadow and rng.random() < 0.7:
+        photo = shaded(photo, alpha, from_left, rng)
+    if settings.light:
+        ratio = (photo.mean() + 60) / ((colours * alpha).sum() / (3 * max(alpha.sum(), 1)) + 60)
+        colours = colours * (ratio ** 0.2 * gain).astype(np.float32)
+    if settings.blending:
+        alpha = cv2.GaussianBlur(alpha, (0, 0), softness)[..., None]
+    return photo * (1 - alpha) + np.clip(colours, 0, 255) * alpha
+
+
+def shaded(photo: np.ndarray, alpha: np.ndarray, from_left: float, rng: np.random.Generator) -> np.ndarray:
+    """The photo with a soft shadow of a foreground's alpha (S, S, 1), away from the light."""
+    unit = len(photo) / 128
+    shift = np.float32([[1, 0, 6 * unit * from_left], [0, 1, rng.uniform(0, 5) * unit]])
+    shadow = cv2.warpAffine(alpha, shift, alpha.shape[1::-1])
+    shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(1.5, 4) * unit)
+    return photo * (1 - np.float32(rng.uniform(0.2, 0.5)) * shadow[..., None])
 
 
 def compose_many(numbers: range, file: Path, settings: SynthesisSettings, seed: int) -> list:
@@ -275,12 +249,12 @@ def compose_many(numbers: range, file: Path, settings: SynthesisSettings, seed: 
 
     Foregrounds are dealt from shuffled decks, so that each one stands in about as many composites as any other.
     """
-    foregrounds = np.load(file, mmap_mode="r")
+    foregrounds, scenes = np.load(file, mmap_mode="r"), tuple(scene_files(settings.scenes))
     made = []
     for number in numbers:
         rng = np.random.default_rng([seed, number])
         owners = deal(number, len(foregrounds), settings.most_products, seed)
-        made.append((owners, *compose(foregrounds, owners, settings, rng)))
+        made.append((owners, *compose(foregrounds, owners, settings, rng, scenes)))
     return made
 
 

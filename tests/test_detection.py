@@ -1,18 +1,19 @@
-"""Recall, AP and AR against plain loops, tiles against a detector that sees bright boxes, and the count of products."""
+"""Recall, AP and AR against plain loops, photos seen larger and smaller, and how many products are counted."""
 
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from drawn import make_catalog, refused
 from PIL import Image
 from torchvision.ops import box_iou
 
-from capture_lib import detection
+from capture_lib import detection, profiles
+from capture_lib.catalog import read_catalog
 from capture_lib.retrieval import RetrievalSettings
+from capture_lib.runs import Run
 
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
@@ -107,6 +108,15 @@ def test_best_so_far_is_the_best_iou_of_the_first():
             assert row == pytest.approx([max((loop_iou(box, b) for b in boxes[:k]), default=0) for k in range(1, 13)])
 
 
+def test_each_true_box_has_a_proposal_that_is_meant():
+    for (boxes, _), true in zip(*a_set(11), strict=True):
+        if len(boxes):
+            best, met = detection.meant(boxes, true)
+            for box, proposal, is_met in zip(true, best, met, strict=True):
+                ious = [loop_iou(box, b) for b in boxes]
+                assert proposal.tolist() == boxes[int(np.argmax(ious))].tolist() and is_met == (max(ious) >= 0.5)
+
+
 def test_intervals_hold_the_value_and_shrink_with_more_photos():
     widths = []
     for photos in (12, 96):
@@ -139,50 +149,31 @@ def test_baselines_lie_in_the_photo_and_are_not_too_many(most):
 
 
 class BrightBoxes:
-    """A detector that proposes the outline of each bright piece of a photo of the right size, the larger the better."""
-
-    settings = SimpleNamespace(size=60, nms=0.5)
+    """A detector that proposes the outline of each bright piece that is 12 pixels wide or more."""
 
     def propose(self, photos: torch.Tensor, most: int) -> tuple[list, list]:
-        assert photos.shape[1:] == (3, 60, 60)
         boxes, scores = [], []
         for photo in photos:
             bright = (photo[0].float().numpy() > 0.5).astype(np.uint8)
             pieces = cv2.connectedComponentsWithStats(bright)[2][1:].astype(np.float32)
+            pieces = pieces[(pieces[:, 2] >= 12) & (pieces[:, 3] < photos.shape[-1])][:most]  # not the white margin
             boxes.append(torch.from_numpy(np.concatenate([pieces[:, :2], pieces[:, :2] + pieces[:, 2:4]], 1)))
-            scores.append(torch.from_numpy(pieces[:, 4] / 3600))
+            scores.append(torch.linspace(0.9, 0.1, len(pieces)))
         return boxes, scores
 
 
-@pytest.fixture
-def bright(tmp_path: Path) -> tuple[Path, np.ndarray]:
-    """A photo, wider than high, with three small bright boxes on black: the file and the boxes as fractions."""
-    boxes = np.array([[20, 24, 60, 80], [200, 90, 240, 140], [340, 250, 380, 290]])
-    photo = np.zeros((300, 400, 3), np.uint8)
+@pytest.mark.parametrize(("size", "expected"), [(100, 1), (200, 3), (400, 3)])
+def test_a_larger_view_finds_smaller_products_in_their_place(tmp_path, size, expected):
+    boxes = np.array([[20, 24, 120, 80], [200, 90, 236, 140], [100, 250, 140, 360]])
+    photo = np.zeros((400, 300, 3), np.uint8)
     for x1, y1, x2, y2 in boxes:
         photo[y1:y2, x1:x2] = 255
     Image.fromarray(photo).save(tmp_path / "bright.png")
-    return tmp_path / "bright.png", boxes / (400, 300, 400, 300)
-
-
-@pytest.mark.parametrize("scales", [(1,), (2,), (3,), (1, 2), (1, 2, 3)])
-def test_products_are_found_in_their_place_at_every_scale(bright, scales):
-    file, truth = bright
-    (boxes, scores), (again, _) = detection.propose([file, file], BrightBoxes(), 9, scales, photo_size=400)
-    assert np.array_equal(boxes, again) and (np.diff(scores) <= 0).all()
-    assert (boxes >= 0).all() and (boxes <= 1).all()
-    assert detection.best_so_far(boxes, truth, 9)[:, -1].min() > 0.75
-    assert len(boxes) == 3  # the same product at several scales, or in several tiles, is one proposal
-
-
-def test_what_a_tile_cuts_is_left_out(tmp_path):
-    photo = np.zeros((400, 400, 3), np.uint8)
-    photo[150:250, 20:380] = 255  # wider than any of the 2×2 tiles, and no tile shows both of its ends
-    Image.fromarray(photo).save(tmp_path / "wide.png")
-    found = detection.propose([tmp_path / "wide.png"] * 2, BrightBoxes(), 9, (2,), photo_size=400)
-    assert [len(boxes) for boxes, _ in found] == [0, 0]
-    (whole, _), = detection.propose([tmp_path / "wide.png"], BrightBoxes(), 9, (1, 2), photo_size=400)
-    assert whole == pytest.approx(np.array([[0.05, 0.375, 0.95, 0.625]]), abs=0.01)
+    truth = boxes / (300, 400, 300, 400)
+    (found, scores), (again, _) = detection.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, size)
+    assert np.array_equal(found, again) and len(found) == len(scores) == expected
+    assert (found >= 0).all() and (found <= 1).all()
+    assert sorted(detection.best_so_far(found, truth, 9)[:, -1])[-expected] > 0.8
 
 
 # --------------------------------------------------------------------------------- how many instances?
@@ -217,8 +208,46 @@ def test_thresholds_are_chosen_that_tell_products_from_noise():
         found.append((np.concatenate([true, noise]), np.array([0.85, 0.84, 0.83, *[0.65] * 4])))
         truth.append(true)
     chosen, tried = detection.choose_thresholds(found, truth, RetrievalSettings())
-    assert tried[chosen.least_score, chosen.most_overlap] == max(tried.values()) == 1
-    assert 0.65 < chosen.least_score <= 0.83 and len(tried) == len(list(detection.choices(RetrievalSettings())))
+    assert tried[chosen.least_odds, chosen.most_overlap] == max(tried.values()) == 1
+    assert 0.33 < chosen.least_odds < 0.86 and len(tried) == len(list(detection.choices(RetrievalSettings())))
     counts = detection.count_instances(found, truth, chosen)
     assert counts.tolist() == [[3, 3, 3]] * 30
     assert detection.count_instances(found, truth, replace(chosen, most_instances=2)).tolist() == [[2, 3, 2]] * 30
+
+
+# ------------------------------------------------------------------------------------- on a catalog's boxes
+
+
+def test_the_boxes_of_a_catalog_are_judged_at_several_sizes(tmp_path):
+    catalog = make_catalog(tmp_path, 2, 2, 3, 4)
+    table, truth = detection.boxed(catalog)
+    assert set(table["split"]) == {"val", "test"} and [len(true) for true in truth] == [2] * 7
+    paths = [catalog.photos[sample] for sample in table["sample_id"]]
+    rows = detection.by_size(paths, truth, BrightBoxes(), (64, 96), 0) | detection.without_learning(truth, 0)
+    assert set(rows) == {"searched at 64 px", "searched at 96 px", "whole photo", "fixed grid", "sliding boxes"}
+    for row in rows.values():
+        assert list(row) == [f"recall@{t}, {n} boxes" for n in (10, 36) for t in (0.5, 0.75)]
+        assert row["recall@0.75, 10 boxes"]["value"] <= row["recall@0.5, 10 boxes"]["value"]
+    assert rows["whole photo"]["recall@0.5, 36 boxes"]["value"] == 0
+    assert len(detection.boxed(read_catalog(tmp_path), ("gallery",))[1]) == 2
+
+
+def test_an_altered_run_keeps_its_stages_apart(tmp_path):
+    run = Run(profiles.get("smoke"), make_catalog(tmp_path), tmp_path, 0)
+    other, third = detection.altered(run, "mobilenetv2_100", "weights.pth"), detection.altered(run, scenes="folder")
+    assert detection.altered(run) == run and len({r.stages for r in (run, other, third)}) == 3
+    assert {r.stages.parent for r in (run, other, third)} == {run.stages.parent}
+    assert third.profile.synthesis.scenes == "folder" and third.profile.detector == run.profile.detector
+    settings = other.profile.detector
+    assert (settings.backbone, settings.weights) == ("mobilenetv2_100", "weights.pth")
+    assert settings.steps == run.profile.detector.steps and other.profile.synthesis == run.profile.synthesis
+
+
+@pytest.mark.parametrize(("boxes", "expected"), [(False, "no photo of val or test has true boxes"), (None, "none")])
+def test_a_catalog_without_boxes_is_refused_in_one_line(tmp_path, monkeypatch, boxes, expected):
+    folder = tmp_path / "none"
+    if boxes is not None:
+        folder = make_catalog(tmp_path / "made", val=0, test=0).folder
+    monkeypatch.setattr("sys.argv", ["detection", str(folder), "--profile", "smoke"])
+    monkeypatch.setattr(detection, "open_run", lambda *_, **__: Run(profiles.get("smoke"), None, tmp_path, 0))
+    refused(detection.main, expected)

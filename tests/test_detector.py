@@ -160,6 +160,17 @@ def test_batches_follow_the_seed_and_may_be_larger_than_the_folder(tmp_path):
     assert len(first) == 3 and torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_boxes_are_enlarged_together_with_photos(tmp_path):
+    bright_boxes(tmp_path)
+    photos, boxes = next(detector.composite_batches(tmp_path, 12, 1, seed=0))
+    large, wide = detector.enlarge(photos, boxes, 1.5)
+    assert large.shape == (12, 3, 48, 48) and detector.enlarge(photos, boxes, 1.0)[0].equal(photos)
+    for photo, here in zip(large, wide, strict=True):
+        for x1, y1, x2, y2 in here.round().int().tolist():
+            assert photo[0, (y1 + y2) // 2, (x1 + x2) // 2] > 0.95 * photo[0].max()
+    assert torch.cat(wide).numpy() == pytest.approx(1.5 * torch.cat(boxes).numpy())
+
+
 # ---------------------------------------------------------------------------------------------- training
 
 
@@ -210,6 +221,21 @@ def test_backbone_weights_of_a_classifier_are_loaded(tmp_path, suffix):
     detector.load_backbone(backbone, file)
     shared = [name for name in backbone.state_dict() if name in state]
     assert len(shared) > 20 and all(torch.equal(backbone.state_dict()[name], state[name]) for name in shared)
+
+
+def test_a_pretrained_backbone_is_trained_on_but_keeps_its_batch_norms_statistics(composites, tmp_path):
+    source = timm.create_model("test_resnet", num_classes=3)
+    for name, value in source.state_dict().items():
+        if "running" in name:
+            value.uniform_(0.5, 1.5)
+    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w.safetensors")
+    settings = replace(TINY, steps=3, weights=str(tmp_path / "w.safetensors"))
+    detector.train(settings, composites, tmp_path, seed=0)
+    trained, before = detector.load(settings, tmp_path).backbone.state_dict(), source.state_dict()
+    kept = [name for name in trained if "running" in name]
+    assert kept and all(torch.equal(trained[name].cpu(), before[name]) for name in kept)
+    moved = [name for name in trained if name.endswith("conv1.weight")]
+    assert moved and not any(torch.equal(trained[name].cpu(), before[name]) for name in moved)
 
 
 class Foreign:

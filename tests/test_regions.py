@@ -24,7 +24,8 @@ TINY = RegionSettings(most=5, photo_size=64, batch=4, workers=0)
 @pytest.fixture(scope="module")
 def network() -> Detector:
     torch.manual_seed(0)
-    return Detector(DetectorSettings(backbone="test_resnet", size=48, channels=16, anchors=(12, 24, 36))).eval()
+    settings = DetectorSettings(backbone="test_resnet", size=48, view=48, channels=16, anchors=(12, 24, 36))
+    return Detector(settings).eval()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 class DarkBox:
     """A detector that knows: the box around everything dark, and a box over the whole square."""
 
-    settings = DetectorSettings(size=96)
+    settings = DetectorSettings(view=96)
 
     def propose(self, photos: torch.Tensor, most: int) -> tuple[list, list]:
         boxes = []

@@ -65,24 +65,35 @@ def test_box_overlap_is_the_iou():
 def test_instances_are_the_best_proposals_that_are_apart(seed):
     rng = np.random.default_rng(seed)
     boxes, scores = random_boxes(rng, 12), -np.sort(-rng.random(12))
-    settings = replace(SETTINGS, most_instances=1 + seed % 6, least_score=0.3, most_overlap=0.2)
-    expected = [0]
-    for i in range(1, 12):
+    settings = replace(SETTINGS, most_instances=1 + seed % 6, least_score=0.3, least_odds=0.2, most_overlap=0.2)
+    expected = []
+    for i in range(12):
         apart = all(loop_overlap(boxes[i], boxes[j]) <= 0.2 for j in expected)
-        if apart and scores[i] >= 0.3 and len(expected) < settings.most_instances:
+        likely = scores[i] / (1 - scores[i]) >= 0.2 * scores[0] / (1 - scores[0])
+        if apart and likely and scores[0] >= 0.3 and len(expected) < settings.most_instances:
             expected.append(i)
     assert retrieval.find_instances(boxes, scores, settings) == expected
 
 
-def test_a_photo_has_an_instance_whatever_its_scores():
-    assert retrieval.find_instances(np.zeros((0, 4)), np.zeros(0), SETTINGS) == [0]
-    assert retrieval.find_instances(np.array([[0, 0, 1, 1.0]]), np.array([0.01]), SETTINGS) == [0]
+def test_a_photo_without_a_good_proposal_has_no_instance():
+    assert retrieval.find_instances(np.zeros((0, 4)), np.zeros(0), SETTINGS) == []
+    poor, good = replace(SETTINGS, least_score=0.5), replace(SETTINGS, least_score=0.01)
+    assert retrieval.find_instances(np.array([[0, 0, 1, 1.0]]), np.array([0.4]), poor) == []
+    assert retrieval.find_instances(np.array([[0, 0, 1, 1.0]]), np.array([0.4]), good) == [0]
+    apart = np.array([[0, 0, 0.2, 0.2], [0.4, 0, 0.6, 0.2], [0.7, 0, 0.9, 0.2]])
+    assert retrieval.find_instances(apart, np.array([1.0, 1.0, 0.9]), SETTINGS) == [0, 1]  # no division by zero
+
+
+def test_a_query_without_an_instance_is_asked_by_its_best_proposal():
+    owners, regions = retrieval.instances_of(random_store(4, regions=4), np.arange(4), replace(SETTINGS, least_score=2))
+    assert owners.tolist() == [0, 1, 2, 3] and not regions.any()
 
 
 def test_instances_know_their_photo():
     store = random_store(9, regions=4)
     rows = np.array([7, 2, 2, 0])
-    owners, regions = retrieval.instances_of(store, rows, replace(SETTINGS, least_score=0.0, most_overlap=0.9))
+    settings = replace(SETTINGS, least_score=0.0, least_odds=0.0, most_overlap=0.9)
+    owners, regions = retrieval.instances_of(store, rows, settings)
     found = [regions[owners == i].tolist() for i in range(4)]
     assert found == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2], [0]]  # photo i has 1 + i % 4 regions
     assert owners.tolist() == sorted(owners) and regions.dtype == np.int64
@@ -134,7 +145,7 @@ def test_embedding_in_batches_is_embedding_one_by_one(world):
 
 def test_a_side_of_queries_and_one_of_single_products(world):
     table, pairs, model = world
-    settings = replace(SETTINGS, least_score=0.0, most_overlap=0.9, text_dimensions=3)
+    settings = replace(SETTINGS, least_score=0.0, least_odds=0.0, most_overlap=0.9, text_dimensions=3)
     words = retrieval.Words(list(table["caption"]) * 2, settings, 0)
     queries = retrieval.embed_side(table, pairs, model, words, settings, single=False)
     gallery = retrieval.embed_side(table, pairs, model, words, settings, single=True)

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import files_below, grow_catalog, make_catalog
+from drawn import files_below, grow_catalog, make_catalog, random_store
+from transformers import BertConfig, BertModel
 
 from capture_lib import regions, runs, stages
-from capture_lib.batches import BatchSettings
+from capture_lib.batches import SPECIAL, BatchSettings
 from capture_lib.catalog import write_catalog
 from capture_lib.detector import DetectorSettings
 from capture_lib.encoder import EncoderSettings
 from capture_lib.faults import InputError
 from capture_lib.model import CaptureSettings
-from capture_lib.pretrain import PretrainSettings
+from capture_lib.pretrain import TASKS, PretrainSettings
 from capture_lib.profiles import Profile
 from capture_lib.regions import RegionSettings
 from capture_lib.retrieval import Choice, RetrievalSettings
@@ -25,7 +26,7 @@ from capture_lib.synthesis import SynthesisSettings
 
 TINY = Profile(
     "tiny", None, SynthesisSettings(photos=24, foreground_size=48, composites=40, size=48, most_products=3, workers=1),
-    DetectorSettings(backbone="test_resnet", size=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
+    DetectorSettings(backbone="test_resnet", size=48, view=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
     EncoderSettings(backbone="test_resnet", crop=16, channels=4, steps=4, batch=6),
     RegionSettings(most=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),
     CaptureSettings(text_length=12, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
@@ -161,6 +162,23 @@ def test_the_whole_line_without_captions_predicts_regions_alone(tmp_path):
     assert trained.tasks == ("mrp",) and trained.model is not None
     assert "words" not in sides["test"].image and "text-only" not in chosen and "capture/instance" in chosen
     assert all(np.isfinite(array).all() for array in vectors(sides).values())
+
+
+def test_text_that_starts_from_bert_has_the_words_of_bert_and_matching_has_its_head(tmp_path, monkeypatch):
+    made = make_catalog(tmp_path / "one", train=40)
+    store = replace(random_store(len(made.table)), ids=list(made.table["sample_id"]))
+    (tmp_path / "regions").mkdir()
+    (tmp_path / "regions" / "stage.json").write_text("{}")
+    monkeypatch.setattr(stages, "region_store", lambda run: (store, tmp_path / "regions"))
+    words = [*SPECIAL, "a", "b", "c"]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words))
+    BertModel(BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         intermediate_size=32, max_position_embeddings=32)).save_pretrained(tmp_path / "bert")
+    asked = PretrainSettings(epochs=1, batch=16, bert=str(tmp_path / "bert"), tasks=(*TASKS, "itm"))
+    trained = stages.pretrained(Run(replace(TINY, pretrain=asked), made, tmp_path / "report", 0))
+    assert trained.tokenizer.get_vocab_size() == trained.model.settings.vocabulary == len(words)
+    assert trained.tasks == (*TASKS, "itm") and trained.model.settings.matching
 
 
 def test_a_catalog_without_photos_is_named(tmp_path):

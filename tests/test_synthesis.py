@@ -1,14 +1,13 @@
-"""Foregrounds and composites: masks against drawn truth, boxes against loops over pixels, decks against a dealt one."""
+"""Composites: boxes against loops over pixels, decks against a dealt one, each switch against a photo without it."""
 
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from drawn import GROUND, draw, files_below, make_catalog
+from drawn import draw, files_below, make_catalog
 from PIL import Image
 
 from capture_lib import synthesis
@@ -27,111 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return folder, report
 
 
-# ------------------------------------------------------------------------------------------- foregrounds
-
-
-@pytest.mark.parametrize(("shape", "fitted"), [((50, 100, 3), (32, 64, 3)), ((100, 50, 3), (64, 32, 3)),
-                                               ((300, 900, 3), (21, 64, 3)), ((1, 1, 3), (64, 64, 3)),
-                                               ((100, 20_000, 3), (1, 64, 3)), ((64, 48, 4), (64, 48, 4))])
-def test_the_longer_side_is_fitted_and_the_aspect_kept(shape, fitted):
-    assert synthesis.fit(np.zeros(shape, np.uint8), 64).shape == fitted
-
-
-@pytest.mark.parametrize("kind", range(8))
-def test_grabcut_finds_a_drawn_product(kind):
-    photo, boxes = draw([kind])
-    mask = synthesis.grabcut(photo)
-    x1, y1, x2, y2 = boxes[0].astype(int)
-    truth = np.zeros_like(mask)
-    truth[y1:y2, x1:x2] = 1
-    assert set(np.unique(mask)) == {0, 1} and mask.dtype == np.uint8
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.95
-    assert synthesis.mask_faults(mask, single=False) == []
-
-
-def test_grabcut_does_not_depend_on_what_ran_before():
-    """Else its masks would depend on which worker got which photos."""
-    photo, _ = draw([3])
-    plain = (photo == GROUND).all(2)
-    ground = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)  # many colours at the border
-    photo[plain] = cv2.resize(ground, (96, 96))[plain]
-    masks = set()
-    for seed in range(6):
-        cv2.setRNGSeed(seed)
-        masks.add(synthesis.grabcut(photo).tobytes())
-    assert len(masks) == 1
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (1, 64), (64, 1), (2, 2), (5, 64)])
-@pytest.mark.parametrize("noise", [False, True])
-def test_photos_without_a_product_give_faults_and_no_crash(shape, noise):
-    rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (*shape, 3)).astype(np.uint8) if noise else np.full((*shape, 3), 200, np.uint8)
-    mask = synthesis.grabcut(photo)
-    assert mask.shape == shape and set(np.unique(mask)) <= {0, 1}
-    if not noise:
-        assert synthesis.mask_faults(mask, single=True) == ["empty"]
-
-
-def test_tidy_fills_holes_and_removes_specks_only():
-    mask = np.zeros((60, 60), np.uint8)
-    mask[10:40, 10:40] = 1
-    mask[50:55, 10:50] = 1  # a fifth of the area: stays
-    expected = mask.copy()
-    mask[20:25, 20:25] = 0
-    mask[3:7, 50:54] = 1
-    assert np.array_equal(synthesis.tidy(mask), expected)
-
-
-def test_main_piece_and_its_share():
-    mask = np.zeros((40, 40), np.uint8)
-    mask[2:12, 2:12], mask[20:35, 20:35] = 1, 1
-    piece, share = synthesis.main_piece(mask)
-    assert piece.sum() == 225 and piece[25, 25] and share == pytest.approx(225 / 325)
-    assert synthesis.main_piece(np.zeros((5, 5), np.uint8))[1] == 0
-
-
-def box_mask(*boxes: tuple[int, int, int, int], size: int = 100) -> np.ndarray:
-    mask = np.zeros((size, size), np.uint8)
-    for x1, y1, x2, y2 in boxes:
-        mask[y1:y2, x1:x2] = 1
-    return mask
-
-
-@pytest.mark.parametrize(("mask", "single", "faults"), [
-    (box_mask((20, 20, 70, 70)), False, []),
-    (box_mask(), True, ["empty"]),
-    (box_mask((20, 20, 70, 70), (80, 80, 90, 90)), True, []),
-    (box_mask((20, 20, 70, 70), (80, 80, 90, 90)), False, ["several pieces"]),
-    (box_mask((10, 20, 40, 70), (60, 20, 90, 70)), True, ["several pieces"]),
-    (box_mask((45, 45, 60, 60)), True, ["too small or too large"]),
-    (box_mask((4, 4, 96, 96)), True, ["too small or too large"]),
-    (box_mask((2, 20, 60, 70)), True, ["touches the edge"]),
-    (box_mask((20, 20, 70, 98)), True, ["touches the edge"]),
-    (box_mask((10, 10, 90, 20), (10, 10, 20, 90)), True, ["not compact"]),
-    (box_mask((20, 20, 80, 70), (20, 20, 50, 90)), True, []),
-    (box_mask((20, 20, 80, 60), (20, 20, 45, 90)), False, ["not compact"])])
-def test_why_a_mask_is_no_product(mask, single, faults):
-    assert synthesis.mask_faults(mask, single) == faults
-
-
-def test_a_cut_foreground_is_tight_in_its_corner_and_keeps_its_pixels(tmp_path):
-    photo, boxes = draw([2], 64, 64)
-    Image.fromarray(photo).save(tmp_path / "a.png")
-    square = synthesis.cut((tmp_path / "a.png", True), TINY)
-    x1, y1, x2, y2 = boxes[0].astype(int)
-    solid = square[..., 3] == 255
-    assert square.shape == (64, 64, 4) and set(np.unique(square[..., 3])) == {0, 255}
-    assert solid[0].any() and solid[:, 0].any()
-    assert solid.any(1).sum() == pytest.approx(y2 - y1, abs=2) and solid.any(0).sum() == pytest.approx(x2 - x1, abs=2)
-    assert np.array_equal(square[5:15, 5:15, :3], photo[y1 + 5:y1 + 15, x1 + 5:x1 + 15])
-
-
-@pytest.mark.parametrize("size", [(1, 1), (20_000, 100), (3, 700)])
-def test_photos_of_odd_sizes_are_thrown_out_with_a_reason(tmp_path, size):
-    photo = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
-    Image.fromarray(photo).save(tmp_path / "a.png")
-    assert isinstance(synthesis.cut((tmp_path / "a.png", False), TINY), list)
+# ------------------------------------------------------------------------------------------- the stage's files
 
 
 def test_candidates_are_known_singles_first_and_never_val_or_test(tmp_path):
@@ -193,40 +88,112 @@ def flat_foregrounds() -> np.ndarray:
 
 
 def recorded(monkeypatch, seed: int, settings: SynthesisSettings, owners: list[int]) -> tuple:
-    """A composite, and the sheets that were pasted on it, in order."""
-    sheets, warp = [], synthesis.warp
+    """A composite, and the sheets that were pasted on it, in order; None for a foreground that found no place."""
+    sheets, place = [], synthesis.place
 
     def watch(*arguments):
-        sheets.append(warp(*arguments))
+        sheets.append(place(*arguments))
         return sheets[-1]
 
-    monkeypatch.setattr(synthesis, "warp", watch)
-    composed = synthesis.compose(flat_foregrounds(), np.array(owners), settings, np.random.default_rng(seed))
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis, "place", watch)
+        composed = synthesis.compose(flat_foregrounds(), np.array(owners), settings, np.random.default_rng(seed))
     return *composed, sheets
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_boxes_are_tight_around_what_is_visible(monkeypatch, seed):
     owners = [[0], [0, 1, 2], [2, 1], [1, 0, 2, 1]][seed % 4]
-    photo, boxes, visible, sheets = recorded(monkeypatch, seed, TINY, owners)
-    solid = [sheet[..., 3] > 127 for sheet in sheets]
+    photo, boxes, visible, sheets = recorded(monkeypatch, seed, replace(TINY, blending=False), owners)
+    solid = [np.zeros((64, 64), bool) if sheet is None else sheet[..., 3] > 127 for sheet in sheets]
     assert photo.shape == (64, 64, 3) and photo.dtype == np.uint8
     for k, owner in enumerate(owners):
         seen = solid[k] & ~np.any([np.zeros_like(solid[k]), *solid[k + 1:]], axis=0)
-        assert visible[k] == pytest.approx(seen.sum() / solid[k].sum())
+        assert visible[k] == pytest.approx(seen.sum() / max(solid[k].sum(), 1))
         rows, columns = np.nonzero(seen)
         expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if visible[k] >= 0.4 else [0] * 4
         assert boxes[k].tolist() == expected
-        shown = photo[seen & (sheets[k][..., 3] == 255)].astype(int)  # its colour is what the photo shows there
+        if sheets[k] is None:
+            continue
+        soft = np.any([np.zeros_like(seen), *(sheet[..., 3] > 0 for sheet in sheets[k + 1:] if sheet is not None)], 0)
+        shown = photo[~soft & (sheets[k][..., 3] == 255)].astype(int)  # its colour is what the photo shows there
         assert (np.delete(shown, owner, axis=1) < 60).all() and (shown[:, owner] > 60).mean() > 0.9
 
 
-def test_a_hidden_foreground_has_no_box(monkeypatch):
-    found = [recorded(monkeypatch, seed, replace(TINY, size=32), [0, 1, 2])[1:3] for seed in range(60)]
-    boxes, visible = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    assert 0 < (visible < 0.4).sum() < len(visible) / 2
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 1.0])
+def test_no_foreground_is_covered_more_than_allowed(monkeypatch, overlap):
+    found = [recorded(monkeypatch, seed, replace(TINY, size=32, overlap=overlap), [0, 1, 2]) for seed in range(40)]
+    boxes, visible = (np.concatenate([one[part] for one in found]) for part in (1, 2))
+    placed = np.array([sheet is not None for one in found for sheet in one[3]])
+    assert np.array_equal(visible > 0, placed) or overlap == 1.0
+    assert (visible[placed] >= 1 - overlap - 1e-6).all()
     assert np.array_equal((boxes == 0).all(1), visible < 0.4)
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 32).all()
+    assert (visible < 0.4).any() == (overlap != 0.3 or not placed.all())
+
+
+@pytest.mark.parametrize("switch", ["blending", "light", "shadow", "distractors"])
+def test_each_switch_changes_the_photo_and_no_box(switch):
+    changed = 0
+    for seed in range(6):
+        photos = []
+        for on in (True, False):
+            off = dict.fromkeys(("blending", "light", "shadow", "distractors"), False)
+            rng = np.random.default_rng(seed)
+            settings = replace(TINY, **off | {switch: on})
+            photos.append(synthesis.compose(flat_foregrounds(), np.array([1, 0]), settings, rng))
+        assert np.array_equal(photos[0][1], photos[1][1])
+        changed += not np.array_equal(photos[0][0], photos[1][0])
+    assert changed >= 3
+
+
+def test_without_any_switch_a_paste_keeps_its_colours_and_its_sharp_edge():
+    bare = replace(TINY, blending=False, light=False, shadow=False, distractors=False, tilt=0.0)
+    scene = np.full((64, 64, 3), 99.0, np.float32)
+    sheet = synthesis.warp(flat_foregrounds()[0], 32, 0, 64, (32, 32))
+    photo = synthesis.paste(scene, sheet, 0.5, bare, np.random.default_rng(0))
+    assert (photo[sheet[..., 3] == 255] == sheet[sheet[..., 3] == 255][:, :3]).all()
+    assert (photo[sheet[..., 3] == 0] == 99).all()
+
+
+def test_light_comes_from_one_side_and_shadows_fall_on_the_other():
+    alpha = np.zeros((64, 64, 1), np.float32)
+    alpha[20:40, 28:36] = 1
+    scene = np.full((64, 64, 3), 200, np.float32)
+    for from_left in (-1, 1):
+        shadow = 200 - synthesis.shaded(scene, alpha, from_left, np.random.default_rng(0))[..., 0]
+        assert np.sign((shadow.sum(0) * (np.arange(64) - 31.5)).sum()) == from_left
+    fill = np.zeros((1, 32, 32, 4), np.uint8)
+    fill[..., 3], fill[..., :3] = 255, 128
+    lit = replace(TINY, blending=False, shadow=False, distractors=False)
+    sides = set()
+    for seed in range(8):
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        with_light, without = (synthesis.compose(fill, np.array([0]), replace(lit, light=on), r)[0].astype(float)
+                               for on, r in ((True, rng), (False, again)))
+        ratio = (with_light[:8] / np.maximum(without[:8], 1)).mean((0, 2))  # the scene above the product
+        sides.add(np.sign(ratio[:20].mean() - ratio[-20:].mean()))
+    assert sides == {-1.0, 1.0}
+
+
+def test_half_of_the_composites_stand_on_photos_of_a_folder(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (90, 60 + 20 * number), (250, 0, 240)).save(tmp_path / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("no photo")
+    scenes = synthesis.scene_files(str(tmp_path))
+    assert [file.name for file in scenes] == ["0.png", "1.png", "2.png"]
+    bare = replace(TINY, light=False, shadow=False, distractors=False)
+    photos = [synthesis.compose(flat_foregrounds(), np.array([0]), bare, np.random.default_rng(seed), tuple(scenes))[0]
+              for seed in range(60)]
+    magenta = np.mean([(photo == (250, 0, 240)).all(2).mean() > 0.1 for photo in photos])
+    assert 0.3 < magenta < 0.7
+
+
+def test_a_folder_without_photos_is_refused(tmp_path):
+    assert synthesis.scene_files("") == []
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="no photos"):
+            synthesis.scene_files(str(folder))
 
 
 def test_warp_scales_centres_and_tilts():

@@ -54,6 +54,23 @@ def test_boxes_lie_inside_the_photo(tiny: Path) -> None:
             assert 0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96
 
 
+def test_which_ground_a_photo_stands_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, plain_ground = [], staging.backdrops.plain_ground
+
+    def watch(*arguments):
+        drawn.append(1)
+        return plain_ground(*arguments)
+
+    monkeypatch.setattr(staging.backdrops, "plain_ground", watch)
+    said = []
+    for sample in [f"gallery-{n:06d}" for n in range(12)] + [f"val-{n:06d}" for n in range(8)]:
+        drawn.clear()
+        world.true_mask(TINY, sample)  # draws the photo
+        assert world.on_plain_ground(TINY, sample) == bool(drawn)
+        said.append(bool(drawn))
+    assert 0 < sum(said) < len(said)
+
+
 def test_a_box_is_tight_around_the_mask(tiny: Path) -> None:
     for row in catalog.read_catalog(tiny).split("gallery")[:20].itertuples():
         mask = world.true_mask(TINY, row.sample_id)

@@ -34,8 +34,8 @@ from capture_lib.world.planning import (
     shown_products,
 )
 
-__all__ = ["SIZES", "SPLITS", "Sample", "WorldSettings", "boxes_of", "build", "plan", "products_of", "scenes_of",
-           "sets_of", "settings_of", "shown_products", "true_mask"]
+__all__ = ["SIZES", "SPLITS", "Sample", "WorldSettings", "boxes_of", "build", "on_plain_ground", "plan", "products_of",
+           "scenes_of", "sets_of", "settings_of", "shown_products", "true_mask"]
 VERSION = 2  # of names, captions and drawing; a build is never taken up by another version
 SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")
 FOLDER_SIZE = 250  # photos a folder: the unit of work, and of taking up an interrupted build
@@ -71,11 +71,26 @@ def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
     Raises:
         InputError: no such sample in this world.
     """
+    return (_draw(settings, *_place(settings, sample_id))[1] > 0).astype(np.uint8)
+
+
+def on_plain_ground(settings: WorldSettings, sample_id: str) -> bool:
+    """Whether a photo stands on a plain ground, or on a busy one.
+
+    Raises:
+        InputError: no such sample in this world.
+    """
+    split, index, shown = _place(settings, sample_id)
+    products = [products_of(settings)[i] for i in shown]
+    return staging.plain(products, settings.size, settings.seed, _rng(settings, split, index))
+
+
+def _place(settings: WorldSettings, sample_id: str) -> tuple[str, int, tuple[int, ...]]:
+    """A sample's split, its number in it, and the products it shows."""
     split, _, number = sample_id.partition("-")
     if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
         raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")
-    shown, _ = shown_products(settings, split, int(number))
-    return (_draw(settings, split, int(number), shown)[1] > 0).astype(np.uint8)
+    return split, int(number), shown_products(settings, split, int(number))[0]
 
 
 def settings_of(folder: Path) -> WorldSettings | None:
@@ -97,9 +112,14 @@ def settings_of(folder: Path) -> WorldSettings | None:
 # ---- drawing and writing
 def _draw(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Photo (size, size, 3) uint8 RGB and pieces (size, size) uint8, as `staging.photo` gives them."""
-    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
     products = [products_of(settings)[i] for i in shown]
-    return staging.photo(products, settings.size, settings.seed, rng, split, scenes_of(settings, split))
+    return staging.photo(products, settings.size, settings.seed, _rng(settings, split, index), split,
+                         scenes_of(settings, split))
+
+
+def _rng(settings: WorldSettings, split: str, index: int) -> np.random.Generator:
+    """The random stream from which a photo is drawn."""
+    return np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
 
 
 @lru_cache(maxsize=8)

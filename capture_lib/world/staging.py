@@ -49,6 +49,14 @@ def photo(products: list[Product], size: int, seed: int, rng: np.random.Generato
     return _light(picture, s, rng), pieces
 
 
+def plain(products: list[Product], size: int, seed: int, rng: np.random.Generator,
+          settings: StagingSettings | None = None) -> bool:
+    """Whether `photo` of the same arguments has a plain ground: its first choices, made again."""
+    s = settings or StagingSettings()
+    _layout(products, [_pictures(product, int(size * 1.5), seed) for product in products], size, s, rng)
+    return _plain(s, rng)
+
+
 # ---- arrangement and ground
 def _layout(products: list[Product], pictures: list[Pictures], size: int, s: StagingSettings,
             rng: np.random.Generator) -> Layout:
@@ -79,11 +87,16 @@ def _back_to_front(layout: Layout) -> list[int]:
     return sorted(range(len(layout.poses)), key=lambda n: layout.poses[n].foot)
 
 
+def _plain(s: StagingSettings, rng: np.random.Generator) -> bool:
+    """The first choice after the arrangement."""
+    return bool(rng.random() < s.plain)
+
+
 def _ground(layout: Layout, size: int, seed: int, rng: np.random.Generator, split: str, scenes: tuple[Path, ...],
             s: StagingSettings) -> np.ndarray:
     """The picture before any product is in it: nobody stands above the edge of a table."""
     horizon = None if layout.above else min(pose.foot for pose in layout.poses) - 0.04 * size
-    if rng.random() < s.plain:
+    if _plain(s, rng):
         picture = backdrops.plain_ground(size, rng, horizon)
     else:
         picture = backdrops.busy_ground(size, seed, rng, split, scenes, horizon)
