@@ -76,7 +76,7 @@ class Explorer:
         texts = [*self.queries.captions, *(label for labels in self.gallery.labels + self.queries.labels
                                            for label in labels)]
         font = widgets.HTML(f"<style>{figures.font_face(''.join(texts))} .widget-html, select "
-                            '{ font-family: system-ui, sans-serif, "Embedded CJK" !important; }</style>')
+                            '{ font-family: "Embedded CJK", system-ui, sans-serif !important; }</style>')
 
         def show(_: object = None) -> None:
             page.value = self.page(query.value, method.value).data

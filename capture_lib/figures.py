@@ -30,7 +30,11 @@ def chinese_font() -> Path:
 
 
 def font_face(text: str) -> str:
-    """The CSS rule that brings the Chinese characters of a text as the font "Embedded CJK"; empty without any."""
+    """The CSS rule that brings the Chinese characters of a text as the font "Embedded CJK"; empty without any.
+
+    It must be named first of a list of fonts: as a later one, Chromium draws the first words before it is there, and
+    leaves them as boxes.
+    """
     characters = set(CHINESE.findall(text))
     if not characters:
         return ""
@@ -43,6 +47,7 @@ def font_face(text: str) -> str:
     subset.save_font(font, buffer, options)
     source = base64.b64encode(buffer.getvalue()).decode()
     return ('@font-face { font-family: "Embedded CJK"; font-display: block; '
+            'unicode-range: U+2E80-FFFF; '
             f'src: url(data:font/woff;base64,{source}); }}')
 
 
