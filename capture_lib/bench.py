@@ -17,7 +17,7 @@ from capture_lib.encoder import CropEncoder
 from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture
 from capture_lib.paths import REPORTS
-from capture_lib.photos import load_photo
+from capture_lib.photos import fit, load_photo
 from capture_lib.pretrain import PretrainSettings, step
 from capture_lib.regions import RegionStore
 
@@ -86,7 +86,7 @@ def cutting() -> dict:
         world.build(settings, Path(folder) / "world", workers=1)
         photos = [load_photo(file) for file in sorted(Path(folder).rglob("gallery-*.jpg"))]
     started = time.perf_counter()
-    cuts = [foregrounds.cut_out(foregrounds.fit(photo, foregrounds.SIDE)) for photo in photos]
+    cuts = [foregrounds.cut_out(fit(photo, foregrounds.SIDE)) for photo in photos]
     ours = time.perf_counter() - started
     found = [(photo, cut) for photo, cut in zip(photos, cuts, strict=True) if cut.starts]
     started = time.perf_counter()

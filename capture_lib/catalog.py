@@ -66,6 +66,11 @@ class Catalog:
         found = {sample: self.photo_path(sample, image) for sample, image in paths}
         return {sample: path for sample, path in found.items() if path.is_file()}
 
+    def boxed(self, *splits: str) -> pd.DataFrame:
+        """The rows of some splits that have true boxes and whose photos are on disk."""
+        rows = self.table[self.table["split"].isin(splits) & (self.table["boxes"].map(len) > 0)]
+        return rows[rows["sample_id"].isin(self.photos)]
+
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Sample id to the size of its photo in bytes, for the samples whose photo is on disk."""
@@ -145,14 +150,6 @@ def write_catalog(table: pd.DataFrame, folder: Path) -> None:
     raise_faults(list(faults_of(table)))
     with write_atomically(Path(folder) / "catalog.parquet") as beside:
         pq.write_table(pa.Table.from_pydict({name: list(table[name]) for name in SCHEMA.names}, schema=SCHEMA), beside)
-
-
-def add_rows(folder: Path, table: pd.DataFrame, places: Sequence[str] | None = None) -> Catalog:
-    """Adds rows to a catalog, after its own; what was there stays as it is. See `merged`."""
-    whole = merged(folder, table, places, add=True)
-    if whole is not None:
-        write_catalog(whole, folder)
-    return read_catalog(folder)
 
 
 def merged(folder: Path, table: pd.DataFrame, places: Sequence[str] | None = None, add: bool = False

@@ -189,8 +189,7 @@ def choose_thresholds(found: Found, truth: Truth, settings: RetrievalSettings
 
 def boxed(catalog: Catalog, splits: tuple[str, ...] = ("val", "test")) -> tuple[pd.DataFrame, Truth]:
     """The rows of the photos on disk that have true boxes, and these boxes as fractions."""
-    table = catalog.table
-    table = table[table["split"].isin(splits) & (table["boxes"].map(len) > 0) & table["sample_id"].isin(catalog.photos)]
+    table = catalog.boxed(*splits)
     sides = [np.tile(load_photo(catalog.photos[sample]).shape[1::-1], 2) for sample in table["sample_id"]]
     return table, [np.array(boxes) / side for boxes, side in zip(table["boxes"], sides, strict=True)]
 

@@ -12,19 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from capture_lib.photos import load_photo
+from capture_lib.photos import fit, load_photo
 
 SIDE = 224  # longer side of a photo to which all distances in pixels below belong
 LEVELS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 16.0)  # of flooding, Lab units a pixel
 ENOUGH = 10.0  # Lab units a pixel: a steeper edge counts no more than this one
 LEAST = 16  # pixels: narrower photos are not cut
-
-
-def fit(photo: np.ndarray, size: int) -> np.ndarray:
-    """Resizes (H, W, C) so that its longer side is `size` pixels."""
-    scale = size / max(photo.shape[:2])
-    shape = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
-    return cv2.resize(photo, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def disc(radius: int) -> np.ndarray:
@@ -95,9 +88,14 @@ def plausible(outline: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether an outline has a product's size and place in a photo of a shape (H, W): near its middle, off its rim."""
     height, width = shape[:2]
     x, y, w, h = cv2.boundingRect(outline)
-    aside = np.hypot(x + w / 2 - width / 2, y + h / 2 - height / 2) / max(shape[:2])
     inside = min(x, y, width - x - w, height - y - h) >= 0.01 * width
-    return 0.02 < cv2.contourArea(outline) / (height * width) < 0.7 and aside < 0.3 and inside
+    return 0.02 < cv2.contourArea(outline) / (height * width) < 0.7 and aside(outline, shape) < 0.3 and inside
+
+
+def aside(outline: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far the middle of an outline's box is from that of a photo of a shape (H, W), in its longer sides."""
+    x, y, w, h = cv2.boundingRect(outline)
+    return float(np.hypot(x + w / 2 - shape[1] / 2, y + h / 2 - shape[0] / 2) / max(shape[:2]))
 
 
 def filled(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -116,7 +114,6 @@ def likeness(outline: np.ndarray, edges: np.ndarray) -> float:
     It is solid; it holds most of the photo's edges; it lies on an edge even where that is weakest; the ground round it
     has no more edges than the photo's rim (else a cap is missing); it is near the middle.
     """
-    height, width = edges.shape
     unit, capped = max(edges.shape) / SIDE, np.minimum(edges, ENOUGH)
     far, near, rim = (2 * round(18 * unit) + 1, 2 * round(4 * unit) + 1, round(0.054 * min(edges.shape)))
     mask = filled(outline, edges.shape)
@@ -125,11 +122,9 @@ def likeness(outline: np.ndarray, edges: np.ndarray) -> float:
     at_rim = (capped.sum() - inner.sum()) / (capped.size - inner.size)
     unexplained = max(0.0, cv2.mean(capped, ring)[0] - at_rim)
     weakest = np.quantile(cv2.dilate(edges, np.ones((3, 3)))[outline[:, 0, 1], outline[:, 0, 0]], 0.1)
-    x, y, w, h = cv2.boundingRect(outline)
-    aside = np.hypot(x + w / 2 - width / 2, y + h / 2 - height / 2) / max(edges.shape)
     share = cv2.mean(capped, mask)[0] * mask.sum() / max(capped.sum(), 1e-6)
     return float(solidity(outline) ** 3 * share ** 0.5 * weakest / (3 + weakest) / (0.6 + unexplained)
-                 * (1 - aside) ** 2)
+                 * (1 - aside(outline, edges.shape)) ** 2)
 
 
 def edge_starts(edges: np.ndarray) -> list[Start]:

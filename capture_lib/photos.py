@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -28,6 +29,13 @@ def load_photo(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
         raise InputError(f"{path}: the photo does not decode ({str(error).split(chr(10))[0]:.80})") from None
+
+
+def fit(photo: np.ndarray, size: int) -> np.ndarray:
+    """Resizes (H, W, C) so that its longer side is `size` pixels."""
+    scale = size / max(photo.shape[:2])
+    shape = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
+    return cv2.resize(photo, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def to_rgb(photo: Image.Image) -> np.ndarray:

@@ -21,9 +21,8 @@ from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector, pick_device, to_tensor
 from capture_lib.faults import InputError
 from capture_lib.paths import write_atomically
-from capture_lib.photos import load_photo
+from capture_lib.photos import fit, load_photo
 from capture_lib.progress import progress
-from capture_lib.synthesis import fit
 
 DONE, LEFT = "rows_done.txt", "rows_left.npy"  # of an unfinished store: rows described, and those to describe
 

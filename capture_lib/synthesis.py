@@ -17,8 +17,8 @@ import numpy as np
 
 from capture_lib.catalog import HELD_OUT, Catalog
 from capture_lib.faults import InputError
-from capture_lib.foregrounds import cut, fit
-from capture_lib.photos import load_photo
+from capture_lib.foregrounds import cut
+from capture_lib.photos import fit, load_photo
 from capture_lib.progress import progress
 
 SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")

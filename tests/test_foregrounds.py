@@ -11,6 +11,7 @@ from PIL import Image
 from capture_lib import foregrounds
 from capture_lib.faults import InputError
 from capture_lib.foregrounds import Cut
+from capture_lib.photos import fit
 
 
 def truth_of(box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -25,7 +26,7 @@ def truth_of(box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
                                                ((300, 900, 3), (21, 64, 3)), ((1, 1, 3), (64, 64, 3)),
                                                ((100, 20_000, 3), (1, 64, 3)), ((64, 48, 4), (64, 48, 4))])
 def test_the_longer_side_is_fitted_and_the_aspect_kept(shape, fitted):
-    assert foregrounds.fit(np.zeros(shape, np.uint8), 64).shape == fitted
+    assert fit(np.zeros(shape, np.uint8), 64).shape == fitted
 
 
 @pytest.mark.parametrize(("inset", "width"), [(0, 5), (0, 3), (6, 2)])

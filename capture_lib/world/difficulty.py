@@ -35,7 +35,7 @@ def difficulty(catalog: Catalog, split: str = "val", seed: int = 0) -> dict[str,
     Raises:
         ValueError: the split or the gallery has no photos with true boxes.
     """
-    queries, gallery = _boxed(catalog, split), _boxed(catalog, "gallery")
+    queries, gallery = catalog.boxed(split), catalog.boxed("gallery")
     if queries.empty or gallery.empty:
         raise ValueError(f"split {split} or the gallery has no photos with true boxes")
     torch.manual_seed(seed)
@@ -50,11 +50,6 @@ def difficulty(catalog: Catalog, split: str = "val", seed: int = 0) -> dict[str,
                  for side, table in ((asked, queries), (held, gallery))]
         figures[name] = retrieval.rank(*sides, "instance", Choice("regions"), DEPTH)
     return {name: _standard(rankings, asked, held, seed) for name, rankings in figures.items()}
-
-
-def _boxed(catalog: Catalog, split: str) -> pd.DataFrame:
-    rows = catalog.split(split)
-    return rows[rows["sample_id"].isin(catalog.photos) & (rows["boxes"].map(len) > 0)]
 
 
 def _side(table: pd.DataFrame) -> Side:
