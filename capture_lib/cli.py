@@ -11,6 +11,7 @@ from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
 from capture_lib.lists import from_lists, quality
 from capture_lib.paths import REPORTS, write_atomically
+from capture_lib.photos import load_photo
 from capture_lib.tables import from_table
 
 # The other modules are imported where they are used: they bring torch with them, and `capture --help` is quick.
@@ -227,6 +228,7 @@ def search_command(options: argparse.Namespace) -> int:
     from capture_lib.runs import open_run
 
     read_catalog(options.catalog)
+    load_photo(options.image)  # a photo that can't be read is said before anything is trained
     run = open_run(options.profile, str(options.catalog), seed=options.seed)
     searcher = search.Searcher.open(run)
     answer = searcher.ask(options.image, options.caption)

@@ -12,9 +12,11 @@ from capture_lib.catalog import Catalog, read_catalog, write_catalog
 from capture_lib.faults import InputError
 from capture_lib.regions import RegionStore
 from capture_lib.synthesis import SynthesisSettings
+from capture_lib.world.planning import WorldSettings
 
 KINDS = 8  # products that differ in colour and band
 GROUND = 245  # grey of the drawn ground
+TINY_WORLD = WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
 
 
 def refused(call, *expected: str) -> None:

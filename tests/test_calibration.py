@@ -11,9 +11,7 @@ from capture_lib.lists import read_list
 from capture_lib.world import calibration, planning, wording
 from capture_lib.world.calibration import REAL
 from capture_lib.world.planning import SIZES
-
-TINY = planning.WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
-
+from tests.drawn import TINY_WORLD
 
 plan = cache(planning.plan)  # of the full world it takes seconds
 
@@ -70,7 +68,7 @@ def test_no_caption_is_longer_than_a_published_one_or_used_twice() -> None:
 
 
 def test_a_caption_of_two_products_names_one_brand() -> None:
-    products = [p for p in planning.products_of(TINY) if p.brand == 0][:2]
+    products = [p for p in planning.products_of(TINY_WORLD) if p.brand == 0][:2]
     always = wording.CaptionSettings(brand=1.0, both=0.0, line=1.0, care=0.0, lengths=(54,) * 10)
     for seed in range(20):
         text = wording.caption(products, 2, products, np.random.default_rng(seed), always)

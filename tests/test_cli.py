@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from capture_lib import cli
+from tests.drawn import make_catalog
 
 
 def run(*arguments: object) -> int:
@@ -139,3 +140,11 @@ def test_a_world_is_drawn_on_scenes_of_a_folder(shared: Path, tmp_path: Path, ca
     assert not (tmp_path / "made").exists()
     assert run("catalog", "--world", "mini", "--scenes", shared / "photos" / "scenes", "--out", tmp_path / "made") == 0
     assert "train 400, gallery 200, val 40, test 40" in capsys.readouterr().out
+
+
+def test_a_broken_query_photo_is_said_before_anything_is_trained(tmp_path: Path, capsys):
+    (tmp_path / "query.jpg").write_bytes(b"no photo")
+    make_catalog(tmp_path / "shop")
+    assert run("search", tmp_path / "shop", "--image", tmp_path / "query.jpg", "--profile", "smoke") == 2
+    assert "query.jpg: the photo does not decode" in complaint(capsys)
+    assert not (tmp_path / "shop" / "stages").exists()

@@ -8,8 +8,7 @@ import pytest
 
 from capture_lib.world import planning, wording
 from capture_lib.world.planning import HELD_OUT, SEEN, SIZES, UNSEEN
-
-TINY = planning.WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
+from tests.drawn import TINY_WORLD
 
 
 def test_counts_and_distractors() -> None:
@@ -27,7 +26,7 @@ def test_counts_and_distractors() -> None:
     assert np.mean([len(s.products) == 1 for s in seen["train"]]) == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("settings", [SIZES["small"], SIZES["mini"], TINY], ids=lambda settings: settings.name)
+@pytest.mark.parametrize("settings", [SIZES["small"], SIZES["mini"], TINY_WORLD], ids=lambda settings: settings.name)
 def test_train_never_shows_what_is_asked_for_as_unseen(settings: planning.WorldSettings) -> None:
     samples, products = planning.plan(settings), planning.products_of(settings)
     shown = {frozenset(s.products) for s in samples if s.split == "train"}

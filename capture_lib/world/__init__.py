@@ -22,6 +22,7 @@ import pandas as pd
 from capture_lib.catalog import SPLITS, write_catalog
 from capture_lib.faults import InputError
 from capture_lib.paths import remove, write_atomically
+from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 from capture_lib.world import staging
 from capture_lib.world.planning import (
@@ -181,9 +182,12 @@ def _boxes_file(folder: Path, number: int) -> Path:
 
 def _check_folder(settings: WorldSettings, folder: Path) -> None:
     """Notes in `world.json` which world a folder holds; refuses a folder that holds another one."""
-    scenes = [f"{file.name} {file.stat().st_size}" for split in SPLITS for file in scenes_of(settings, split)]
-    note, file = {"version": VERSION, **asdict(settings), "scene_files": scenes}, folder / "world.json"
+    scenes = [scene for split in SPLITS for scene in scenes_of(settings, split)]
+    names = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
+    note, file = {"version": VERSION, **asdict(settings), "scene_files": names}, folder / "world.json"
     if not file.exists():
+        for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
+            load_photo(scene)  # before anything is written
         with write_atomically(file) as beside:
             beside.write_text(json.dumps(note, indent=1))
     elif json.loads(file.read_text()) != note:
