@@ -1,4 +1,4 @@
-"""The command line: `capture run | catalog | download | evaluate | search | explore | convert`."""
+"""The command line: `capture run | catalog | download | evaluate | search | explore | transfer | convert`."""
 
 import argparse
 import os
@@ -94,6 +94,17 @@ def parser() -> argparse.ArgumentParser:
     explore.add_argument("catalog", type=Path, nargs="?")
     explore.add_argument("--profile", default="cpu")
     explore.set_defaults(command=explore_command)
+
+    transfer = commands.add_parser("transfer", help="a world's detector and encoder on another catalog")
+    transfer.add_argument("catalog", type=Path, help="with true boxes or labels in val, test or the gallery")
+    transfer.add_argument("--profile", default="cpu")
+    transfer.add_argument("--seed", type=int, default=0)
+    transfer.add_argument("--sizes", type=int, nargs="+", default=[192, 320, 448, 640], help="of the search, pixels")
+    transfer.add_argument("--backbone", default="", help="a timm name for a pretrained backbone, with --weights")
+    transfer.add_argument("--weights", default="", help="a local .safetensors or .pth file for it")
+    transfer.add_argument("--scenes", default="", help="a folder of photos to paste on, beside drawn scenes")
+    transfer.add_argument("--json", type=Path, help="write the figures here too")
+    transfer.set_defaults(command=transfer_command)
 
     convert = commands.add_parser("convert", help="a checkpoint of the authors' code to ours, and back")
     source = convert.add_mutually_exclusive_group(required=True)
@@ -248,6 +259,29 @@ def explore_command(options: argparse.Namespace) -> int:
     from capture_lib import explorer
 
     return explorer.serve(options.profile, options.catalog)
+
+
+def transfer_command(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from capture_lib import figures, transfer
+    from capture_lib.runs import open_run, write_json
+
+    if bool(options.backbone) != bool(options.weights):
+        raise InputError("--backbone and --weights go together: a timm name, and a file of weights for it")
+    catalog = read_catalog(options.catalog)
+    run = transfer.altered(open_run(options.profile, seed=options.seed), options.backbone, options.weights,
+                           options.scenes)
+    found = transfer.report(run, catalog, tuple(options.sizes), (options.backbone, options.weights))
+    for name, part in found.items():
+        if part:
+            said = ", ".join(f"{value} {key}" for key, value in part.items() if key != "rows")
+            print(f"{name} ({run.profile.name} on {catalog.name}): {said}")
+            print(pd.DataFrame(part["rows"]).T.map(figures.percent).to_string())
+    if options.json:
+        write_json(options.json, {"provenance": run.provenance("transfer"), "judged_on": catalog.name,
+                                  "judged_fingerprint": catalog.fingerprint(), **found})
+    return 0
 
 
 def convert_command(options: argparse.Namespace) -> int:

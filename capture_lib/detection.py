@@ -1,10 +1,9 @@
 """How good proposals are: recall, AP and AR, baselines without learning, and which proposals count as products.
 
 All boxes are xyxy, in pixels or in fractions of width and height: no figure depends on which. True boxes serve
-evaluation only. `python -m capture_lib.detection CATALOG` judges a detector on the true boxes of any catalog.
+evaluation only.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -16,15 +15,12 @@ import torch
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
-from capture_lib import figures, stages
-from capture_lib.catalog import Catalog, read_catalog
+from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector
-from capture_lib.faults import InputError
 from capture_lib.metrics import bootstrap
 from capture_lib.photos import load_photo
 from capture_lib.regions import RegionSettings, locate, photo_batches
 from capture_lib.retrieval import RetrievalSettings, find_instances
-from capture_lib.runs import Run, open_run
 
 Found = list[tuple[np.ndarray, np.ndarray]]  # of each photo: boxes (n, 4), best first, and scores (n,)
 Truth = list[np.ndarray]  # of each photo: true boxes (t, 4)
@@ -217,52 +213,3 @@ def without_learning(truth: Truth, seed: int) -> dict[str, dict]:
         for count in (10, 36):
             rows[name] |= recall_table([(boxes(count), np.ones(count))] * len(truth), truth, (count,), seed)
     return rows
-
-
-def altered(run: Run, backbone: str = "", weights: str = "", scenes: str = "") -> Run:
-    """The same run with a pretrained backbone, or composites on photos of scenes; its stages lie beside the profile's.
-
-    Args:
-        backbone: a timm name; weights: a local file of weights for it.
-        scenes: a folder of photos.
-    """
-    profile = run.profile
-    if weights:
-        changed = replace(profile.detector, backbone=backbone, weights=weights)
-        profile = replace(profile, name=f"{profile.name}-{backbone}", detector=changed)
-    if scenes:
-        changed = replace(profile.synthesis, scenes=scenes)
-        profile = replace(profile, name=f"{profile.name}-scenes", synthesis=changed)
-    return replace(run, profile=profile)
-
-
-def main() -> None:
-    """Trains (or loads) the detector of a profile on its rendered world and judges it on another catalog's boxes."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("catalog", type=Path, help="a catalog with true boxes in val or test")
-    parser.add_argument("--profile", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[192, 320, 448, 640], help="of the search, pixels")
-    parser.add_argument("--backbone", default="", help="a timm name, with --weights")
-    parser.add_argument("--weights", default="", help="a local .safetensors or .pth file for it")
-    parser.add_argument("--scenes", default="", help="a folder of photos to paste on, beside drawn scenes")
-    options = parser.parse_args()
-    run = altered(open_run(options.profile, seed=options.seed), options.backbone, options.weights, options.scenes)
-    catalog = read_catalog(options.catalog)
-    table, truth = boxed(catalog)
-    if table.empty:
-        raise InputError(f"{options.catalog}: no photo of val or test has true boxes; give them in the column boxes")
-    paths = [catalog.photos[sample] for sample in table["sample_id"]]
-    network, _ = stages.trained_detector(run)
-    rows = without_learning(truth, options.seed) | by_size(paths, truth, network, tuple(options.sizes), options.seed)
-    print(f"{len(paths)} photos, {sum(map(len, truth))} true boxes, NMS threshold {network.settings.nms}, "
-          f"{network.settings.backbone}, {'pretrained' if options.weights else 'from a random start'}, "
-          f"{'photos and drawn scenes' if options.scenes else 'drawn scenes'}")
-    print(pd.DataFrame(rows).T.map(figures.percent).to_string())
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        raise SystemExit(f"capture: {error}") from None

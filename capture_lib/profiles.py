@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from capture_lib.ablation import AblationSettings
 from capture_lib.batches import BatchSettings
 from capture_lib.detector import DetectorSettings
 from capture_lib.encoder import EncoderSettings
@@ -29,6 +30,7 @@ class Profile:
     name: str
     world: WorldSettings | None
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+    ablation: AblationSettings = field(default_factory=AblationSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     regions: RegionSettings = field(default_factory=RegionSettings)
@@ -41,18 +43,21 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", SIZES["mini"], SynthesisSettings(photos=300, composites=400),
+        AblationSettings(composites=50, steps=4, photos=10),
         DetectorSettings(steps=60, enlarged=(1.0,), view=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(most=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
         retrieval=RetrievalSettings(least_score=0.3)),  # after 60 steps, a detector is never sure
     "cpu": Profile("cpu", SIZES["small"]),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
+        AblationSettings(composites=10_000, steps=1_000, photos=1_000),
         DetectorSettings(backbone="resnet50", size=224, view=320, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
         pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4)),
     "product1m": Profile(
         "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
+        AblationSettings(composites=10_000, steps=1_000, photos=1_000),
         DetectorSettings(backbone="resnet50", size=224, view=320, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from capture_lib import batches, bert, detector, encoder, model, pretrain, regions, retrieval, synthesis
+from capture_lib import ablation, batches, bert, detector, encoder, model, pretrain, regions, retrieval, synthesis
 from capture_lib.batches import Pairs
 from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
@@ -54,6 +54,35 @@ def lender() -> Catalog:
     from capture_lib.profiles import get
 
     return read_catalog(default_catalog(get("smoke")))
+
+
+def ablated(run: Run) -> dict[str, dict]:
+    """What each choice of the synthesis does to the detector, as from `ablation.table` (notebook 02).
+
+    Empty where no photo of val has true boxes.
+    """
+    settings, source = AblationInputs(run.profile.ablation, run.profile.detector), composites(run)
+    table, truth = ablation.judged(run.catalog, settings.ablation, run.seed)
+    if table.empty:
+        return {}
+
+    def make(folder: Path) -> None:
+        paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
+        hits = ablation.hits(settings.ablation, source / "foregrounds.npy", run.profile.synthesis, settings.detector,
+                             paths, truth, run.seed)
+        write_json(folder / "hits.json", hits)
+
+    folder = run.stage(ablation, settings, [source], table[["sample_id", "image"]], make)
+    hits = json.loads((folder / "hits.json").read_text(encoding="utf-8"))
+    return ablation.table(hits, [len(boxes) for boxes in truth], run.seed)
+
+
+@dataclass(frozen=True)
+class AblationInputs:
+    """The settings that the ablation depends on, beside those of the composites."""
+
+    ablation: ablation.AblationSettings
+    detector: detector.DetectorSettings
 
 
 def trained_detector(run: Run) -> tuple[detector.Detector, Path]:

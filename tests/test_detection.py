@@ -6,14 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawn import make_catalog, refused
+from drawn import make_catalog
 from PIL import Image
 from torchvision.ops import box_iou
 
-from capture_lib import detection, profiles
+from capture_lib import detection
 from capture_lib.catalog import read_catalog
 from capture_lib.retrieval import RetrievalSettings
-from capture_lib.runs import Run
 
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
@@ -230,24 +229,3 @@ def test_the_boxes_of_a_catalog_are_judged_at_several_sizes(tmp_path):
         assert row["recall@0.75, 10 boxes"]["value"] <= row["recall@0.5, 10 boxes"]["value"]
     assert rows["whole photo"]["recall@0.5, 36 boxes"]["value"] == 0
     assert len(detection.boxed(read_catalog(tmp_path), ("gallery",))[1]) == 2
-
-
-def test_an_altered_run_keeps_its_stages_apart(tmp_path):
-    run = Run(profiles.get("smoke"), make_catalog(tmp_path), tmp_path, 0)
-    other, third = detection.altered(run, "mobilenetv2_100", "weights.pth"), detection.altered(run, scenes="folder")
-    assert detection.altered(run) == run and len({r.stages for r in (run, other, third)}) == 3
-    assert {r.stages.parent for r in (run, other, third)} == {run.stages.parent}
-    assert third.profile.synthesis.scenes == "folder" and third.profile.detector == run.profile.detector
-    settings = other.profile.detector
-    assert (settings.backbone, settings.weights) == ("mobilenetv2_100", "weights.pth")
-    assert settings.steps == run.profile.detector.steps and other.profile.synthesis == run.profile.synthesis
-
-
-@pytest.mark.parametrize(("boxes", "expected"), [(False, "no photo of val or test has true boxes"), (None, "none")])
-def test_a_catalog_without_boxes_is_refused_in_one_line(tmp_path, monkeypatch, boxes, expected):
-    folder = tmp_path / "none"
-    if boxes is not None:
-        folder = make_catalog(tmp_path / "made", val=0, test=0).folder
-    monkeypatch.setattr("sys.argv", ["detection", str(folder), "--profile", "smoke"])
-    monkeypatch.setattr(detection, "open_run", lambda *_, **__: Run(profiles.get("smoke"), None, tmp_path, 0))
-    refused(detection.main, expected)

@@ -1,0 +1,165 @@
+"""How a detector and an encoder trained on a rendered world do on another catalog: on real photos, say.
+
+`capture transfer CATALOG` prints both tables: how many true boxes the proposals meet, where the catalog has boxes, and
+whether nearest neighbours are the same product, where it has labels. Nothing is trained on the other catalog.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from capture_lib import detection, detector, encoder, regions, stages
+from capture_lib.catalog import Catalog
+from capture_lib.detector import Detector
+from capture_lib.encoder import EncoderSettings
+from capture_lib.faults import InputError
+from capture_lib.metrics import bootstrap
+from capture_lib.photos import load_photo
+from capture_lib.regions import RegionSettings
+from capture_lib.runs import Run
+
+CHANCE = "chance"
+
+
+def altered(run: Run, backbone: str = "", weights: str = "", scenes: str = "") -> Run:
+    """The same run with a pretrained backbone, or composites on photos of scenes; its stages lie beside the profile's.
+
+    Args:
+        backbone: a timm name; weights: a local file of weights for it.
+        scenes: a folder of photos.
+    """
+    profile = run.profile
+    if weights:
+        changed = replace(profile.detector, backbone=backbone, weights=weights)
+        profile = replace(profile, name=f"{profile.name}-{backbone}", detector=changed)
+    if scenes:
+        changed = replace(profile.synthesis, scenes=scenes)
+        profile = replace(profile, name=f"{profile.name}-scenes", synthesis=changed)
+    return replace(run, profile=profile)
+
+
+# ------------------------------------------------------------------------------ proposals on true boxes
+
+
+def recalls(run: Run, catalog: Catalog, sizes: tuple[int, ...]) -> dict:
+    """Recall of the run's detector on the true boxes of another catalog, searched at several sizes, and of baselines.
+
+    Returns:
+        the numbers of photos and boxes, the NMS threshold, and `rows`, as from `detection.recall_table`; empty where
+        no photo of val or test has true boxes.
+    """
+    table, truth = detection.boxed(catalog)
+    if table.empty:
+        return {}
+    network, _ = stages.trained_detector(run)
+    paths = [catalog.photos[sample] for sample in table["sample_id"]]
+    found = detection.by_size(paths, truth, network, sizes, run.seed)
+    return {"photos": len(paths), "boxes": sum(map(len, truth)), "nms": network.settings.nms,
+            "rows": detection.without_learning(truth, run.seed) | found}
+
+
+# ---------------------------------------------------------------------------- what the vectors know of identity
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Regions of which we know what they show: photos, boxes of each (k, 4) xyxy pixels, and a label for each box."""
+
+    samples: list[str]
+    boxes: list[np.ndarray]
+    labels: np.ndarray
+
+
+def labelled_regions(catalog: Catalog, table: pd.DataFrame, limit: int, seed: int) -> Asked:
+    """Up to `limit` regions of the rows of a table, in random order.
+
+    Where a catalog has labels but no boxes, the whole of a photo with one label stands for its box.
+    """
+    samples, boxes, labels = [], [], []
+    for row in table.sample(frac=1, random_state=seed).itertuples():
+        if not row.boxes and len(row.labels) != 1:
+            continue
+        height, width = load_photo(catalog.photos[row.sample_id]).shape[:2]
+        here = row.boxes or [[0, 0, width, height]]
+        if len(labels) + len(here) > limit:
+            break
+        labels += list(row.box_labels or row.labels)
+        samples, boxes = [*samples, row.sample_id], [*boxes, np.array(here, float)]
+    return Asked(samples, boxes, np.array(labels))
+
+
+class QuarterColours(nn.Module):
+    """The mean colour of each of a region's 2×2 quarters: what a feature must beat."""
+
+    def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
+        """As `CropEncoder.features`, F = 12."""
+        return nn.functional.adaptive_avg_pool2d(encoder.crop(photos, boxes, 32, 0.0), 2).flatten(1) - 0.5
+
+
+def rivals(settings: EncoderSettings, trained: nn.Module, network: Detector, seed: int) -> dict[str, nn.Module]:
+    """The encoder in use and what it is measured against, by name; all have the method `features(photos, boxes)`."""
+    torch.manual_seed(seed)
+    ours = "crop encoder, trained" if settings.kind == "crops" else f"{settings.kind} encoder, in use"
+    found = {ours: trained, "detector's map (RoIAlign)": encoder.DetectorEncoder(network),
+             "crop encoder, untrained": encoder.CropEncoder(replace(settings, backbone=EncoderSettings().backbone)),
+             "colours, 2×2": QuarterColours()}
+    return {name: model.to(detector.pick_device()).eval() for name, model in found.items()}
+
+
+def identity_table(vectors: dict[str, np.ndarray], labels: np.ndarray, seed: int) -> dict[str, dict]:
+    """mAP and R@1 of nearest neighbours for each kind of vectors (n, F), with 95% intervals over the regions."""
+    rows = {}
+    for kind, values in vectors.items():
+        pair = bootstrap(np.stack(encoder.identity(values, labels), 1), 1000, seed)
+        rows[kind] = dict(zip(("mAP", "R@1"), pair, strict=True))
+    return rows
+
+
+def identities(run: Run, catalog: Catalog, settings: RegionSettings, weights: tuple[str, str] = ("", ""),
+               limit: int = 400) -> dict:
+    """What the run's encoder knows of the products of another catalog, beside its rivals; empty without labels.
+
+    Args:
+        weights: a timm name and a file, for one more rival: RoIAlign on the map of a pretrained backbone.
+        limit: the most regions that are asked of; gallery and training photos take no part if there are others.
+    """
+    table = catalog.table[catalog.table["sample_id"].isin(catalog.photos)]
+    held = table[table["split"].isin(["val", "test"])]
+    known = labelled_regions(catalog, held, limit, run.seed)
+    if not repeated(known.labels):
+        known = labelled_regions(catalog, table[table["split"] == "gallery"], limit, run.seed)
+    if not repeated(known.labels):
+        return {}
+    network, trained = stages.trained_detector(run)[0], stages.trained_encoder(run)[0]
+    kinds = rivals(run.profile.encoder, trained, network, run.seed)
+    if weights[1]:
+        pretrained = encoder.BackboneEncoder(EncoderSettings(backbone=weights[0], weights=weights[1]))
+        kinds["pretrained backbone (RoIAlign)"] = pretrained.to(detector.pick_device()).eval()
+    paths = [catalog.photos[sample] for sample in known.samples]
+    vectors = {kind: regions.encode_boxes(paths, known.boxes, model, settings) for kind, model in kinds.items()}
+    vectors[CHANCE] = np.random.default_rng([run.seed, 5]).normal(size=(len(known.labels), 64))
+    return {"regions": len(known.labels), "products": len(set(known.labels)),
+            "rows": identity_table(vectors, known.labels, run.seed)}
+
+
+def repeated(labels: np.ndarray) -> int:
+    """How many regions share their label with another one: only these can be asked for their neighbours."""
+    _, place, times = np.unique(labels, return_inverse=True, return_counts=True)
+    return int((times[place] > 1).sum()) if len(labels) else 0
+
+
+def report(run: Run, catalog: Catalog, sizes: tuple[int, ...], weights: tuple[str, str] = ("", "")) -> dict:
+    """Both tables, by name: `proposals` and `identity`.
+
+    Raises:
+        InputError: the catalog has neither true boxes nor labels that tell what a region shows.
+    """
+    found = {"proposals": recalls(run, catalog, sizes),
+             "identity": identities(run, catalog, run.profile.regions, weights)}
+    if not any(found.values()):
+        raise InputError(f"{catalog.folder}: no photo on disk has true boxes (column boxes) or a label that another "
+                         "one has too; there is nothing to compare with")
+    return found
