@@ -4,8 +4,10 @@ Every variant pastes the same foregrounds anew, trains a detector for a short wh
 has all choices, photo by photo.
 """
 
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -48,10 +50,10 @@ def variants() -> dict[str, tuple[dict, int]]:
 
 def proposals_of(variant: tuple[dict, int], foregrounds: Path, composing: SynthesisSettings,
                  training: DetectorSettings, paths: list[Path], seed: int) -> detection.Found:
-    """Composes, trains and searches the photos; the work of one process with one thread."""
+    """Composes, trains and searches the photos; the work of one process with one thread, which shows no progress."""
     torch.set_num_threads(1)
     changes, more = variant
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, redirect_stdout(StringIO()):
         folder = Path(name)
         (folder / "foregrounds.npy").symlink_to(foregrounds)
         synthesis.make_composites(replace(composing, workers=0, **changes), folder, seed + more)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import timm
 import torch
@@ -119,14 +120,23 @@ def sightings(boxes: np.ndarray, owners: np.ndarray) -> list[np.ndarray]:
 def jittered_crops(composites: np.ndarray, boxes: np.ndarray, places: np.ndarray, settings: EncoderSettings,
                    rng: np.random.Generator) -> Tensor:
     """Crops at (composite, slot) places, the box moved as a proposal would be, the light changed: (B, 3, C, C)."""
-    photos = to_tensor(composites[places[:, 0]])
     box = boxes[places[:, 0], places[:, 1]]
     sides = np.tile(box[:, 2:] - box[:, :2], 2)
-    box = torch.from_numpy((box + rng.normal(0, 0.06, box.shape) * sides).astype(np.float32))
-    crops = crop(photos, list(box[:, None]), settings.crop, settings.margin)
-    gain = torch.from_numpy(rng.uniform(0.75, 1.25, (len(crops), 3, 1, 1)).astype(np.float32))
-    tint = torch.from_numpy(rng.normal(0, 0.03, (len(crops), 3, 1, 1)).astype(np.float32))
-    return (crops * gain.mean(1, keepdim=True) + tint).clamp(0, 1)
+    box = box + rng.normal(0, 0.06, box.shape) * sides
+    cut = [cut_crop(composites[number], b, settings) for (number, _), b in zip(places, box, strict=True)]
+    gain = torch.from_numpy(rng.uniform(0.75, 1.25, (len(cut), 1, 1, 1)).astype(np.float32))
+    tint = torch.from_numpy(rng.normal(0, 0.03, (len(cut), 3, 1, 1)).astype(np.float32))
+    return (to_tensor(np.stack(cut)) * gain + tint).clamp(0, 1)
+
+
+def cut_crop(photo: np.ndarray, box: np.ndarray, settings: EncoderSettings) -> np.ndarray:
+    """As `crop`, of one box (4,) of one photo (H, W, 3) uint8: (C, C, 3) uint8, many times as fast on a CPU."""
+    centre, side = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * (1 + settings.margin)
+    step = side / settings.crop  # pixels of the photo that a pixel of the crop covers
+    corner = centre - side / 2 + step / 2 - 0.5
+    matrix = np.array([[step[0], 0, corner[0]], [0, step[1], corner[1]]])
+    return cv2.warpAffine(photo, matrix, (settings.crop, settings.crop), borderMode=cv2.BORDER_REPLICATE,
+                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) -> list[float]:

@@ -43,7 +43,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", SIZES["mini"], SynthesisSettings(photos=300, composites=400),
-        AblationSettings(composites=50, steps=4, photos=10),
+        AblationSettings(composites=30, steps=2, photos=8),
         DetectorSettings(steps=60, enlarged=(1.0,), view=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(most=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
         retrieval=RetrievalSettings(least_score=0.3)),  # after 60 steps, a detector is never sure

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
 from capture_lib import encoder
-from capture_lib.detector import Detector, DetectorSettings
+from capture_lib.detector import Detector, DetectorSettings, to_tensor
 from capture_lib.encoder import EncoderSettings
 from capture_lib.faults import InputError
 
@@ -51,6 +52,18 @@ def test_a_crop_of_a_ramp_is_the_ramp_at_the_centres_of_its_cells(margin):
         wide = [(a + b) / 2 + (cells - 0.5) * (b - a) * (1 + margin) - 0.5 for a, b in ((x1, x2), (y1, y2))]
         assert crop[0].numpy() == pytest.approx(np.tile(wide[0], (8, 1)), abs=1e-4)
         assert crop[1].numpy() == pytest.approx(np.tile(wide[1][:, None], 8), abs=1e-4)
+
+
+def test_the_fast_crop_agrees_with_the_exact_one():
+    rng = np.random.default_rng(0)
+    photo = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
+    for _ in range(20):
+        low = rng.uniform(4, 24, 2)
+        box = np.concatenate([low, low + rng.uniform(10, 32, 2)])
+        settings = EncoderSettings(crop=16, margin=float(rng.uniform(0, 0.2)))
+        fast = encoder.cut_crop(photo, box, settings).astype(float)
+        exact = encoder.crop(to_tensor(photo[None]), [torch.from_numpy(box[None]).float()], 16, settings.margin)
+        assert np.abs(fast - 255 * exact[0].permute(1, 2, 0).numpy()).mean() < 1.5
 
 
 def test_crops_come_in_the_order_of_photos_and_boxes():
