@@ -32,8 +32,8 @@ MOST = 10  # proposals that count
 class AblationSettings:
     """Defaults of the cpu profile."""
 
-    composites: int = 1_000
-    steps: int = 200
+    composites: int = 800
+    steps: int = 150
     photos: int = 150  # of val
     at_once: int = 2  # detectors in training, each by a process of one thread
 
@@ -76,12 +76,12 @@ def hits(settings: AblationSettings, foregrounds: Path, composing: SynthesisSett
 
     Args:
         foregrounds: the file of a synthesis stage; composing, training: the profile's settings, but for the number of
-            composites and of steps.
+            composites and of steps, and composites are not enlarged.
         paths, truth: photos with their true boxes, as from `detection.boxed`.
     """
     work = partial(proposals_of, foregrounds=foregrounds.resolve(), paths=paths, seed=seed,
                    composing=replace(composing, composites=settings.composites),
-                   training=replace(training, steps=settings.steps))
+                   training=replace(training, steps=settings.steps, enlarged=(1.0,)))
     with synthesis.mapping(settings.at_once) as map_over:
         found = list(progress(map_over(work, variants().values()), "detectors trained", len(variants())))
     return {name: [meetings(boxes, true) for (boxes, _), true in zip(proposals, truth, strict=True)]

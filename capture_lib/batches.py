@@ -1,8 +1,9 @@
 """From captions and regions to what the model reads: tokens, the global token, locations, masks."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,13 +94,16 @@ class Pairs:
             chosen: numbers of pairs.
             instance: which one region (B,) each pair keeps beside the global token; None keeps all.
         """
-        rows = self.rows[chosen]
-        features = np.asarray(self.store.features[rows], np.float32)  # (B, R, F)
-        real = np.arange(features.shape[1]) < self.store.counts[rows][:, None]  # (B, R)
-        kept = real if instance is None else real & (np.arange(features.shape[1]) == instance[:, None])
+        rows, real = self.rows[chosen], self.real(chosen)
+        kept = real if instance is None else real & (torch.arange(real.shape[1]) == torch.from_numpy(instance)[:, None])
+        features = torch.from_numpy(self.store.features[rows]).float()  # (B, R, F)
         return {**self.words(chosen),
-                **with_global_token(torch.from_numpy(features), torch.from_numpy(self.store.boxes[rows]),
-                                    torch.from_numpy(real), torch.from_numpy(kept))}
+                **with_global_token(features, torch.from_numpy(self.store.boxes[rows]), real, kept)}
+
+    def real(self, chosen: np.ndarray) -> Tensor:
+        """Which of the R regions of pairs `chosen` there are, (B, R) bool."""
+        counts = torch.from_numpy(self.store.counts[self.rows[chosen]])
+        return torch.arange(self.store.features.shape[1]) < counts[:, None]
 
     def words(self, chosen: np.ndarray) -> dict[str, Tensor]:
         """The text of `batch`."""
@@ -114,16 +118,25 @@ class Pairs:
         With `matching`, half of the pairs are broken, and `matched` (B,) int64 is 1 where a pair belongs together;
         in a broken one nothing is to be predicted.
         """
+        return hide(self.draw(chosen, settings, generator, matching))
+
+    def draw(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator, matching: bool = False,
+             part: slice = slice(None)) -> dict[str, Tensor]:
+        """What `hide` makes a masked batch of: the masks, and the regions as the store holds them, half as many bytes.
+
+        Masks are drawn for all pairs, and rows `part` of everything are returned: of many processes, each reads and
+        copies its own.
+        """
         texts, photos = self.break_pairs(chosen, generator) if matching else (chosen, chosen)
-        batch = {**self.batch(photos), **self.words(texts)}
-        batch["input_ids"], batch["mlm_labels"] = mask_tokens(
-            batch["input_ids"], self.special, settings.masked_tokens, generator)
-        targets, real = batch["region_features"][:, 1:], batch["region_mask"][:, 1:].bool()
-        labels, zeroed = mask_regions(real, settings, generator)
-        visible = targets.masked_fill(zeroed[..., None], 0.0)
-        seen = with_global_token(visible, batch["region_locations"][:, 1:, :4], real & ~zeroed, real)
-        batch = {**batch, **seen, "region_labels": labels, "region_targets": targets}
-        return without_predictions(batch, self.same_caption(texts, photos)) if matching else batch
+        drawn = {**self.words(texts), "boxes": torch.from_numpy(self.store.boxes[self.rows[photos]]),
+                 "real": self.real(photos)}
+        drawn["input_ids"], drawn["mlm_labels"] = mask_tokens(
+            drawn["input_ids"], self.special, settings.masked_tokens, generator)
+        drawn["region_labels"], drawn["zeroed"] = mask_regions(drawn["real"], settings, generator)
+        if matching:
+            drawn = without_predictions(drawn, self.same_caption(texts, photos))
+        features = torch.from_numpy(self.store.features[self.rows[photos[part]]])  # (B, R, F): the one large copy
+        return {name: value[part] for name, value in drawn.items()} | {"features": features}
 
     def break_pairs(self, chosen: np.ndarray, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Half of the pairs (B,), at random, get the caption or, as often, the photo of any other pair.
@@ -142,6 +155,44 @@ class Pairs:
     def same_caption(self, texts: np.ndarray, photos: np.ndarray) -> Tensor:
         """Whether the pairs that captions and photos are of have one caption, (B,) bool: then nothing is broken."""
         return torch.from_numpy((self.tokens[texts] == self.tokens[photos]).all(1))
+
+
+def hide(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The masked batch of `Pairs.masked_batch` from what `Pairs.draw` drew, made on the device where that lies."""
+    drawn = dict(drawn)
+    real, zeroed = drawn.pop("real"), drawn.pop("zeroed")  # (B, R)
+    targets = drawn.pop("features").float()  # (B, R, F)
+    visible = targets.masked_fill(zeroed[..., None], 0.0)
+    seen = with_global_token(visible, drawn.pop("boxes"), real & ~zeroed, real)
+    return {**drawn, **seen, "region_targets": targets}
+
+
+def ahead(batches: Iterable[dict[str, Tensor]], depth: int = 2) -> Iterator[dict[str, Tensor]]:
+    """The same batches, made in a thread, up to `depth` of them while the last one is in use."""
+    batches = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, batches, None) for _ in range(depth))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, batches, None))
+            yield batch
+
+
+def masked_on(device: torch.device, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Masked batches on a device, from those that `Pairs.draw` drew; on a GPU copied while it works on something else.
+
+    Give the result to `ahead`: waiting for a copy then holds up nothing.
+    """
+    if device.type != "cuda":
+        yield from map(hide, batches)
+        return
+    beside = torch.cuda.Stream(device)
+    for drawn in batches:
+        with torch.cuda.stream(beside):
+            batch = hide({name: value.pin_memory().to(device, non_blocking=True) for name, value in drawn.items()})
+        beside.synchronize()
+        for value in batch.values():  # its memory is not given to the next batch before the model has read it
+            value.record_stream(torch.cuda.default_stream(device))
+        yield batch
 
 
 def without_predictions(batch: dict[str, Tensor], matched: Tensor) -> dict[str, Tensor]:
@@ -165,8 +216,8 @@ def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, kept: T
     mean = (features * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)  # (B, 1, F)
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     places = torch.cat([boxes, area[..., None]], -1)  # (B, R, 5)
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]).expand(len(features), 1, 5)
-    always = torch.ones(len(features), 1, dtype=torch.long)
+    whole = places.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0]).expand(len(features), 1, 5)
+    always = torch.ones(len(features), 1, dtype=torch.long, device=features.device)
     return {"region_features": torch.cat([mean, features], 1), "region_locations": torch.cat([whole, places], 1),
             "region_mask": torch.cat([always, kept.long()], 1)}
 

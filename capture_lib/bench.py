@@ -1,49 +1,40 @@
 """`make bench`: speed as a ratio against a plain peer, both in the same run; written to reports/bench.json."""
 
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
-from capture_lib import foregrounds, metrics, profiles, regions, retrieval, runs, world
-from capture_lib.batches import Pairs
+from capture_lib import batches, foregrounds, metrics, profiles, regions, retrieval, runs, world
+from capture_lib.bench_pretraining import fastest, pretraining
 from capture_lib.catalog import read_catalog
 from capture_lib.detector import Detector, pick_device, to_tensor
 from capture_lib.encoder import CropEncoder
-from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture
 from capture_lib.paths import REPORTS
 from capture_lib.photos import fit, load_photo
-from capture_lib.pretrain import PretrainSettings, step
-from capture_lib.regions import RegionStore
+from capture_lib.pretrain import TASKS
+from capture_lib.retrieval import RetrievalSettings, Side
+from capture_lib.search import Searcher
+from capture_lib.stages import Pretrained
 
 QUERIES, GALLERY, LABELS = 9_220, 40_033, 458  # the sizes of Product1M
 
 
-def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """The best of a few timings, after one call to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def evaluation() -> dict:
+def evaluation(asked: int = QUERIES, held: int = GALLERY) -> dict:
     """Both definitions at the size of Product1M, against plain loops over lists that compute one of them."""
     rng = np.random.default_rng(0)
-    gallery = [f"label {i}" for i in rng.integers(LABELS, size=GALLERY)]
-    queries = [[f"label {i}" for i in rng.integers(LABELS, size=rng.integers(1, 6))] for _ in range(QUERIES)]
-    rankings = [rng.choice(GALLERY, 100, replace=False) for _ in range(QUERIES)]
-    ours = seconds(lambda: metrics.per_query(rankings, queries, gallery))
-    few = QUERIES // 10
-    peer = seconds(lambda: plain_evaluation(rankings[:few], queries[:few], gallery), 1) * 10
+    gallery = [f"label {i}" for i in rng.integers(LABELS, size=held)]
+    queries = [[f"label {i}" for i in rng.integers(LABELS, size=rng.integers(1, 6))] for _ in range(asked)]
+    rankings = [rng.choice(held, 100, replace=False) for _ in range(asked)]
+    ours = fastest(lambda: metrics.per_query(rankings, queries, gallery))
+    few = asked // 10
+    peer = fastest(lambda: plain_evaluation(rankings[:few], queries[:few], gallery), 1) * 10
     return {"seconds": ours, "peer_seconds": peer, "ratio": peer / ours, "peer": "plain loops (a tenth timed)"}
 
 
@@ -67,21 +58,21 @@ def plain_evaluation(rankings: list[np.ndarray], queries: list[list[str]], galle
     return figures
 
 
-def search() -> dict:
-    """faiss at the size of Product1M against one matrix product and a partial sort of its rows."""
+def search(asked: int = 1_000, held: int = GALLERY) -> dict:
+    """faiss at the size of Product1M, filling the index included, against one matrix product."""
     rng = np.random.default_rng(0)
-    gallery = retrieval.unit(rng.normal(size=(GALLERY, 512)).astype(np.float32))
-    queries = retrieval.unit(rng.normal(size=(1_000, 512)).astype(np.float32))
-    ours = seconds(lambda: retrieval.search(gallery, queries, 100))
-    peer = seconds(lambda: queries @ gallery.T)
+    gallery = retrieval.unit(rng.normal(size=(held, 512)).astype(np.float32))
+    queries = retrieval.unit(rng.normal(size=(asked, 512)).astype(np.float32))
+    ours = fastest(lambda: retrieval.search(gallery, queries, 100))
+    peer = fastest(lambda: queries @ gallery.T)
     return {"seconds": ours, "peer_seconds": peer, "ratio": peer / ours, "peer": "the matrix product alone",
             "queries": len(queries)}
 
 
-def cutting() -> dict:
+def synthesis(count: int = 40) -> dict:
     """Foregrounds a second on one core, against GrabCut at full size from the same starts; the IoU of the masks."""
     cv2.setNumThreads(1)
-    settings = world.WorldSettings("bench", 20, 4, 4, 40, 4, 4, size=640)
+    settings = world.WorldSettings("bench", 20, 4, 4, count, 4, 4, size=640)
     with TemporaryDirectory() as folder:
         world.build(settings, Path(folder) / "world", workers=1)
         photos = [load_photo(file) for file in sorted(Path(folder).rglob("gallery-*.jpg"))]
@@ -123,71 +114,90 @@ def extraction() -> dict:
     found = regions.locate(photos, shares, detector, profile.regions.most, detector.settings.view)
     boxes = [box * photos.shape[-1] for box, _ in found]
     parts = {
-        "reading": seconds(lambda: [regions.Squares(files, profile.regions.photo_size)[i] for i in range(len(files))]),
-        "proposals": seconds(lambda: regions.locate(photos, shares, detector, profile.regions.most,
+        "reading": fastest(lambda: [regions.Squares(files, profile.regions.photo_size)[i] for i in range(len(files))]),
+        "proposals": fastest(lambda: regions.locate(photos, shares, detector, profile.regions.most,
                                                     detector.settings.view)),
-        "features": seconds(lambda: regions.encode(photos, boxes, encoder)),
+        "features": fastest(lambda: regions.encode(photos, boxes, encoder)),
     }
     return {"photos_per_s": len(files) / sum(parts.values()), "bottleneck": max(parts, key=parts.get), **parts}
 
 
-def rendering() -> dict:
+def rendering(train: int = 400) -> dict:
     """Photos of the rendered world a second, one core, drawing of the products included."""
-    settings = world.WorldSettings("bench", 20, 4, 400, 200, 40, 40)
+    settings = world.WorldSettings("bench", 20, 4, train, train // 2, train // 10, train // 10)
     with TemporaryDirectory() as folder:
         started = time.perf_counter()
         world.build(settings, Path(folder) / "world", workers=1)
-        return {"photos_per_s_per_core": 680 / (time.perf_counter() - started)}
+        return {"photos_per_s_per_core": train * 1.7 / (time.perf_counter() - started)}
 
 
-def pretraining() -> dict:
-    """Training steps of the cpu profile's model on random pairs, against the same model eager in float32."""
-    pairs, profile = random_pairs(), profiles.get("cpu")
-    sizes = {**profile.capture.__dict__, "vocabulary": 2_000, "region_features": 256}
-    settings, batch = PretrainSettings(), 64
-    generator = torch.Generator().manual_seed(0)
-    masked = pairs.masked_batch(np.arange(batch), profile.batches, generator)
-    rates = {}
-    for name in ("ours", "peer"):
-        torch.manual_seed(0)
-        model = Capture(type(profile.capture)(**sizes)).train()
-        optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
-        work = step if name == "ours" else float32_step
-        rates[name] = batch / seconds(lambda m=model, o=optimiser, w=work: w(m, masked, o, settings), 10)
-    return {"device": "cpu", "samples_per_s": rates["ours"], "peer_samples_per_s": rates["peer"],
-            "ratio": rates["ours"] / rates["peer"], "peer": "the same model and step, eager float32"}
+def query(gallery: int = GALLERY) -> dict:
+    """Milliseconds from a photo and its caption to hits in a gallery of that many products, everything being loaded.
+
+    Sizes of the cpu profile. The networks are untrained and the gallery's vectors random: that costs the same.
+    """
+    with TemporaryDirectory() as folder:
+        searcher = untrained_searcher(Path(folder), gallery)
+    run, detector = searcher.run, searcher.detector
+    file, caption = next(iter(run.catalog.photos.values())), run.catalog.table["caption"].iloc[0]
+    photo = load_photo(file)
+    square = to_tensor(regions.square(photo, run.profile.regions.photo_size)[None]).to(pick_device())
+    shares, most = regions.filled(photo)[None], run.profile.regions.most
+    table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
+    pairs = batches.make_pairs(table, searcher.describe(photo), searcher.trained.tokenizer, run.profile.batches)
+    held = searcher.gallery_vectors("product")
+
+    def embed() -> Side:
+        return retrieval.embed_side(table, pairs, searcher.trained.model, None, run.profile.retrieval, single=False)
+
+    asked = retrieval.read(embed().instance, "product")
+    parts = {"read": fastest(lambda: load_photo(file), 10),
+             "propose": fastest(lambda: regions.locate(square, shares, detector, most, detector.settings.view), 10),
+             "propose and describe": fastest(lambda: searcher.describe(photo), 10),
+             "embed": fastest(embed, 10),
+             "search": fastest(lambda: retrieval.search(held, asked, 10), 10)}
+    return {"ms": fastest(lambda: searcher.ask(file, caption), 10) * 1000, "gallery": gallery, "instances": len(asked),
+            "parts_ms": {name: value * 1000 for name, value in parts.items()}}
 
 
-def float32_step(model: Capture, batch: dict, optimiser: torch.optim.Optimizer, settings: PretrainSettings) -> None:
-    """A training step without mixed precision."""
-    inputs = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
-    out = model(**{name: batch[name] for name in inputs})
-    optimiser.zero_grad()
-    sum(pretext_losses(model, batch, out, settings.temperature).values()).backward()
-    optimiser.step()
+def untrained_searcher(folder: Path, gallery: int) -> Searcher:
+    """A searcher of the cpu profile in the smallest world, with random vectors for a gallery."""
+    catalog, rng = read_catalog(runs.default_catalog(profiles.get("smoke"))), np.random.default_rng(0)
+    profile = replace(profiles.get("cpu"), retrieval=RetrievalSettings(least_score=0.0))
+    tokenizer = batches.make_tokenizer(profile.batches, catalog.table["caption"], folder)
+    detector = Detector(profile.detector).to(pick_device(), memory_format=torch.channels_last).eval()
+    encoder = CropEncoder(profile.encoder).to(pick_device(), memory_format=torch.channels_last).eval()
+    run = runs.Run(profile, catalog, REPORTS, 0)
+    width = len(regions.feature_probe(encoder, profile.regions))
+    model = Capture(replace(profile.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width))
+    trained = Pretrained(model.to(pick_device()).eval(), tokenizer, TASKS, folder)
+    blocks = {name: rng.random((gallery, profile.capture.output), np.float32)
+              for name in ("text_pooled", "region_pooled")}
+    rows = np.arange(gallery)
+    ids = [list(catalog.photos)[row % len(catalog.photos)] for row in rows]
+    side = Side(ids, [[]] * gallery, [""] * gallery, rows, np.zeros_like(rows), {}, blocks)
+    return Searcher(run, detector, encoder, trained, None, side,
+                    {"capture/instance": {"reading": "product", "merge": "score", "val": 1.0}})
 
 
-def random_pairs(count: int = 64, most: int = 10, width: int = 256) -> Pairs:
-    """Pairs of random tokens and regions in the store's format."""
-    rng = np.random.default_rng(0)
-    low = rng.random((count, most, 2), np.float32) / 2
-    store = RegionStore(rng.normal(size=(count, most, width)).astype(np.float16),
-                        np.concatenate([low, low + 0.5], -1), np.ones((count, most), np.float32),
-                        np.full(count, most, np.int32), [str(i) for i in range(count)])
-    special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "size": 2_000}
-    return Pairs(rng.integers(5, 2_000, (count, 36)), np.arange(count), store, special)
+BENCHMARKS = {"render": rendering, "synthesis": synthesis, "regions": extraction, "pretraining": pretraining,
+              "search": search, "evaluation": evaluation, "query": query}
 
 
 def main() -> None:
-    """Runs every benchmark, prints a line for each and writes reports/bench.json."""
-    benchmarks = {"render": rendering, "foregrounds": cutting, "regions": extraction, "pretraining": pretraining,
-                  "search": search, "evaluation": evaluation}
+    """Runs every benchmark, prints a line for each figure and writes reports/bench.json."""
     results = {}
-    for name, work in benchmarks.items():
+    for name, work in BENCHMARKS.items():
         results[name] = work()
-        print(f"{name:12}", "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key}: {value}"
-                                      for key, value in results[name].items()), flush=True)
+        print("\n".join(lines(name, results[name])), flush=True)
     runs.write_json(REPORTS / "bench.json", {"hardware": runs.hardware(), "commit": runs.commit(), **results})
+
+
+def lines(name: str, found: object) -> list[str]:
+    """The figures of a benchmark, each with its name, as in bench.json, in front."""
+    if isinstance(found, dict):
+        return [line for key, value in found.items() for line in lines(f"{name}.{key}", value)]
+    return [f"{name:45} {found:.4g}" if isinstance(found, float) else f"{name:45} {found}"]
 
 
 if __name__ == "__main__":

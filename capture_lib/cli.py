@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.command(options)
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:  # the second: a training whose loss has no value
         print(f"capture: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     transfer.add_argument("--backbone", default="", help="a timm name for a pretrained backbone, with --weights")
     transfer.add_argument("--weights", default="", help="a local .safetensors or .pth file for it")
     transfer.add_argument("--scenes", default="", help="a folder of photos to paste on, beside drawn scenes")
+    transfer.add_argument("--only", choices=("proposals", "identity"), help="one of the two tables")
     transfer.add_argument("--json", type=Path, help="write the figures here too")
     transfer.set_defaults(command=transfer_command)
 
@@ -272,7 +273,8 @@ def transfer_command(options: argparse.Namespace) -> int:
     catalog = read_catalog(options.catalog)
     run = transfer.altered(open_run(options.profile, seed=options.seed), options.backbone, options.weights,
                            options.scenes)
-    found = transfer.report(run, catalog, tuple(options.sizes), (options.backbone, options.weights))
+    tables = (options.only,) if options.only else transfer.TABLES
+    found = transfer.report(run, catalog, tuple(options.sizes), (options.backbone, options.weights), tables)
     for name, part in found.items():
         if part:
             said = ", ".join(f"{value} {key}" for key, value in part.items() if key != "rows")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capture_lib import ranks
+
 if TYPE_CHECKING:  # the encoder needs a loss of this module, not the model
     from capture_lib.model import Capture
 
@@ -59,10 +61,12 @@ def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE
                      ) -> Tensor:
     """`nt_xent` between the two modalities' first tokens, taken before the cross layers.
 
-    matched (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either.
+    matched (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either. Of many processes
+    each computes it of all their pairs (the released code has the negatives of one GPU only).
     """
-    kept = slice(None) if matched is None else matched == 1
-    return nt_xent(out["region_contrastive"][kept], out["text_contrastive"][kept], temperature)
+    kept = slice(None) if matched is None else ranks.together(matched) == 1
+    regions, texts = (ranks.together(out[f"{side}_contrastive"]) for side in ("region", "text"))
+    return nt_xent(regions[kept], texts[kept], temperature)
 
 
 def matching_loss(model: "Capture", out: Mapping[str, Tensor], matched: Tensor) -> Tensor:

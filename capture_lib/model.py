@@ -48,6 +48,7 @@ LOCATION_FEATURES = 5  # x1, y1, x2, y2 as fractions of width and height, and th
 MAP_KINDS = ("text", "visual", "text_to_regions", "regions_to_text", "joint")
 
 Maps = list[Tensor] | None  # where layers append their attention maps, None where nobody asks for them
+Intermediates = dict[str, Tensor] | None  # what each part puts out, by name, None where nobody asks for it
 
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
@@ -73,6 +74,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor, dropout: flo
         maps.append(scores.masked_fill(~mask, -math.inf).softmax(-1))
         mixed = F.dropout(maps[-1], dropout) @ value
     return mixed.transpose(1, 2).flatten(2)
+
+
+def noted(seen: Intermediates, name: str, x: Tensor) -> Tensor:
+    """x, put down under its name where somebody asks for the intermediates."""
+    if seen is not None:
+        seen[name] = x
+    return x
 
 
 class TextEmbedding(nn.Module):
@@ -251,7 +259,7 @@ class Capture(nn.Module):
             initialise(self.match_head)
 
     def forward(self, input_ids: Tensor, text_mask: Tensor, region_features: Tensor, region_locations: Tensor,
-                region_mask: Tensor, attention: bool = False) -> dict[str, Any]:
+                region_mask: Tensor, attention: bool = False, intermediates: bool = False) -> dict[str, Any]:
         """Photos with their captions to vectors.
 
         input_ids (B, L) int64; text_mask (B, L), 1 = real; region_features (B, R+1, F) float, the global
@@ -261,7 +269,10 @@ class Capture(nn.Module):
         Returns text_sequence (B, L, E) and region_sequence (B, R+1, E); their first tokens text_pooled and
         region_pooled (B, E), the paper's H_TXT and H_IMG; text_contrastive and region_contrastive (B, E),
         taken before the cross layers. With `attention` also "attention": for each of `MAP_KINDS` a list over
-        its layers of maps (B, H, queries, keys), without dropout.
+        its layers of maps (B, H, queries, keys), without dropout. With `intermediates` also "intermediates": what
+        each part puts out, by the part's name in the model: text_embedding and text_layers.0, … (B, L, W);
+        image_embedding and visual_layers.0, … (B, R+1, W); cross_layers.0.text and cross_layers.0.region, …;
+        joint_embedding (with the positions added) and joint_layers.0, … (B, L+R+1, W).
         Raises `InputError` where a sample's tokens and regions outnumber the positions.
         """
         length, positions = input_ids.shape[1] + region_features.shape[1], self.settings.max_positions
@@ -269,27 +280,30 @@ class Capture(nn.Module):
             raise InputError(f"a sample has {length} tokens and regions, more than max_positions "
                              f"{positions}; shorten the text or take fewer regions")
         maps: dict[str, Maps] = {kind: [] if attention else None for kind in MAP_KINDS}
+        seen: Intermediates = {} if intermediates else None
         text_real, region_real = text_mask.bool(), region_mask.bool()
-        text = self.text_embedding(input_ids)  # (B, L, W)
-        region = self.image_embedding(region_features, region_locations)  # (B, R+1, W)
-        for layer in self.text_layers:
-            text = layer(text, text_real, maps["text"])
-        for layer in self.visual_layers:
-            region = layer(region, region_real, maps["visual"])
+        text = noted(seen, "text_embedding", self.text_embedding(input_ids))  # (B, L, W)
+        region = noted(seen, "image_embedding", self.image_embedding(region_features, region_locations))  # (B, R+1, W)
+        for i, layer in enumerate(self.text_layers):
+            text = noted(seen, f"text_layers.{i}", layer(text, text_real, maps["text"]))
+        for i, layer in enumerate(self.visual_layers):
+            region = noted(seen, f"visual_layers.{i}", layer(region, region_real, maps["visual"]))
         out: dict[str, Any] = {"text_contrastive": self.text_contrastive(text[:, 0]),  # (B, E)
                                "region_contrastive": self.region_contrastive(region[:, 0])}
-        for layer in self.cross_layers:
+        for i, layer in enumerate(self.cross_layers):
             text, region = layer(text, region, text_real, region_real,
                                  maps["text_to_regions"], maps["regions_to_text"])
+            noted(seen, f"cross_layers.{i}.text", text)
+            noted(seen, f"cross_layers.{i}.region", region)
         joint = torch.cat([text, region], dim=1) + self.joint_positions.weight[:length]  # (B, L+R+1, W)
-        joint = self.joint_dropout(joint)
+        joint = noted(seen, "joint_embedding", self.joint_dropout(joint))
         joint_real = torch.cat([text_real, region_real], dim=1)  # (B, L+R+1)
-        for layer in self.joint_layers:
-            joint = layer(joint, joint_real, maps["joint"])
+        for i, layer in enumerate(self.joint_layers):
+            joint = noted(seen, f"joint_layers.{i}", layer(joint, joint_real, maps["joint"]))
         out["text_sequence"] = self.text_output(joint[:, :text.shape[1]])  # (B, L, E)
         out["region_sequence"] = self.region_output(joint[:, text.shape[1]:])  # (B, R+1, E)
         out["text_pooled"], out["region_pooled"] = out["text_sequence"][:, 0], out["region_sequence"][:, 0]
-        return out | {"attention": maps} if attention else out
+        return out | ({"attention": maps} if attention else {}) | ({"intermediates": seen} if intermediates else {})
 
     def predict_words(self, text_sequence: Tensor) -> Tensor:
         """Text outputs (..., E) to logits (..., V). The decoder is the word embedding and a bias."""

@@ -1,26 +1,32 @@
 """The pretraining loop: masked language, masked region and contrastive losses on image-caption pairs."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from capture_lib.batches import BatchSettings, Pairs
+from capture_lib import ranks
+from capture_lib.batches import BatchSettings, Pairs, ahead, masked_on
 from capture_lib.bert import start_from_bert
 from capture_lib.detector import pick_device
 from capture_lib.faults import InputError
-from capture_lib.losses import pretext_losses
+from capture_lib.losses import NOT_PREDICTED, pretext_losses
 from capture_lib.model import Capture, CaptureSettings
 from capture_lib.paths import write_atomically
 from capture_lib.progress import progress
+from capture_lib.state import forget, keep, last_kept, last_state
 
 TASKS = ("mlm", "mrp", "contrastive")  # the final recipe
 MATCHING = "itm"  # image-text matching: the paper describes it and leaves it out
+MASKING, DROPOUT = 4, 5  # what a seed is for
+INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")  # of the model, in a batch
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,19 @@ class PretrainSettings:
     weight_decay: float = 0.01
     tasks: tuple[str, ...] = TASKS  # or with MATCHING too
     temperature: float = 0.07
+    keep_every: int = 100  # steps after which the state is kept, so that a stopped run goes on from there
+    log: str = ""  # a folder for TensorBoard's logs; empty = none
     bert: str = ""  # a folder with bert-base-chinese in Hugging Face's form, for the text side; empty = a random start
 
     def __post_init__(self) -> None:
         for task in self.tasks:
             if task not in (*TASKS, MATCHING):
                 raise InputError(f"PretrainSettings: task {task!r} is unknown; use {', '.join((*TASKS, MATCHING))}")
+
+
+def of_result(settings: PretrainSettings) -> PretrainSettings:
+    """The settings that the result depends on: how often it is kept and logged is left out."""
+    return replace(settings, keep_every=0, log="")
 
 
 def possible_tasks(captions: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,6 +68,35 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def make_ready(model: nn.Module, device: torch.device) -> None:
+    """Brings a model to its device to be trained; compiled on a GPU (on a CPU, that took longer than it saved)."""
+    model.to(device).train()
+    if device.type == "cuda" and can_compile(device):
+        model.compile()
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether PyTorch finds the compilers that it needs; if not, a line says so."""
+    try:
+        torch.compile(torch.neg)(torch.ones(8, device=device))
+    except Exception as error:  # whatever the reason: training works without, only slower
+        print(f"pretraining: the model is not compiled, which would be faster ({type(error).__name__})")
+        return False
+    return True
+
+
+def make_optimiser(model: nn.Module, settings: PretrainSettings) -> torch.optim.Optimizer:
+    """AdamW in one pass over the weights ("fused"), instead of one for each of its operations."""
+    return torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.learning_rate, fused=True)
+
+
+def make_schedule(optimiser: torch.optim.Optimizer, steps: int, settings: PretrainSettings
+                  ) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate of every step, by `share_of_rate`."""
+    share = partial(share_of_rate, warmup=int(settings.warmup * steps), steps=steps)
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, share)
 
 
 def share_of_rate(step: int, warmup: int, steps: int) -> float:
@@ -74,77 +116,210 @@ def epoch_batches(pairs: int, batch: int, epoch: int, seed: int) -> Iterator[np.
             yield chosen
 
 
+def drawn_batches(pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, seed: int, first: int = 0
+                  ) -> Iterator[dict[str, Tensor]]:
+    """What `Pairs.draw` draws for every step from number `first` on; of many processes, each gets its part.
+
+    It follows from seed and step alone: masks are drawn for the whole batch, however many processes share it.
+    """
+    step = 0
+    for epoch in range(settings.epochs):
+        for chosen in epoch_batches(len(pairs.tokens), settings.batch, epoch, seed):
+            if step >= first:
+                generator = torch.Generator().manual_seed(seed_of(seed, MASKING, step))
+                yield pairs.draw(chosen, batches, generator, MATCHING in settings.tasks, ranks.part(len(chosen)))
+            step += 1
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed made of several numbers."""
+    return int(np.random.default_rng(numbers).integers(2**63))
+
+
 def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, folder: Path,
           seed: int) -> list[dict[str, float]]:
     """Pretrains `model` in place and saves it in `folder`; returns the losses of every step by name.
 
-    The state is kept after each epoch, so that an interrupted run goes on from there and ends with the same weights.
+    The state is kept every `keep_every` steps: a run that was stopped, in whatever way, goes on from there and, on a
+    CPU, ends with the same bytes.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last epoch's state is kept.
+        FloatingPointError: the loss is not finite.
+        InputError: the state or the model cannot be written.
     """
+    check_size(settings, len(pairs.tokens))
+    ranks.wait()  # each process then has its device
     device = pick_device()
-    model.to(device).train()
-    optimiser = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.learning_rate)
+    make_ready(model, device)
     steps = settings.epochs * sum(1 for _ in epoch_batches(len(pairs.tokens), settings.batch, 0, seed))
-    matching = MATCHING in settings.tasks
-    warmup = int(settings.warmup * steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(share_of_rate, warmup=warmup, steps=steps))
-    history = resume(folder, model, optimiser, schedule)
-    first = len(history) * settings.epochs // steps
-    for epoch in progress(range(first, settings.epochs), "pretraining epochs", settings.epochs - first):
-        torch.manual_seed(seed * 1000 + epoch)  # dropout
-        generator = torch.Generator().manual_seed(seed * 1000 + epoch)  # masking
-        for chosen in epoch_batches(len(pairs.tokens), settings.batch, epoch, seed):
-            batch = {name: value.to(device, non_blocking=True)
-                     for name, value in pairs.masked_batch(chosen, batches, generator, matching).items()}
-            losses = step(model, batch, optimiser, settings)
-            schedule.step()
-            history.append({name: loss.item() for name, loss in losses.items()})
-            wrong = [f"{name} is {value}" for name, value in history[-1].items() if not np.isfinite(value)]
-            if wrong:
-                raise FloatingPointError(f"pretraining: the loss {wrong[0]} at step {len(history)} of {steps}; "
-                                         f"lower learning_rate; the state before epoch {epoch + 1} is kept")
-        keep(folder, model, optimiser, schedule, history)
-    model.eval().save_pretrained(folder)
-    (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
-    (folder / "state.pt").unlink(missing_ok=True)
+    parts = {"optimiser": make_optimiser(model, settings), "model": model}
+    parts["schedule"] = make_schedule(parts["optimiser"], steps, settings)
+    name = json.dumps([asdict(of_result(settings)), asdict(batches), seed, len(pairs.tokens)])
+    history = restore(folder, parts, name)
+    ranks.wait()  # the first may write over what the others read
+    trained = averaging(model, settings) if ranks.count() > 1 else model
+    log, note, left = log_in(settings.log, len(history)), pace(history, settings.batch), steps - len(history)
+    stream = ahead(masked_on(device, drawn_batches(pairs, batches, settings, seed, len(history))))
+    try:
+        for batch in progress(stream, "pretraining steps", left, note):
+            torch.manual_seed(seed_of(seed, DROPOUT, len(history), ranks.number()))
+            losses = step(trained, batch, parts["optimiser"], settings)
+            parts["schedule"].step()
+            history.append(dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)))
+            check_losses(history, steps, folder)
+            log(history[-1] | {"learning_rate": parts["schedule"].get_last_lr()[0]}, step=len(history))
+            if len(history) % settings.keep_every == 0 and ranks.first():
+                keep(folder, len(history), state_of(parts, history, name))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"pretraining: interrupted at step {len(history)} of {steps}; the next start goes on "
+                                f"({last_kept(folder)})") from None
+    model.eval()
+    if ranks.first():
+        save(model, history, folder)
+    ranks.wait()
     return history
 
 
-def step(model: Capture, batch: dict[str, Tensor], optimiser: torch.optim.Optimizer, settings: PretrainSettings
+def save(model: Capture, history: list[dict[str, float]], folder: Path) -> None:
+    """Writes the trained model and its losses; the kept states are no longer needed then."""
+    try:
+        model.save_pretrained(folder)
+        with write_atomically(folder / "history.json") as beside:
+            beside.write_text(json.dumps(history), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: the trained model cannot be written ({error}); make room and start again "
+                         f"({last_kept(folder)})") from None
+    forget(folder)
+
+
+def check_size(settings: PretrainSettings, pairs: int) -> None:
+    """`InputError` where an epoch's last batch may have no pair for some process."""
+    if ranks.count() > -(-min(settings.batch, pairs) // 2):
+        raise InputError(f"PretrainSettings: batch {settings.batch} of {pairs:,} pairs is too small for "
+                         f"{ranks.count()} processes: each needs a pair of every batch")
+
+
+def check_losses(history: list[dict[str, float]], steps: int, folder: Path) -> None:
+    """`FloatingPointError` where one of the last step's losses is not finite."""
+    for name, value in history[-1].items():
+        if not np.isfinite(value):
+            raise FloatingPointError(f"pretraining: the loss {name} is {value} at step {len(history)} of {steps}; "
+                                     f"lower learning_rate ({last_kept(folder)})")
+
+
+def pace(history: list[dict[str, float]], batch: int) -> Callable[[], str]:
+    """What the progress bar says whenever it is asked: the last losses, and samples a second from now on."""
+    first, started = len(history), time.perf_counter()
+
+    def said() -> str:
+        speed = (len(history) - first) * batch / (time.perf_counter() - started)
+        return f"{', '.join(f'{name} {loss:.3f}' for name, loss in history[-1].items())}; {speed:,.0f} samples/s"
+
+    return said
+
+
+def step(model: nn.Module, batch: dict[str, Tensor], optimiser: torch.optim.Optimizer, settings: PretrainSettings
          ) -> dict[str, Tensor]:
-    """One optimiser step on a masked batch; returns its losses by name (each has weight 1, as released)."""
-    inputs = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
-    with torch.autocast(batch["region_features"].device.type, torch.bfloat16):
-        out = model(**{name: batch[name] for name in inputs})
-        losses = pretext_losses(model, batch, out, settings.temperature)
-    losses = {name: losses[name] for name in settings.tasks}
+    """One optimiser step on a masked batch; returns its losses by name (each has weight 1, as released).
+
+    Of many processes, each has its part of the batch and in place of `model` what `averaging` makes of it: losses
+    and step are then those of the whole batch.
+    """
+    losses = losses_of(model, batch, settings) if isinstance(model, Capture) else model(batch)
     optimiser.zero_grad(set_to_none=True)
     sum(losses.values()).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-    return losses
+    values = ranks.mean(torch.stack(list(losses.values())).detach())
+    return dict(zip(losses, values, strict=True))
 
 
-def keep(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer,
-         schedule: torch.optim.lr_scheduler.LRScheduler, history: list) -> None:
-    """Writes the training state beside the checkpoint and renames it."""
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
-             "history": history}
-    with write_atomically(folder / "state.pt") as beside:
-        torch.save(state, beside)
+def losses_of(model: Capture, batch: dict[str, Tensor], settings: PretrainSettings) -> dict[str, Tensor]:
+    """The losses of the tasks on a masked batch, by name."""
+    with torch.autocast(batch["region_features"].device.type, torch.bfloat16):
+        out = model(**{name: batch[name] for name in INPUTS})
+        losses = pretext_losses(model, batch, out, settings.temperature)
+    return of_whole_batch({name: losses[name] for name in settings.tasks}, batch)
 
 
-def resume(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer,
-           schedule: torch.optim.lr_scheduler.LRScheduler) -> list[dict[str, float]]:
-    """Restores the training state, if there is one; returns the history so far."""
-    if not (folder / "state.pt").is_file():
+class Objective(nn.Module):
+    """A model that gives its losses: what averages gradients must see all that leads to them, the heads too."""
+
+    def __init__(self, model: Capture, settings: PretrainSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return losses_of(self.model, batch, self.settings)
+
+
+def averaging(model: Capture, settings: PretrainSettings) -> nn.Module:
+    """The model's objective, so wrapped that gradients are averaged over the processes."""
+    return ranks.averaging(Objective(model, settings), unused=not set(TASKS) <= set(settings.tasks))
+
+
+def of_whole_batch(losses: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses whose mean over the processes is the loss of the whole batch: means over a part are weighted by its size.
+
+    A part with many masked tokens counts for more. The contrastive loss is that of the whole batch in every process.
+    """
+    if ranks.count() == 1:
+        return losses
+    sizes = {"mlm": (batch["mlm_labels"] != NOT_PREDICTED).sum(), "mrp": batch["region_labels"].sum(),
+             "itm": torch.tensor(len(batch["input_ids"]))}
+    own = torch.stack([sizes[name].to(loss.device) if name in sizes else loss.new_ones(()) for name, loss in
+                       losses.items()]).float()
+    shares = own / ranks.mean(own).clamp(min=1e-9)
+    return {name: loss * share for (name, loss), share in zip(losses.items(), shares, strict=True)}
+
+
+def log_in(folder: str, first: int) -> Callable[..., None]:
+    """Logs figures by name, and by `step` from `first` on, for TensorBoard, in the first of many processes.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+    if not folder:
+        return lambda figures, step: None
+    from accelerate import PartialState
+    from accelerate.tracking import TensorBoardTracker
+
+    PartialState(cpu=not torch.cuda.is_available())  # which process this is, as the tracker asks
+    tracker = TensorBoardTracker("pretraining", folder, purge_step=first + 1)
+    try:
+        tracker.start()
+    except ImportError:
+        raise InputError("PretrainSettings: log needs TensorBoard; `pip install tensorboard`, or leave log empty"
+                         ) from None
+    return tracker.log
+
+
+def state_of(parts: dict, history: list[dict[str, float]], name: str) -> dict:
+    """What a training is taken up from: the states of its parts, its losses so far, and its name.
+
+    Raises:
+        FloatingPointError: a weight is not finite.
+    """
+    if not all(weight.isfinite().all() for weight in parts["model"].parameters()):
+        raise FloatingPointError(f"pretraining: a weight is not finite after step {len(history)}; lower learning_rate")
+    return {**{part: holder.state_dict() for part, holder in parts.items()}, "history": history, "name": name}
+
+
+def restore(folder: Path, parts: dict, name: str) -> list[dict[str, float]]:
+    """Brings the parts back to the last state that was kept, if there is one; returns the losses so far."""
+
+    def check(state: dict) -> None:
+        if not isinstance(state, dict) or state.keys() != {*parts, "history", "name"} or state["name"] != name:
+            raise ValueError("it is of another training")
+        own = {weight: value.shape for weight, value in parts["model"].state_dict().items()}
+        if {weight: value.shape for weight, value in state["model"].items()} != own:
+            raise ValueError("it is of another model")
+
+    state = last_state(folder, check)
+    if state is None:
         return []
-    state = torch.load(folder / "state.pt", map_location=pick_device(), weights_only=True)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
+    for part, holder in parts.items():
+        holder.load_state_dict(state[part])
     return state["history"]
 
 

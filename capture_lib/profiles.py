@@ -52,16 +52,16 @@ PROFILES = {
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
         DetectorSettings(backbone="resnet50", size=224, view=320, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
-        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512),
+        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512, learning_rate=2e-3),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
-        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4)),
+        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=500)),
     "product1m": Profile(
         "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
         DetectorSettings(backbone="resnet50", size=224, view=320, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
-        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512),
+        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512, learning_rate=2e-3),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
-        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4)),
+        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=2_000)),
 }
 
 

@@ -5,6 +5,7 @@ height, `scores.npy` float32 (N, R), `counts.npy` int32 (N,) how many of the R a
 """
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from capture_lib import ranks
 from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector, pick_device, to_tensor
 from capture_lib.faults import InputError
@@ -24,7 +26,8 @@ from capture_lib.paths import write_atomically
 from capture_lib.photos import fit, load_photo
 from capture_lib.progress import progress
 
-DONE, LEFT = "rows_done.txt", "rows_left.npy"  # of an unfinished store: rows described, and those to describe
+LEFT = "rows_left.npy"  # of an unfinished store: the rows to describe, batch after batch
+DONE = "batches_done-{}.txt"  # the batches of them that a process has described
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,9 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
             old: Path | None = None, places: np.ndarray | None = None) -> None:
     """Writes the region store of all photos that are on disk; an interrupted run goes on where it stopped.
 
+    Many processes share the batches and write to the same arrays: the folder must be on one machine. The bytes are
+    those that one process writes, and another number of them may go on.
+
     Args:
         old: the folder of a store made with the same settings, detector and encoder, of which rows are copied.
         places: (N,) where each photo stands in the old store, -1 where it is to be described.
@@ -176,40 +182,67 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
     ids = list(catalog.photos)
     width = len(feature_probe(encoder, settings))
     places = np.full(len(ids), -1) if old is None else places
-    (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in ids), encoding="utf-8")
-    arrays, left, done = begin(folder, places, old, settings.most, width)
-    batches = photo_batches([catalog.photos[ids[row]] for row in left[done:]], settings)
-    for photos, shares in progress(batches, "region batches", -(-(len(left) - done) // settings.batch)):
-        found = describe(photos, shares, detector, encoder, settings.most)
-        for row, (boxes, scores, features) in zip(left[done:done + len(photos)], found, strict=True):
+    if ranks.first():
+        (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in ids), encoding="utf-8")
+        begin(folder, places, old, settings.most, width)
+    ranks.wait()
+    arrays, left = open_arrays(folder, "r+", len(ids), settings.most, width), np.load(folder / LEFT)
+    done = {number for file in folder.glob(DONE.format("*")) for number in noted(file)}
+    todo = [number for number in range(-(-len(left) // settings.batch)) if number not in done]
+    ranks.wait()  # all have looked before anyone notes a batch
+    mine = {number: left[number * settings.batch:][:settings.batch] for number in todo[ranks.number()::ranks.count()]}
+    photos = [catalog.photos[ids[row]] for rows in mine.values() for row in rows]
+    stream = progress(photo_batches(photos, settings), "region batches", len(mine))
+    for (number, rows), (squares, shares) in zip(mine.items(), stream, strict=True):
+        found = describe(squares, shares, detector, encoder, settings.most)
+        for row, (boxes, scores, features) in zip(rows, found, strict=True):
             count = len(boxes)
             arrays["boxes"][row, :count], arrays["scores"][row, :count] = boxes, scores
             arrays["features"][row, :count], arrays["counts"][row] = features, count
-        done += len(photos)
-        keep(folder, arrays, done)
-    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    for name in (DONE, LEFT):
-        (folder / name).unlink()
+        note(folder, arrays, number)
+    ranks.wait()
+    if ranks.first():
+        meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        for file in [*folder.glob(DONE.format("*")), folder / LEFT]:  # in this order: without the last, all begins anew
+            file.unlink()
+    ranks.wait()
 
 
-def begin(folder: Path, places: np.ndarray, old: Path | None, most: int, width: int
-          ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-    """The arrays of a store, memory-mapped; the rows that are to be described; how many of these are done.
+def begin(folder: Path, places: np.ndarray, old: Path | None, most: int, width: int) -> None:
+    """Makes the arrays of a store with the rows that the old one has; does nothing in a folder where that was done."""
+    if (folder / LEFT).is_file():
+        return
+    try:
+        arrays = open_arrays(folder, "w+", len(places), most, width)
+        reserve(folder, arrays)
+    except OSError as error:
+        size = len(places) * most * width * 2 / 1e9
+        raise InputError(f"{folder}: a region store of {len(places):,} photos needs {size:,.1f} GB and finds no room "
+                         f"({error.strerror})") from None
+    if old is not None:
+        copy_rows(old, arrays, places)
+    for array in arrays.values():
+        array.flush()
+    with write_atomically(folder / LEFT) as beside, beside.open("wb") as file:
+        np.save(file, np.flatnonzero(places < 0))
 
-    In a new folder, the rows that the old store has are copied first; an unfinished one is opened as it was left.
-    """
+
+def reserve(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Takes the room on disk at once: where a memory-mapped file finds none later, the process ends without a word."""
+    if hasattr(os, "posix_fallocate"):  # not on a Mac
+        for name in arrays:
+            file = folder / f"{name}.npy"
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
+def open_arrays(folder: Path, mode: str, rows: int, most: int, width: int) -> dict[str, np.ndarray]:
+    """The arrays of a store, memory-mapped."""
     shapes = {"features": (np.float16, (most, width)), "boxes": (np.float32, (most, 4)),
               "scores": (np.float32, (most,)), "counts": (np.int32, ())}
-    begun = (folder / DONE).is_file()
-    arrays = {name: open_memmap(folder / f"{name}.npy", "r+" if begun else "w+", kind, (len(places), *shape))
-              for name, (kind, shape) in shapes.items()}
-    if not begun:
-        if old is not None:
-            copy_rows(old, arrays, places)
-        np.save(folder / LEFT, np.flatnonzero(places < 0))
-        keep(folder, arrays, 0)
-    return arrays, np.load(folder / LEFT), int((folder / DONE).read_text())
+    return {name: open_memmap(folder / f"{name}.npy", mode, kind, (rows, *shape))
+            for name, (kind, shape) in shapes.items()}
 
 
 def copy_rows(old: Path, arrays: dict[str, np.ndarray], places: np.ndarray, block: int = 4096) -> None:
@@ -222,12 +255,19 @@ def copy_rows(old: Path, arrays: dict[str, np.ndarray], places: np.ndarray, bloc
             array[rows] = source[places[rows]]
 
 
-def keep(folder: Path, arrays: dict[str, np.ndarray], done: int) -> None:
-    """Brings the arrays to disk, then notes how many rows are done."""
+def note(folder: Path, arrays: dict[str, np.ndarray], batch: int) -> None:
+    """Brings the arrays to disk, then notes that a batch of rows is done."""
     for array in arrays.values():
         array.flush()
-    with write_atomically(folder / DONE) as beside:
-        beside.write_text(str(done))
+    file = folder / DONE.format(ranks.number())
+    numbers = [*noted(file), batch]
+    with write_atomically(file) as beside:
+        beside.write_text(" ".join(map(str, numbers)))
+
+
+def noted(file: Path) -> list[int]:
+    """The batches that a file notes; none where it is not there."""
+    return [int(number) for number in file.read_text().split()] if file.is_file() else []
 
 
 def feature_probe(encoder: nn.Module, settings: RegionSettings) -> np.ndarray:

@@ -26,17 +26,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from capture_lib import profiles, world
+from capture_lib import profiles, ranks, world
 from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
 from capture_lib.paths import DATA, REPORTS, ROOT, remove, write_atomically
 from capture_lib.profiles import Profile
+from capture_lib.progress import say
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "opencv-python-headless",
             "scikit-learn", "papermill")
 RECORD, ROWS = "stage.json", "rows.npy"  # what a stage was made from
 # modules that change no result; what a catalog gives a stage is told by the rows
-INERT = {"catalog", "faults", "figures", "lists", "paths", "progress", "tables"}
+INERT = {"catalog", "faults", "figures", "lists", "paths", "progress", "state", "tables"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Run:
         return self.catalog.folder / "stages" / f"{self.profile.name}-seed{self.seed}"
 
     def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
-              make: Callable[[Path], None], extend: Callable[[Path, Path, np.ndarray], None] | None = None) -> Path:
+              make: Callable[[Path], None], extend: Callable[[Path, Path, np.ndarray], None] | None = None,
+              together: bool = False) -> Path:
         """The folder of a stage, made by `make(folder)` unless it is there and still fits.
 
         Samples that were added since don't make it anew, unless there is `extend`: a line says that they are missing.
@@ -67,39 +69,42 @@ class Run:
                 what is upstream.
             extend: `extend(folder, old, places)` makes the stage from its old folder where rows alone have changed;
                 places (N,) says where each row of `read` stands among the old ones, -1 where it doesn't.
+            together: of many processes, all make the stage, and not the first alone while the others wait.
         """
         name = module.__name__.rsplit(".", 1)[-1]
         folder, origin = self.stages / name, self.origin(module, settings, upstream, read)
         changed = origin.differences(folder)
+        ranks.wait()  # all have looked before the first changes anything
         if changed == ["additions"] and not extend:
             say_once(f"{name}: made before {origin.additions(folder):,} of the {len(origin.rows):,} samples that it "
                      f"reads were added; delete {shown(folder)} to make it anew, and what is made of it")
             return folder
         if extend and changed in (["additions"], ["catalog"]):
             places = pd.Index(np.load(folder / ROWS)).get_indexer(origin.rows)
-            print(f"{name}: {np.sum(places >= 0):,} of {len(places):,} rows are kept, the others made")
-            self.replace(folder, origin, lambda unfinished: extend(unfinished, folder, places), named=False)
+            say(f"{name}: {np.sum(places >= 0):,} of {len(places):,} rows are kept, the others made")
+            self.replace(folder, origin, lambda unfinished: extend(unfinished, folder, places), False, together)
         elif changed:
             if folder.exists():
-                print(f"{name}: made anew, because {', '.join(changed)} changed")
-            self.replace(folder, origin, make, named=not extend)
+                say(f"{name}: made anew, because {', '.join(changed)} changed{origin.other_settings(folder)}")
+            self.replace(folder, origin, make, not extend, together)
         return folder
 
-    def replace(self, folder: Path, origin: "Origin", make: Callable[[Path], None], named: bool) -> None:
+    def replace(self, folder: Path, origin: "Origin", make: Callable[[Path], None], named: bool, together: bool
+                ) -> None:
         """Makes a stage in an unfinished folder beside the old one, which it then replaces."""
         unfinished = folder.with_name(f".{folder.name}.unfinished")
-        if origin.differences(unfinished):
+        if ranks.first() and origin.differences(unfinished):
             remove(unfinished)
             unfinished.mkdir(parents=True)
             origin.write(unfinished, named)
+        ranks.wait()
         seed_everything(self.seed)
-        make(unfinished)
-        outdated = folder.with_name(f".{folder.name}.outdated")
-        remove(outdated)
-        if folder.exists():  # removing a large one takes a while, in which no half of it may be found
-            folder.rename(outdated)
-        unfinished.rename(folder)
-        remove(outdated)
+        if together or ranks.first():
+            make(unfinished)
+        ranks.wait()
+        if ranks.first():
+            take_place(unfinished, folder)
+        ranks.wait()
 
     def origin(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None) -> "Origin":
         """What a stage is made from; arguments as those of `stage`."""
@@ -191,15 +196,44 @@ class Origin:
             changed.append("catalog")
         return changed if changed or np.array_equal(rows, self.rows) else ["additions"]
 
+    def other_settings(self, folder: Path) -> str:
+        """The settings that differ from a folder's record, each with what it was and what it is; nothing if none do."""
+        try:
+            before = flat(json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"])
+        except (OSError, ValueError, TypeError, KeyError):  # a damaged record was named already
+            return ""
+        now = flat(self.inputs["settings"])
+        told = [f"{name}: {before.get(name, 'none')} → {now.get(name, 'none')}" for name in sorted({*before, *now})
+                if before.get(name) != now.get(name)]
+        return f" ({'; '.join(told)})" if told else ""
+
     def additions(self, folder: Path) -> int:
         """How many rows the folder's record doesn't have."""
         return int((~np.isin(self.rows, np.load(folder / ROWS))).sum())
 
 
+def take_place(unfinished: Path, folder: Path) -> None:
+    """Puts a finished stage in the place of the old one."""
+    outdated = folder.with_name(f".{folder.name}.outdated")
+    remove(outdated)
+    if folder.exists():  # removing a large one takes a while, in which no half of it may be found
+        folder.rename(outdated)
+    unfinished.rename(folder)
+    remove(outdated)
+
+
+def flat(settings: dict, above: str = "") -> dict[str, object]:
+    """Settings by name, those of a group within as group.name."""
+    found = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+    return found
+
+
 @cache
 def say_once(line: str) -> None:
     """Prints a line the first time only: a stage is asked for many times in a process."""
-    print(line)
+    say(line)
 
 
 @cache

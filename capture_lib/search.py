@@ -1,6 +1,6 @@
 """Answering one query: which photos of the catalog show the products of this photo?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -54,6 +54,7 @@ class Searcher:
     words: Words | None
     gallery: Side
     choices: dict[str, dict]
+    held: dict[str, np.ndarray] = field(default_factory=dict)  # the gallery's vectors by reading, once asked for
 
     @classmethod
     def open(cls, run: Run) -> "Searcher":
@@ -90,7 +91,7 @@ class Searcher:
         possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
         method, choice = best_on_val(self.choices, possible) if caption else ("image-only", Choice("regions"))
         vectors = retrieval.read(query.instance, choice.reading)
-        scores, rows = retrieval.search(retrieval.read(self.gallery.instance, choice.reading), vectors, most)
+        scores, rows = retrieval.search(self.gallery_vectors(choice.reading), vectors, most)
         hits = [self.hits(Ranking(r, s, r)) for r, s in zip(rows, scores, strict=True)]
         return Answer(method, choice.reading, photo, one.boxes[0, query.regions], one.scores[0, query.regions], hits)
 
@@ -101,6 +102,12 @@ class Searcher:
         boxes, scores, features = next(regions.describe(
             square, regions.filled(photo)[None], self.detector, self.encoder, settings.most))
         return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), ["query"])
+
+    def gallery_vectors(self, reading: str) -> np.ndarray:
+        """What `retrieval.read` gives for the gallery, made for the first query and kept for those that follow."""
+        if reading not in self.held:
+            self.held[reading] = retrieval.read(self.gallery.instance, reading)
+        return self.held[reading]
 
     def hits(self, ranking: Ranking) -> list[Hit]:
         """The gallery photos of a ranking."""

@@ -1,25 +1,42 @@
 """The line, stage by stage: each function gives what its stage made, and makes it and all before it where missing.
 
-Any notebook can therefore be opened on its own.
+Any notebook can therefore be opened on its own. `python -m capture_lib.stages` makes the line beforehand, and with
+`accelerate launch -m capture_lib.stages` many processes do: one trains the detector and the encoder, all describe the
+regions and pretrain.
 """
 
+import argparse
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from capture_lib import ablation, batches, bert, detector, encoder, model, pretrain, regions, retrieval, synthesis
+from capture_lib import (
+    ablation,
+    batches,
+    bert,
+    detector,
+    encoder,
+    model,
+    pretrain,
+    ranks,
+    regions,
+    retrieval,
+    synthesis,
+)
 from capture_lib.batches import Pairs
 from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
 from capture_lib.model import Capture
 from capture_lib.paths import write_atomically
+from capture_lib.progress import say
 from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Side, Words
-from capture_lib.runs import Origin, Run, default_catalog, say_once, shown, write_json
+from capture_lib.runs import Origin, Run, default_catalog, open_run, say_once, shown, write_json
 
 LEAST_FOREGROUNDS = 20  # fewer cannot train a proposal network
 LEAST_PAIRS = 32  # fewer cannot train CAPTURE
@@ -119,7 +136,7 @@ def region_store(run: Run) -> tuple[RegionStore, Path]:
 
     make = partial(regions.extract, run.catalog, settings, network, describer)
     folder = run.stage(regions, settings, [network_folder, describer_folder],
-                       photographed(run)[["sample_id", "image"]], make, extend=make)
+                       photographed(run)[["sample_id", "image"]], make, extend=make, together=True)
     return regions.open_store(folder), folder
 
 
@@ -155,16 +172,20 @@ def pretrained(run: Run) -> Pretrained:
     start = run.profile.pretrain.bert
 
     def make(folder: Path) -> None:
-        tokenizer = batches.make_tokenizer(bert.with_vocabulary(run.profile.batches, start), worded["caption"], folder)
+        if ranks.first():
+            batches.make_tokenizer(bert.with_vocabulary(run.profile.batches, start), worded["caption"], folder)
+        ranks.wait()
         if not enough:
             return
-        pairs = batches.make_pairs(train, store, tokenizer, run.profile.batches)
+        pairs = batches.make_pairs(train, store, batches.load_tokenizer(folder), run.profile.batches)
         fresh = pretrain.build_model(run.profile.capture, pairs, run.seed, tasks, start)
         settings = pretrain.PretrainSettings(**{**run.profile.pretrain.__dict__, "tasks": tasks})
         pretrain.train(fresh, pairs, run.profile.batches, settings, folder, run.seed)
 
-    settings = PretrainInputs(run.profile.batches, run.profile.capture, run.profile.pretrain, enough)
-    folder = run.stage(pretrain, settings, [store_folder], worded[["sample_id", "split", "image", "caption"]], make)
+    trained_by = pretrain.of_result(run.profile.pretrain)
+    settings = PretrainInputs(run.profile.batches, run.profile.capture, trained_by, enough)
+    folder = run.stage(pretrain, settings, [store_folder], worded[["sample_id", "split", "image", "caption"]], make,
+                       together=True)
     trained = Capture.from_pretrained(folder) if (folder / "model.safetensors").is_file() else None
     if trained:
         trained.to(detector.pick_device()).eval()
@@ -243,3 +264,39 @@ def origin_of_choices(run: Run) -> Origin:
     """What the choices rest on: the stored regions, the model, and what is searched."""
     searched = photographed(run)[["sample_id", "split", "image", "caption", "labels"]]
     return run.origin(retrieval, run.profile.retrieval, [run.stages / "regions", run.stages / "pretrain"], searched)
+
+
+UNTIL = {"synthesis": composites, "detector": trained_detector, "encoder": trained_encoder, "regions": region_store,
+         "pretrain": pretrained}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Makes the stages of a run, in one process or many; returns 0, or 2 with one line for a wrong input."""
+    parser = argparse.ArgumentParser("capture_lib.stages", description="Makes the stages that the notebooks load.")
+    parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), gpu or product1m")
+    parser.add_argument("--catalog", default="", help="a catalog folder; default: the profile's rendered world")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", default="pretrain", choices=UNTIL, help="the last stage (default pretrain)")
+    parser.add_argument("--tensorboard", metavar="FOLDER", default="", help="log the pretraining there")
+    options = parser.parse_args(arguments)
+    try:
+        ranks.wait()
+        if ranks.first():  # draws the world where it is not there
+            open_run(options.profile, options.catalog)
+        ranks.wait()
+        run = open_run(options.profile, options.catalog, seed=options.seed)
+        logged = replace(run.profile.pretrain, log=options.tensorboard)
+        UNTIL[options.until](replace(run, profile=replace(run.profile, pretrain=logged)))
+        say(f"{shown(run.stages)}: made until {options.until}")
+    except (InputError, FloatingPointError) as error:
+        print(f"capture_lib.stages: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"capture_lib.stages: {str(interrupt) or 'interrupted; the same command goes on'}", file=sys.stderr)
+        return 130
+    ranks.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

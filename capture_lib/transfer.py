@@ -22,6 +22,7 @@ from capture_lib.regions import RegionSettings
 from capture_lib.runs import Run
 
 CHANCE = "chance"
+TABLES = ("proposals", "identity")
 
 
 def altered(run: Run, backbone: str = "", weights: str = "", scenes: str = "") -> Run:
@@ -151,15 +152,17 @@ def repeated(labels: np.ndarray) -> int:
     return int((times[place] > 1).sum()) if len(labels) else 0
 
 
-def report(run: Run, catalog: Catalog, sizes: tuple[int, ...], weights: tuple[str, str] = ("", "")) -> dict:
-    """Both tables, by name: `proposals` and `identity`.
+def report(run: Run, catalog: Catalog, sizes: tuple[int, ...], weights: tuple[str, str] = ("", ""),
+           tables: tuple[str, ...] = TABLES) -> dict:
+    """The tables asked for, by name; arguments as above.
 
     Raises:
         InputError: the catalog has neither true boxes nor labels that tell what a region shows.
     """
-    found = {"proposals": recalls(run, catalog, sizes),
-             "identity": identities(run, catalog, run.profile.regions, weights)}
+    make = {"proposals": lambda: recalls(run, catalog, sizes),
+            "identity": lambda: identities(run, catalog, run.profile.regions, weights)}
+    found = {name: make[name]() for name in tables}
     if not any(found.values()):
-        raise InputError(f"{catalog.folder}: no photo on disk has true boxes (column boxes) or a label that another "
-                         "one has too; there is nothing to compare with")
+        raise InputError(f"{catalog.folder}: no photo on disk has what {' and '.join(tables)} need: true boxes (column "
+                         "boxes), or a label that another one has too")
     return found

@@ -1,5 +1,7 @@
 """Tokens against words, masking rates against statistical bounds, the global token against a loop."""
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +209,59 @@ def test_without_matching_a_batch_draws_nothing_but_its_masks(tokenizer):
     assert "matched" not in batch and torch.equal(batch["input_ids"], ids) and torch.equal(batch["mlm_labels"], labels)
     assert torch.equal(batch["region_labels"], regions) and torch.equal(batch["region_targets"],
                                                                         plain["region_features"][:, 1:])
+
+
+@pytest.mark.parametrize("matching", [False, True])
+def test_parts_of_a_batch_hold_what_the_whole_would(tokenizer, matching):
+    """Of many processes, each reads its part, and together they see the masks that one would."""
+    pairs, chosen = make_pairs(tokenizer, 12), np.arange(9)
+    settings = replace(SETTINGS, masked_tokens=0.4, masked_regions=0.5)
+    whole = pairs.masked_batch(chosen, settings, generator(), matching)
+    parts = [batches.hide(pairs.draw(chosen, settings, generator(), matching, part))
+             for part in (slice(0, 4), slice(4, 9))]
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), value), name
+
+
+def test_what_is_copied_to_the_device_is_as_small_as_in_the_store(tokenizer):
+    pairs = make_pairs(tokenizer)
+    drawn = pairs.draw(np.array([4, 0]), SETTINGS, generator())
+    assert drawn["features"].dtype == torch.float16 and "region_targets" not in drawn
+    assert np.array_equal(drawn["features"].numpy(), pairs.store.features[[4, 0]])
+
+
+def test_batches_made_ahead_are_the_same_in_the_same_order(tokenizer):
+    pairs = make_pairs(tokenizer)
+
+    def drawn() -> Iterator[dict[str, torch.Tensor]]:
+        draws = generator()
+        for first in range(0, 6, 2):
+            yield pairs.draw(np.arange(first, first + 2), SETTINGS, draws)
+
+    found = list(batches.ahead(batches.masked_on(torch.device("cpu"), drawn())))
+    expected = [batches.hide(batch) for batch in drawn()]
+    assert len(found) == 3
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_batches_are_made_ahead_but_not_far_and_an_error_comes_through():
+    made, third = [], threading.Event()
+
+    def numbered() -> Iterator[dict[str, torch.Tensor]]:
+        for number in range(5):
+            made.append(number)
+            if number == 2:
+                third.set()
+            if number == 4:
+                raise InputError("the fifth cannot be read")
+            yield {"number": torch.tensor(number)}
+
+    stream = batches.ahead(numbered())
+    assert next(stream)["number"] == 0 and third.wait(10)  # the first is in use, two more are made meanwhile
+    assert made == [0, 1, 2]
+    with pytest.raises(InputError, match="the fifth"):
+        list(stream)
 
 
 def test_a_broken_pair_has_a_caption_that_is_not_its_photos(tokenizer):

@@ -108,6 +108,42 @@ def test_asking_for_maps_changes_no_output():
         torch.testing.assert_close(with_maps[name], value, atol=1e-6, rtol=1e-5)
 
 
+def test_every_intermediate_has_its_name_and_shape_and_asking_changes_no_output():
+    model, inputs = build(), batch()
+    plain, out = model(**inputs), model(**inputs, intermediates=True)
+    text, region, both = (3, 6, 16), (3, 5, 16), (3, 11, 16)
+    assert {name: tuple(value.shape) for name, value in out["intermediates"].items()} == {
+        "text_embedding": text, "image_embedding": region, "text_layers.0": text, "text_layers.1": text,
+        "visual_layers.0": region, "cross_layers.0.text": text, "cross_layers.0.region": region,
+        "cross_layers.1.text": text, "cross_layers.1.region": region, "joint_embedding": both, "joint_layers.0": both}
+    assert out.keys() - plain.keys() == {"intermediates"}
+    assert all(torch.equal(out[name], value) for name, value in plain.items())
+
+
+def test_the_model_can_be_compiled_as_one_graph():
+    """On a GPU it is. Tracing alone shows whether a graph would break, and needs no compiler."""
+    model, inputs = build(), batch()
+    traced = torch.compile(model, backend="eager", fullgraph=True)(**inputs)
+    assert all(torch.equal(traced[name], value) for name, value in model(**inputs).items())
+
+
+def test_an_intermediate_is_what_the_part_of_its_name_puts_out():
+    model, inputs, found = build(), batch(), {}
+    for name, part in model.named_modules():
+        part.register_forward_hook(lambda part, args, out, name=name: found.setdefault(name, out))
+    out = model(**inputs, intermediates=True)
+    for name, value in out["intermediates"].items():
+        if name.startswith("cross_layers"):
+            layer, stream = name.rsplit(".", 1)
+            assert torch.equal(value, found[layer][["text", "region"].index(stream)])
+        else:
+            assert torch.equal(value, found[name.replace("joint_embedding", "joint_dropout")])
+    torch.testing.assert_close(model.text_contrastive(out["intermediates"]["text_layers.1"][:, 0]),
+                               out["text_contrastive"])
+    torch.testing.assert_close(model.region_output(out["intermediates"]["joint_layers.0"][:, 6:]),
+                               out["region_sequence"])
+
+
 def test_a_sample_does_not_depend_on_the_padding_of_its_neighbours():
     """The slip of the released joint layers, whose masks reach the wrong samples of a batch."""
     model, inputs = build(), batch()

@@ -92,6 +92,9 @@ def test_siblings_differ_in_one_thing() -> None:
     assert wording.siblings([one, shade, line, other]) == {"shade": 2, "size": 0, "line": 2}
     small, large = (replace(one, variant=variant) for variant in wording.VARIANTS["size"])
     assert wording.siblings([small, large]) == {"shade": 0, "size": 2, "line": 0}
+    assert wording.as_one([small, large, other], "size") == {
+        small.label: small.label, large.label: small.label, other.label: other.label}
+    assert wording.as_one([small, large, other], "shade") == {p.label: p.label for p in (small, large, other)}
 
 
 def test_the_full_world_has_siblings_of_every_kind() -> None:

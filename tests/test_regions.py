@@ -1,6 +1,8 @@
 """The region store: boxes that fit the photo they came from, and an interrupted store that ends with the same bytes."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import draw, files_below, grow_catalog, make_catalog
+from drawn import draw, files_below, grow_catalog, make_catalog, refused
 from PIL import Image
 
 from capture_lib import regions
@@ -200,6 +202,26 @@ def test_an_interrupted_store_goes_on_and_ends_with_the_same_bytes(catalog, netw
     assert files_below(tmp_path) == files_below(stored)
 
 
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_store_that_is_stopped_while_it_tidies_up_ends_with_the_same_bytes(catalog, network, describer, stored,
+                                                                             tmp_path, monkeypatch, after):
+    removed, real = [], Path.unlink
+
+    def unlink(file: Path, missing_ok: bool = False) -> None:
+        if file.name.startswith(("rows_left", "batches_done")):
+            if len(removed) == after:
+                raise KeyboardInterrupt
+            removed.append(file)
+        real(file, missing_ok)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", unlink)
+        regions.extract(catalog, TINY, network, describer, tmp_path)
+    assert len(removed) == after
+    regions.extract(catalog, TINY, network, describer, tmp_path)
+    assert files_below(tmp_path) == files_below(stored)
+
+
 @pytest.fixture
 def changed(catalog, tmp_path) -> tuple[Catalog, np.ndarray]:
     """The catalog with three more photos, without the first, its order turned; and the old place of each photo."""
@@ -255,6 +277,18 @@ def test_an_interrupted_extension_goes_on_even_without_the_old_store(changed, ne
     monkeypatch.setattr(regions, "describe", lambda *a: (described.append(1), real(*a))[1])
     regions.extract(grown, small, network, describer, tmp_path / "parts")
     assert len(described) == 3 and files_below(tmp_path / "parts") == files_below(tmp_path / "whole")
+
+
+def test_a_disk_without_room_for_the_store_is_said_before_anything_is_described(catalog, network, describer, tmp_path,
+                                                                                monkeypatch):
+    def full(number: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        refused(lambda: regions.extract(catalog, TINY, network, describer, tmp_path),
+                "a region store of 16 photos needs", "GB and finds no room (No space left on device)")
+    regions.extract(catalog, TINY, network, describer, tmp_path)  # goes on once there is room
 
 
 def test_workers_change_no_row(catalog, network, describer, stored, tmp_path):

@@ -1,5 +1,6 @@
 """Answering a query: what a photo without any product gives. Whole answers are asked for in test_cli."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,15 @@ def test_a_photo_without_a_product_has_no_instance_and_no_hits(searcher, photo, 
     answer = searcher.ask(photo, "a caption")
     assert answer.hits == [] and answer.boxes.shape == (0, 4) and answer.scores.shape == (0,)
     assert search.draw(answer, tmp_path / "answer.png").stat().st_size > 1_000
+
+
+def test_the_gallery_is_read_once_for_many_queries(searcher, monkeypatch):
+    read = []
+    monkeypatch.setattr(search.retrieval, "read", lambda blocks, reading: read.append(reading) or np.ones((2, 4)))
+    gallery = replace(searcher, gallery=SimpleNamespace(instance={}))
+    for reading in ("joint", "product", "joint", "joint"):
+        assert gallery.gallery_vectors(reading).shape == (2, 4)
+    assert read == ["joint", "product"]
 
 
 def test_the_command_says_that_there_is_no_product(searcher, photo, tmp_path, monkeypatch, capsys):

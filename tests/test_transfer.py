@@ -1,7 +1,5 @@
 """A detector and an encoder of one catalog, judged on another: what is asked, and what is refused."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,6 +78,8 @@ def test_the_command_judges_on_another_catalog_and_trains_nothing_there(trained,
     assert "proposals (tiny on other): 12 photos, 24 boxes, 0.6 nms" in said and "searched at 64 px" in said
     assert "crop encoder, trained" in said and "chance" in said
     assert not (other.folder / "stages").exists() and (trained.catalog.folder / "stages").exists()
+    assert cli.main(["transfer", str(other.folder), "--sizes", "48", "--only", "proposals"]) == 0
+    assert "identity" not in capsys.readouterr().out
     found = runs.json.loads(figures.read_text())
     assert found["judged_on"] == "other" and found["provenance"]["stem"] == "transfer"
     assert set(found["identity"]["rows"]) == {"crop encoder, trained", "detector's map (RoIAlign)",
@@ -102,11 +102,12 @@ def test_the_figures_are_those_of_the_encoder_itself(trained, tmp_path):
 
 def test_a_catalog_that_tells_nothing_is_refused_in_one_line(trained, tmp_path, capsys):
     other = make_catalog(tmp_path / "other", 4, 0, 0, 0)
-    refused(lambda: transfer.report(trained, other, (48,)), "no photo on disk has true boxes")
+    refused(lambda: transfer.report(trained, other, (48,)), "no photo on disk has what proposals and identity need")
     assert cli.main(["transfer", str(tmp_path / "none")]) == 2
     assert cli.main(["transfer", str(other.folder), "--backbone", "resnet18"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and "--weights" in errors[1]
     unlabelled = other.table.assign(labels=pd.Series([[]] * len(other.table)))
     write_catalog(unlabelled, tmp_path / "bare")
-    refused(lambda: transfer.report(replace(trained), read_catalog(tmp_path / "bare"), (48,)), "nothing to compare")
+    bare = read_catalog(tmp_path / "bare")
+    refused(lambda: transfer.report(trained, bare, (48,)), "a label that another one has too")

@@ -193,15 +193,24 @@ def _twins(line: list[Product], number: int, line_name: str, rng: np.random.Gene
     return [replace(line[i], line=number, line_name=line_name) for i in chosen]
 
 
+# what siblings have in common, by what sets them apart: the shade or scent, the size, or the line
+COMMON = {
+    "shade": lambda p: (p.brand, p.line, p.kind, p.noun, p.silhouette, p.variant.scale, p.variant.rgb is None),
+    "size": lambda p: (p.brand, p.line, p.kind, p.noun, p.silhouette, p.variant.rgb),
+    "line": lambda p: (p.brand, p.look, p.kind, p.noun, p.silhouette, p.claim, p.variant),
+}
+
+
 def siblings(products: Sequence[Product]) -> dict[str, int]:
     """How many products have a sibling that differs in its shade or scent alone, its size alone, its line alone."""
-    unlike = {
-        "shade": lambda p: (p.brand, p.line, p.kind, p.noun, p.silhouette, p.variant.scale, p.variant.rgb is None),
-        "size": lambda p: (p.brand, p.line, p.kind, p.noun, p.silhouette, p.variant.rgb),
-        "line": lambda p: (p.brand, p.look, p.kind, p.noun, p.silhouette, p.claim, p.variant),
-    }
-    groups = {name: Counter(map(key, products)) for name, key in unlike.items()}
+    groups = {name: Counter(map(common, products)) for name, common in COMMON.items()}
     return {name: sum(count for count in group.values() if count > 1) for name, group in groups.items()}
+
+
+def as_one(products: Sequence[Product], sort: str) -> dict[str, str]:
+    """Labels, with those of siblings of a sort ("shade", "size" or "line") all turned into that of the first."""
+    first = {COMMON[sort](product): product.label for product in reversed(products)}
+    return {product.label: first[COMMON[sort](product)] for product in products}
 
 
 # ---- captions
