@@ -131,7 +131,7 @@ def read_rows(pairs: Pairs, batch: int, repeats: int = 20) -> dict[str, float]:
     lists = iter([rng.integers(len(pairs.rows), size=batch) for _ in range(repeats + 1)])
     drawn = fastest(lambda: pairs.draw(next(lists), settings, generator), repeats)
     whole = pairs.draw(np.arange(batch) % len(pairs.rows), settings, generator)["features"]
-    copied = fastest(whole.clone, repeats)
+    copied = fastest(whole.numpy().copy, repeats)
     return {"draw_bytes_per_s": whole.nbytes / drawn, "copy_bytes_per_s": whole.nbytes / copied}
 
 
