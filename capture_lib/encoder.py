@@ -184,20 +184,24 @@ def load(settings: EncoderSettings, folder: Path, detector: Detector) -> nn.Modu
     return encoder.to(pick_device()).eval()
 
 
-def identity(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How well nearest neighbours (cosine, leave-one-out) share a label: what the features know of identity.
+def identity(features: np.ndarray, labels: np.ndarray, others: np.ndarray | None = None,
+             other_labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How well nearest neighbours (cosine) share a label: what the features know of identity.
 
     Args:
-        features: (n, F); labels: (n,), of which those that occur once are left out.
+        features: (n, F); labels: (n,), of which those that nothing else has are left out.
+        others: (k, F) and their labels (k,), among which neighbours are looked for; None: among the n, leave-one-out.
 
     Returns:
         average precision (m,) and whether the nearest neighbour is right (m,), for the m regions asked.
     """
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+    alone = others is None
+    others, other_labels = (features, labels) if alone else (others, other_labels)
+    unit, among = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9) for v in (features, others))
     precisions, first = [], []
     for i in range(len(unit)):
-        others = np.delete(np.arange(len(unit)), i)
-        right = labels[others][np.argsort(-(unit[others] @ unit[i]), kind="stable")] == labels[i]
+        order = np.argsort(-(among @ unit[i]), kind="stable")
+        right = other_labels[order[order != i] if alone else order] == labels[i]
         if right.any():
             hits = np.flatnonzero(right)
             precisions.append(np.mean(np.arange(1, len(hits) + 1) / (hits + 1)))

@@ -110,11 +110,16 @@ def rivals(settings: EncoderSettings, trained: nn.Module, network: Detector, see
     return {name: model.to(detector.pick_device()).eval() for name, model in found.items()}
 
 
-def identity_table(vectors: dict[str, np.ndarray], labels: np.ndarray, seed: int) -> dict[str, dict]:
-    """mAP and R@1 of nearest neighbours for each kind of vectors (n, F), with 95% intervals over the regions."""
+def identity_table(vectors: dict[str, np.ndarray], labels: np.ndarray, seed: int,
+                   among: tuple[dict[str, np.ndarray], np.ndarray] | None = None) -> dict[str, dict]:
+    """mAP and R@1 of nearest neighbours for each kind of vectors (n, F), with 95% intervals over the regions.
+
+    `among`: other vectors of each kind and their labels, where neighbours are looked for; None: among the n themselves.
+    """
     rows = {}
     for kind, values in vectors.items():
-        pair = bootstrap(np.stack(encoder.identity(values, labels), 1), 1000, seed)
+        figures = encoder.identity(values, labels, *((among[0][kind], among[1]) if among else ()))
+        pair = bootstrap(np.stack(figures, 1), 1000, seed)
         rows[kind] = dict(zip(("mAP", "R@1"), pair, strict=True))
     return rows
 
@@ -123,27 +128,40 @@ def identities(run: Run, catalog: Catalog, settings: RegionSettings, weights: tu
                limit: int = 400) -> dict:
     """What the run's encoder knows of the products of another catalog, beside its rivals; empty without labels.
 
+    Regions of val and test are asked for their neighbours among themselves, and in the gallery where that has labels.
+
     Args:
         weights: a timm name and a file, for one more rival: RoIAlign on the map of a pretrained backbone.
-        limit: the most regions that are asked of; gallery and training photos take no part if there are others.
+        limit: the most regions that are asked.
     """
     table = catalog.table[catalog.table["sample_id"].isin(catalog.photos)]
-    held = table[table["split"].isin(["val", "test"])]
-    known = labelled_regions(catalog, held, limit, run.seed)
-    if not repeated(known.labels):
-        known = labelled_regions(catalog, table[table["split"] == "gallery"], limit, run.seed)
-    if not repeated(known.labels):
+    asked = labelled_regions(catalog, table[table["split"].isin(["val", "test"])], limit, run.seed)
+    gallery = labelled_regions(catalog, table[table["split"] == "gallery"], 5 * limit, run.seed)
+    if not repeated(asked.labels):
+        asked, gallery = gallery, asked
+    if not repeated(asked.labels):
         return {}
-    network, trained = stages.trained_detector(run)[0], stages.trained_encoder(run)[0]
-    kinds = rivals(run.profile.encoder, trained, network, run.seed)
+    kinds = rivals(run.profile.encoder, stages.trained_encoder(run)[0], stages.trained_detector(run)[0], run.seed)
     if weights[1]:
         pretrained = encoder.BackboneEncoder(EncoderSettings(backbone=weights[0], weights=weights[1]))
         kinds["pretrained backbone (RoIAlign)"] = pretrained.to(detector.pick_device()).eval()
+    vectors = vectors_of(asked, catalog, kinds, settings, run.seed)
+    rows = identity_table(vectors, asked.labels, run.seed)
+    if set(gallery.labels) & set(asked.labels):
+        among = vectors_of(gallery, catalog, kinds, settings, run.seed + 1), gallery.labels
+        for kind, row in identity_table(vectors, asked.labels, run.seed, among).items():
+            rows[kind] |= {f"{figure} in the gallery": value for figure, value in row.items()}
+    return {"regions": len(asked.labels), "products": len(set(asked.labels)), "gallery": len(gallery.labels),
+            "rows": rows}
+
+
+def vectors_of(known: Asked, catalog: Catalog, kinds: dict[str, nn.Module], settings: RegionSettings, seed: int
+               ) -> dict[str, np.ndarray]:
+    """The regions (n of them) as every kind of encoder sees them, and at random: (n, F) each."""
     paths = [catalog.photos[sample] for sample in known.samples]
     vectors = {kind: regions.encode_boxes(paths, known.boxes, model, settings) for kind, model in kinds.items()}
-    vectors[CHANCE] = np.random.default_rng([run.seed, 5]).normal(size=(len(known.labels), 64))
-    return {"regions": len(known.labels), "products": len(set(known.labels)),
-            "rows": identity_table(vectors, known.labels, run.seed)}
+    vectors[CHANCE] = np.random.default_rng([seed, 5]).normal(size=(len(known.labels), 64))
+    return vectors
 
 
 def repeated(labels: np.ndarray) -> int:

@@ -198,3 +198,17 @@ def test_identity_is_leave_one_out_average_precision():
             first.append(same[int(np.argmax(cosines))])
     precisions, nearest = encoder.identity(7 * features, labels)
     assert precisions == pytest.approx(expected) and nearest.tolist() == first and len(precisions) < 20
+
+
+def test_identity_in_a_gallery_is_average_precision_over_its_photos():
+    rng = np.random.default_rng(1)
+    features, others = rng.normal(size=(12, 5)), rng.normal(size=(30, 5))
+    labels, other_labels = rng.integers(0, 4, 12), rng.integers(0, 3, 30)  # nothing in the gallery has label 3
+    precisions, first = encoder.identity(features, labels, others, other_labels)
+    expected = []
+    for feature, label in zip(features[labels < 3], labels[labels < 3], strict=True):
+        cosine = others @ feature / np.linalg.norm(others, axis=1)
+        right = other_labels == label
+        expected.append((average_precision_score(right, cosine), right[cosine.argmax()]))
+    assert precisions == pytest.approx([precision for precision, _ in expected])
+    assert first.tolist() == [float(right) for _, right in expected]

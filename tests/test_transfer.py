@@ -97,7 +97,15 @@ def test_the_figures_are_those_of_the_encoder_itself(trained, tmp_path):
     precision, first = encoder.identity(vectors, asked.labels)
     row = found["rows"]["colours, 2×2"]
     assert found["regions"] == 16 and row["mAP"]["value"] == pytest.approx(precision.mean())
-    assert row["R@1"]["value"] == pytest.approx(first.mean())
+    assert row["R@1"]["value"] == pytest.approx(first.mean()) and list(row) == ["mAP", "R@1"]
+
+
+def test_queries_are_asked_among_themselves_and_in_the_gallery(trained, tmp_path):
+    found = transfer.identities(trained, make_catalog(tmp_path / "other", 0, 8, 6, 6), TINY.regions)
+    assert (found["regions"], found["gallery"]) == (24, 8)
+    row = found["rows"]["colours, 2×2"]
+    assert list(row) == ["mAP", "R@1", "mAP in the gallery", "R@1 in the gallery"]
+    assert row["R@1 in the gallery"]["value"] > 0.5 > found["rows"]["chance"]["R@1 in the gallery"]["value"]
 
 
 def test_a_catalog_that_tells_nothing_is_refused_in_one_line(trained, tmp_path, capsys):
