@@ -3,16 +3,38 @@
 import json
 import re
 
+import pytest
+
+from capture_lib import figures
 from capture_lib.pages import markdown_table
 from capture_lib.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRANSFER = ROOT / "reports" / "reference" / "transfer"
 COLUMNS = (("standard", "mAP@10"), ("standard", "mAR@10"), ("released", "mAP@10"))
 
 
 def test_the_results_are_those_of_the_reference_run():
     figures = json.loads((ROOT / "reports" / "reference" / "cpu" / "05_retrieval.json").read_text(encoding="utf-8"))
     assert markdown_table(figures["methods"], COLUMNS) in README
+
+
+@pytest.mark.parametrize("name, file", [
+    ("from a random start, drawn scenes", "fridge"), ("from a random start, photos of scenes too", "fridge-scenes"),
+    ("ImageNet backbone, drawn scenes", "fridge-pretrained"),
+    ("ImageNet backbone, photos of scenes too", "fridge-pretrained-scenes")])
+def test_the_recalls_on_real_photos_are_those_of_the_reference(name, file):
+    found = json.loads((TRANSFER / f"{file}.json").read_text(encoding="utf-8"))["proposals"]["rows"]
+    cells = [figures.percent(found[f"searched at {side} px"][f"recall@0.5, {count} boxes"])
+             for count, side in ((10, 640), (36, 448), (36, 640), (36, 896))]
+    assert f"| {name} | {' | '.join(cells)} |" in README
+
+
+def test_the_identities_on_real_photos_are_those_of_the_reference():
+    found = json.loads((TRANSFER / "grocery-pretrained.json").read_text(encoding="utf-8"))["identity"]["rows"]
+    for kind, row in found.items():
+        cells = [figures.percent(row[f"{figure} in the gallery"]) for figure in ("mAP", "R@1")]
+        assert f"| {kind} | {cells[0]} | {cells[1]} |" in README
 
 
 def test_what_it_links_to_is_there():
