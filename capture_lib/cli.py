@@ -265,11 +265,15 @@ def explore_command(options: argparse.Namespace) -> int:
 def transfer_command(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from capture_lib import figures, transfer
+    from capture_lib import figures, profiles, transfer
     from capture_lib.runs import open_run, write_json
 
     if bool(options.backbone) != bool(options.weights):
         raise InputError("--backbone and --weights go together: a timm name, and a file of weights for it")
+    if min(options.sizes) < 32:
+        raise InputError(f"--sizes {min(options.sizes)}: search at 32 pixels or more")
+    if profiles.get(options.profile).world is None:
+        raise InputError(f"--profile {options.profile} has no world to train on; use smoke, cpu or gpu")
     catalog = read_catalog(options.catalog)
     run = transfer.altered(open_run(options.profile, seed=options.seed), options.backbone, options.weights,
                            options.scenes)
@@ -277,7 +281,7 @@ def transfer_command(options: argparse.Namespace) -> int:
     found = transfer.report(run, catalog, tuple(options.sizes), (options.backbone, options.weights), tables)
     for name, part in found.items():
         if part:
-            said = ", ".join(f"{value} {key}" for key, value in part.items() if key != "rows")
+            said = ", ".join(f"{key} {value}" for key, value in part.items() if key != "rows")
             print(f"{name} ({run.profile.name} on {catalog.name}): {said}")
             print(pd.DataFrame(part["rows"]).T.map(figures.percent).to_string())
     if options.json:

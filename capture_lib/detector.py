@@ -171,8 +171,8 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
 
 
 def pick_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one; of several, this process's, named so that other threads take the same."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def load_backbone(backbone: nn.Module, file: Path) -> None:

@@ -164,10 +164,11 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
         for batch in progress(stream, "pretraining steps", left, note):
             torch.manual_seed(seed_of(seed, DROPOUT, len(history), ranks.number()))
             losses = step(trained, batch, parts["optimiser"], settings)
+            rate = parts["schedule"].get_last_lr()[0]
             parts["schedule"].step()
             history.append(dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)))
             check_losses(history, steps, folder)
-            log(history[-1] | {"learning_rate": parts["schedule"].get_last_lr()[0]}, step=len(history))
+            log(history[-1] | {"learning_rate": rate}, step=len(history))
             if len(history) % settings.keep_every == 0 and ranks.first():
                 keep(folder, len(history), state_of(parts, history, name))
     except KeyboardInterrupt:

@@ -125,12 +125,21 @@ class Run:
         return {
             "stem": stem, "profile": self.profile.name, "catalog": self.catalog.name,
             "catalog_fingerprint": self.catalog.fingerprint(), "seed": self.seed,
-            "parameters": json.loads(json.dumps(asdict(self.profile))), "commit": commit(),
+            "parameters": without_folders(json.loads(json.dumps(asdict(self.profile)))), "commit": commit(),
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in PACKAGES},
             "hardware": hardware(), "wall_time_s": round(time.perf_counter() - self.started, 1),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def without_folders(parameters: object) -> object:
+    """Parameters with the last part alone of every path: a record says which file, not where it lay."""
+    if isinstance(parameters, dict):
+        return {name: without_folders(value) for name, value in parameters.items()}
+    if isinstance(parameters, str) and os.path.isabs(parameters):
+        return Path(parameters).name
+    return parameters
 
 
 def open_run(profile: str = "smoke", catalog: str = "", out: str = "", seed: int = 0) -> Run:

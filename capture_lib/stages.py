@@ -87,11 +87,11 @@ def ablated(run: Run) -> dict[str, dict]:
         paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
         hits = ablation.hits(settings.ablation, source / "foregrounds.npy", run.profile.synthesis, settings.detector,
                              paths, truth, run.seed)
-        write_json(folder / "hits.json", hits)
+        write_json(folder / "hits.json", {"hits": hits, "totals": [len(boxes) for boxes in truth]})
 
-    folder = run.stage(ablation, settings, [source], table[["sample_id", "image"]], make)
-    hits = json.loads((folder / "hits.json").read_text(encoding="utf-8"))
-    return ablation.table(hits, [len(boxes) for boxes in truth], run.seed)
+    folder = run.stage(ablation, settings, [source], table[["sample_id", "image", "boxes"]], make)
+    kept = json.loads((folder / "hits.json").read_text(encoding="utf-8"))
+    return ablation.table(kept["hits"], kept["totals"], run.seed)
 
 
 @dataclass(frozen=True)

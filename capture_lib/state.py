@@ -43,7 +43,9 @@ def keep(folder: Path, step: int, state: dict) -> None:
     except OSError as error:
         raise InputError(f"{folder}: the state after step {step} needs {content.tell() / 1e6:,.1f} MB and cannot be "
                          f"written ({error.strerror}); make room and start again ({last_kept(folder)})") from None
-    for old in kept_states(folder)[:-KEPT]:
+    mine = folder / f"state-{step:08d}.pt"
+    so_far = [file for file in kept_states(folder) if file <= mine]
+    for old in set(kept_states(folder)) - set(so_far[-KEPT:]):  # a later one was skipped, and is of no use
         old.unlink()
 
 

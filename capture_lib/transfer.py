@@ -58,7 +58,7 @@ def recalls(run: Run, catalog: Catalog, sizes: tuple[int, ...]) -> dict:
     network, _ = stages.trained_detector(run)
     paths = [catalog.photos[sample] for sample in table["sample_id"]]
     found = detection.by_size(paths, truth, network, sizes, run.seed)
-    return {"photos": len(paths), "boxes": sum(map(len, truth)), "nms": network.settings.nms,
+    return {"photos": len(paths), "boxes": sum(map(len, truth)), "NMS threshold": network.settings.nms,
             "rows": detection.without_learning(truth, run.seed) | found}
 
 
@@ -104,8 +104,9 @@ def rivals(settings: EncoderSettings, trained: nn.Module, network: Detector, see
     """The encoder in use and what it is measured against, by name; all have the method `features(photos, boxes)`."""
     torch.manual_seed(seed)
     ours = "crop encoder, trained" if settings.kind == "crops" else f"{settings.kind} encoder, in use"
+    untrained = encoder.CropEncoder(settings if settings.kind == "crops" else EncoderSettings())
     found = {ours: trained, "detector's map (RoIAlign)": encoder.DetectorEncoder(network),
-             "crop encoder, untrained": encoder.CropEncoder(replace(settings, backbone=EncoderSettings().backbone)),
+             "crop encoder, untrained": untrained,
              "colours, 2×2": QuarterColours()}
     return {name: model.to(detector.pick_device()).eval() for name, model in found.items()}
 
@@ -128,7 +129,8 @@ def identities(run: Run, catalog: Catalog, settings: RegionSettings, weights: tu
                limit: int = 400) -> dict:
     """What the run's encoder knows of the products of another catalog, beside its rivals; empty without labels.
 
-    Regions of val and test are asked for their neighbours among themselves, and in the gallery where that has labels.
+    Regions of val and test are asked for their neighbours among themselves, and in the gallery where that has labels;
+    without any, the gallery's photos are asked among themselves.
 
     Args:
         weights: a timm name and a file, for one more rival: RoIAlign on the map of a pretrained backbone.
@@ -137,17 +139,18 @@ def identities(run: Run, catalog: Catalog, settings: RegionSettings, weights: tu
     table = catalog.table[catalog.table["sample_id"].isin(catalog.photos)]
     asked = labelled_regions(catalog, table[table["split"].isin(["val", "test"])], limit, run.seed)
     gallery = labelled_regions(catalog, table[table["split"] == "gallery"], 5 * limit, run.seed)
-    if not repeated(asked.labels):
+    if not len(asked.labels):
         asked, gallery = gallery, asked
-    if not repeated(asked.labels):
+    shared = bool(set(gallery.labels) & set(asked.labels))
+    if not (repeated(asked.labels) or shared):
         return {}
     kinds = rivals(run.profile.encoder, stages.trained_encoder(run)[0], stages.trained_detector(run)[0], run.seed)
     if weights[1]:
         pretrained = encoder.BackboneEncoder(EncoderSettings(backbone=weights[0], weights=weights[1]))
         kinds["pretrained backbone (RoIAlign)"] = pretrained.to(detector.pick_device()).eval()
     vectors = vectors_of(asked, catalog, kinds, settings, run.seed)
-    rows = identity_table(vectors, asked.labels, run.seed)
-    if set(gallery.labels) & set(asked.labels):
+    rows = identity_table(vectors, asked.labels, run.seed) if repeated(asked.labels) else {kind: {} for kind in vectors}
+    if shared:
         among = vectors_of(gallery, catalog, kinds, settings, run.seed + 1), gallery.labels
         for kind, row in identity_table(vectors, asked.labels, run.seed, among).items():
             rows[kind] |= {f"{figure} in the gallery": value for figure, value in row.items()}

@@ -5,6 +5,12 @@ import pytest
 from capture_lib.progress import progress, say
 
 
+@pytest.fixture(autouse=True)
+def into_a_log(monkeypatch):
+    """As in a report; else the bar is live where some other test has imported ipykernel."""
+    monkeypatch.setenv("CAPTURE_REPORT", "1")
+
+
 def test_a_log_gets_one_line_with_the_count_and_the_last_note(capsys):
     seen = []
     for item in progress([3, 5, 7], "things", note=lambda: f"last {seen[-1]}"):

@@ -217,6 +217,14 @@ def test_without_a_whole_state_it_begins_anew(pairs, whole, tmp_path, monkeypatc
     assert capsys.readouterr().err.count("warning:") == 2 and len(taken) == 9 and files_below(tmp_path) == whole
 
 
+def test_states_that_were_skipped_do_not_push_out_new_ones(tmp_path):
+    for step in (900, 1000):
+        (tmp_path / f"state-{step:08d}.pt").write_bytes(b"broken")
+    for step, names in ((100, [100]), (200, [100, 200]), (300, [200, 300])):
+        state.keep(tmp_path, step, {"step": step})
+        assert [file.name for file in state.kept_states(tmp_path)] == [f"state-{number:08d}.pt" for number in names]
+
+
 class Mischief:
     """Runs code when it is unpickled."""
 

@@ -75,7 +75,7 @@ def test_the_command_judges_on_another_catalog_and_trains_nothing_there(trained,
     figures = tmp_path / "figures.json"
     assert cli.main(["transfer", str(other.folder), "--sizes", "48", "64", "--json", str(figures)]) == 0
     said = capsys.readouterr().out
-    assert "proposals (tiny on other): 12 photos, 24 boxes, 0.6 nms" in said and "searched at 64 px" in said
+    assert "proposals (tiny on other): photos 12, boxes 24, NMS threshold 0.6" in said and "searched at 64 px" in said
     assert "crop encoder, trained" in said and "chance" in said
     assert not (other.folder / "stages").exists() and (trained.catalog.folder / "stages").exists()
     assert cli.main(["transfer", str(other.folder), "--sizes", "48", "--only", "proposals"]) == 0
@@ -108,13 +108,28 @@ def test_queries_are_asked_among_themselves_and_in_the_gallery(trained, tmp_path
     assert row["R@1 in the gallery"]["value"] > 0.5 > found["rows"]["chance"]["R@1 in the gallery"]["value"]
 
 
+def test_one_photo_of_each_product_is_asked_in_the_gallery_alone(trained, tmp_path):
+    other = make_catalog(tmp_path / "other", 0, 6, 0, 3)
+    ours = [row.sample_id for row in other.table.itertuples() if row.split == "gallery"]
+    table = other.table.assign(boxes=[[]] * len(other.table), box_labels=[[]] * len(other.table))
+    table = table[table["sample_id"].isin(ours)].reset_index(drop=True)  # six products, each once
+    again = table.assign(sample_id=[f"test-{i}" for i in range(len(table))], split="test")
+    write_catalog(pd.concat([table, again], ignore_index=True), other.folder)
+    found = transfer.identities(trained, read_catalog(other.folder), TINY.regions)
+    assert (found["regions"], found["gallery"]) == (6, 6)
+    assert list(found["rows"]["colours, 2×2"]) == ["mAP in the gallery", "R@1 in the gallery"]
+    assert found["rows"]["colours, 2×2"]["R@1 in the gallery"]["value"] == 1  # the same photo
+
+
 def test_a_catalog_that_tells_nothing_is_refused_in_one_line(trained, tmp_path, capsys):
     other = make_catalog(tmp_path / "other", 4, 0, 0, 0)
     refused(lambda: transfer.report(trained, other, (48,)), "no photo on disk has what proposals and identity need")
     assert cli.main(["transfer", str(tmp_path / "none")]) == 2
     assert cli.main(["transfer", str(other.folder), "--backbone", "resnet18"]) == 2
+    assert cli.main(["transfer", str(other.folder), "--sizes", "448", "0"]) == 2
+    assert cli.main(["transfer", str(other.folder), "--profile", "product1m"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "--weights" in errors[1]
+    assert len(errors) == 4 and "--weights" in errors[1] and "32 pixels" in errors[2] and "no world" in errors[3]
     unlabelled = other.table.assign(labels=pd.Series([[]] * len(other.table)))
     write_catalog(unlabelled, tmp_path / "bare")
     bare = read_catalog(tmp_path / "bare")
