@@ -1,4 +1,4 @@
-"""BERT's weights as the start of the text side, from a folder in Hugging Face's form.
+"""BERT's weights as the start of the text side, from a folder in Hugging Face's form or by a name on its hub.
 
 The released code names its text side as BERT does, so its names are the map: the text embedding, as many of BERT's
 layers as the model has text layers, the first ones, and, where the folder has it, the head that predicts masked words.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from capture_lib.batches import BatchSettings
@@ -25,8 +26,23 @@ TEXT_SIDE = ("bert.embeddings.", "bert.encoder.layer.")
 WORD_HEAD = "cls.predictions."
 
 
+def folder_of(bert: str | Path) -> Path:
+    """The folder that is named, or the one into which the hub's model of that name was fetched, the safe files alone.
+
+    Raises:
+        InputError: there is no such folder, and the hub gives nothing by that name.
+    """
+    if Path(bert).is_dir():
+        return Path(bert)
+    try:
+        return Path(snapshot_download(str(bert), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE]))
+    except Exception as error:  # the network's, the hub's and the name's own errors, some of many lines
+        raise InputError(f"{bert}: neither a folder nor a model that the Hugging Face hub gives "
+                         f"({type(error).__name__}); give a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and {VOCABULARY_FILE}") from None
+
+
 @torch.no_grad()
-def start_from_bert(model: Capture, folder: str | Path) -> list[str]:
+def start_from_bert(model: Capture, bert: str | Path) -> list[str]:
     """Puts BERT's weights in the place of the text side's random start; everything else stays as it is.
 
     The released code also meant to train these weights at a tenth of the learning rate, which took effect under
@@ -34,7 +50,8 @@ def start_from_bert(model: Capture, folder: str | Path) -> list[str]:
 
     Args:
         model: its sizes must be those of BERT, its text layers no more.
-        folder: config.json and model.safetensors, as bert-base-chinese has them.
+        bert: a folder with config.json and model.safetensors, or the name on the hub of a model that has them:
+            google-bert/bert-base-chinese.
 
     Returns:
         the names of what was put in place, BERT's own.
@@ -42,7 +59,8 @@ def start_from_bert(model: Capture, folder: str | Path) -> list[str]:
     Raises:
         InputError: a file is missing or damaged, or this BERT doesn't fit the model.
     """
-    config, weights = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
+    folder = folder_of(bert)
+    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     check_config(config, read_config(config), model.settings)
     found = under_released_names(read_weights(weights))
     wanted = {name: view for name, view in to_released(model.state_dict(), model.settings).items()
@@ -53,10 +71,10 @@ def start_from_bert(model: Capture, folder: str | Path) -> list[str]:
     return list(wanted)
 
 
-def with_vocabulary(settings: BatchSettings, folder: str) -> BatchSettings:
+def with_vocabulary(settings: BatchSettings, bert: str) -> BatchSettings:
     """The settings with BERT's own words, if the text side starts from BERT and no other vocabulary is named."""
-    own = not folder or settings.vocabulary
-    return settings if own else replace(settings, vocabulary=str(Path(folder) / VOCABULARY_FILE))
+    own = not bert or settings.vocabulary
+    return settings if own else replace(settings, vocabulary=str(folder_of(bert) / VOCABULARY_FILE))
 
 
 def check_config(path: Path, config: Mapping[str, Any], settings: CaptureSettings) -> None:

@@ -42,7 +42,7 @@ class PretrainSettings:
     temperature: float = 0.07
     keep_every: int = 100  # steps after which the state is kept, so that a stopped run goes on from there
     log: str = ""  # a folder for TensorBoard's logs; empty = none
-    bert: str = ""  # a folder with bert-base-chinese in Hugging Face's form, for the text side; empty = a random start
+    bert: str = ""  # a folder with bert-base-chinese, or its name on the hub, for the text side; empty = a random start
 
     def __post_init__(self) -> None:
         for task in self.tasks:

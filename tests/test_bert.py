@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawn import refused
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from capture_lib import bert
 from capture_lib.batches import BatchSettings
 from capture_lib.bert import start_from_bert, with_vocabulary
 from capture_lib.faults import InputError
@@ -126,9 +128,29 @@ def test_only_safe_and_whole_files_are_read(tmp_path):
         start_from_bert(fresh(), tmp_path)
 
 
-def test_the_words_are_those_of_bert_unless_others_are_named():
+def test_a_name_is_fetched_from_the_hub_and_only_its_safe_files(tmp_path, monkeypatch):
+    saved(tmp_path / "fetched")
+    asked = []
+    monkeypatch.setattr(bert, "snapshot_download", lambda name, allow_patterns: asked.append((name, allow_patterns))
+                        or str(tmp_path / "fetched"))
+    by_name, by_folder = fresh(), fresh()
+    assert start_from_bert(by_name, "somebody/bert") == start_from_bert(by_folder, tmp_path / "fetched")
+    assert asked == [("somebody/bert", ["config.json", "model.safetensors", "vocab.txt"])]
+    assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_folder.parameters(), strict=True))
+    assert with_vocabulary(BatchSettings(), "somebody/bert").vocabulary == str(tmp_path / "fetched" / "vocab.txt")
+
+
+def test_a_name_that_the_hub_does_not_give_is_one_line(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route\nto the hub")
+
+    monkeypatch.setattr(bert, "snapshot_download", offline)
+    refused(lambda: start_from_bert(fresh(), "somebody/bert"), "somebody/bert", "neither a folder nor", "OSError")
+
+
+def test_the_words_are_those_of_bert_unless_others_are_named(tmp_path):
     settings = BatchSettings()
     assert with_vocabulary(settings, "") == settings
-    assert with_vocabulary(settings, "a/b").vocabulary == str(Path("a/b/vocab.txt"))
+    assert with_vocabulary(settings, str(tmp_path)).vocabulary == str(tmp_path / "vocab.txt")
     named = replace(settings, vocabulary="mine.txt")
     assert with_vocabulary(named, "a/b") == named
