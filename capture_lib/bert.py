@@ -38,7 +38,8 @@ def folder_of(bert: str | Path) -> Path:
         return Path(snapshot_download(str(bert), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE]))
     except Exception as error:  # the network's, the hub's and the name's own errors, some of many lines
         raise InputError(f"{bert}: neither a folder nor a model that the Hugging Face hub gives "
-                         f"({type(error).__name__}); give a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and {VOCABULARY_FILE}") from None
+                         f"({type(error).__name__}); give a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and "
+                         f"{VOCABULARY_FILE}") from None
 
 
 @torch.no_grad()
