@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from capture_lib import synthesis
+from capture_lib import batches, synthesis
 from capture_lib.ablation import AblationSettings
-from capture_lib.batches import BatchSettings
+from capture_lib.batches import BatchSettings, Pairs
 from capture_lib.catalog import Catalog, read_catalog, write_catalog
 from capture_lib.detector import DetectorSettings
 from capture_lib.encoder import EncoderSettings
@@ -33,6 +33,10 @@ TINY = Profile(
                     visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
                     joint_layers=1, joint_heads=2, output=16),
     PretrainSettings(epochs=2, batch=16))
+TOY = CaptureSettings(text_length=8, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
+                      visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
+                      joint_layers=1, joint_heads=2, output=16, dropout=0.1)
+TOY_BATCHES = BatchSettings(text_length=8)
 TINY_WORLD = WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
 
 
@@ -122,3 +126,15 @@ def make_composites(folder: Path, settings: SynthesisSettings, seed: int = 0) ->
     np.save(folder / "foregrounds.npy", squares)
     synthesis.make_composites(settings, folder, seed)
     return folder
+
+
+def random_pairs(captions: list[str], settings: BatchSettings, folder: Path) -> Pairs:
+    """Captions with random regions; the tokenizer goes into the folder."""
+    table = pd.DataFrame({"sample_id": [f"photo-{i}" for i in range(len(captions))], "caption": captions})
+    tokenizer = batches.make_tokenizer(settings, captions, folder)
+    return batches.make_pairs(table, random_store(len(captions)), tokenizer, settings)
+
+
+def sixteen_pairs(folder: Path) -> Pairs:
+    """16 pairs for `TOY`, each caption with words of its own."""
+    return random_pairs([f"品{chr(0x4E00 + i)} kind{i} lot{i % 3}" for i in range(16)], TOY_BATCHES, folder)

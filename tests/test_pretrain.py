@@ -4,38 +4,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from drawn import files_below, random_store
+from drawn import TOY, TOY_BATCHES, files_below, sixteen_pairs
 from transformers import BertConfig, BertModel
 
-from capture_lib import batches, pretrain
-from capture_lib.batches import BatchSettings, Pairs
+from capture_lib import pretrain
+from capture_lib.batches import Pairs
 from capture_lib.faults import InputError
-from capture_lib.model import Capture, CaptureSettings
+from capture_lib.model import Capture
 from capture_lib.pretrain import PretrainSettings
 
-BATCHES = BatchSettings(text_length=8)
-MODEL = CaptureSettings(text_length=8, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
-                        visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
-                        joint_layers=1, joint_heads=2, output=16, dropout=0.1)
 SETTINGS = PretrainSettings(epochs=3, batch=6, learning_rate=3e-3, keep_every=3)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    """16 pairs of a caption and random regions."""
-    captions = [f"品{chr(0x4E00 + i)} kind{i} lot{i % 3}" for i in range(16)]
-    table = pd.DataFrame({"sample_id": [f"photo-{i}" for i in range(16)], "caption": captions})
-    tokenizer = batches.make_tokenizer(BATCHES, captions, tmp_path_factory.mktemp("tokenizer"))
-    return batches.make_pairs(table, random_store(16), tokenizer, BATCHES)
+    return sixteen_pairs(tmp_path_factory.mktemp("tokenizer"))
 
 
 def run(pairs: Pairs, folder: Path, seed: int = 0, **changes) -> tuple[Capture, list[dict[str, float]]]:
     folder.mkdir(exist_ok=True)
-    model = pretrain.build_model(MODEL, pairs, seed)
-    return model, pretrain.train(model, pairs, BATCHES, replace(SETTINGS, **changes), folder, seed)
+    model = pretrain.build_model(TOY, pairs, seed)
+    return model, pretrain.train(model, pairs, TOY_BATCHES, replace(SETTINGS, **changes), folder, seed)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +52,7 @@ def test_a_subset_of_tasks_stays_a_subset():
 
 
 def test_weight_decay_is_on_matrices_alone_and_every_parameter_is_trained_once(pairs):
-    model = pretrain.build_model(MODEL, pairs, 0)
+    model = pretrain.build_model(TOY, pairs, 0)
     decayed, rest = pretrain.parameter_groups(model, 0.01)
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.01, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -83,7 +74,7 @@ def released_groups(model: Capture, weight_decay: float) -> list[dict]:
                                                    (released_groups, "biases and norms")])
 def test_the_released_code_decays_what_we_spare(pairs, groups, shrinking):
     """Without any gradient, a step of AdamW moves what weight decay acts on, and nothing else."""
-    model = pretrain.build_model(MODEL, pairs, 0)
+    model = pretrain.build_model(TOY, pairs, 0)
     torch.nn.init.ones_(model.text_layers[0].attention.out.bias)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for parameter in model.parameters():
@@ -133,8 +124,8 @@ def test_epochs_and_seeds_are_shuffled_apart():
 
 
 def test_a_fresh_model_has_the_sizes_of_the_data_and_follows_its_seed(pairs):
-    model, same, other = (pretrain.build_model(MODEL, pairs, seed) for seed in (0, 0, 1))
-    assert model.settings == replace(MODEL, vocabulary=pairs.special["size"], region_features=8)
+    model, same, other = (pretrain.build_model(TOY, pairs, seed) for seed in (0, 0, 1))
+    assert model.settings == replace(TOY, vocabulary=pairs.special["size"], region_features=8)
     words = [built.text_embedding.words.weight for built in (model, same, other)]
     assert torch.equal(words[0], words[1]) and not torch.equal(words[0], words[2])
 
@@ -144,7 +135,7 @@ def test_a_fresh_model_starts_its_text_side_from_bert(pairs, tmp_path):
                        intermediate_size=32, max_position_embeddings=32)
     bert = BertModel(sizes)
     bert.save_pretrained(tmp_path)
-    model, plain = pretrain.build_model(MODEL, pairs, 0, bert=str(tmp_path)), pretrain.build_model(MODEL, pairs, 0)
+    model, plain = pretrain.build_model(TOY, pairs, 0, bert=str(tmp_path)), pretrain.build_model(TOY, pairs, 0)
     assert torch.equal(model.text_embedding.words.weight, bert.embeddings.word_embeddings.weight)
     assert torch.equal(model.joint_positions.weight, plain.joint_positions.weight)
 
@@ -154,9 +145,9 @@ def test_a_fresh_model_starts_its_text_side_from_bert(pairs, tmp_path):
 
 def test_one_batch_is_overfitted(pairs, tmp_path):
     few = replace(pairs, tokens=pairs.tokens[:6], rows=pairs.rows[:6])
-    wide = replace(MODEL, width=32, output=32, text_ffn=64, visual_ffn=64, dropout=0.0)
+    wide = replace(TOY, width=32, output=32, text_ffn=64, visual_ffn=64, dropout=0.0)
     settings = replace(SETTINGS, epochs=200, keep_every=100)
-    history = pretrain.train(pretrain.build_model(wide, few, 2), few, BATCHES, settings, tmp_path, 2)
+    history = pretrain.train(pretrain.build_model(wide, few, 2), few, TOY_BATCHES, settings, tmp_path, 2)
     first, last = ({name: np.mean([step[name] for step in part]) for name in pretrain.TASKS}
                    for part in (history[:10], history[-10:]))
     assert len(history) == 200
@@ -191,7 +182,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(pairs, whole, tmp
 def test_the_first_step_already_learns(pairs, tmp_path):
     """A schedule that starts at a rate of 0, as the usual one does, wastes a batch and one step of Adam's averages."""
     model, _ = run(pairs, tmp_path, epochs=1, batch=16, warmup=1.0)  # one step, and that of the warm-up
-    fresh = pretrain.build_model(MODEL, pairs, 0).state_dict()
+    fresh = pretrain.build_model(TOY, pairs, 0).state_dict()
     assert not torch.equal(model.state_dict()["text_embedding.words.weight"], fresh["text_embedding.words.weight"])
 
 
@@ -209,7 +200,7 @@ def test_the_learning_rate_rises_for_a_tenth_and_falls_to_the_end(pairs, tmp_pat
 
 def test_only_the_tasks_asked_for_are_trained(pairs, tmp_path):
     model, history = run(pairs, tmp_path, tasks=("mrp",), epochs=2, weight_decay=0.0)
-    fresh = pretrain.build_model(MODEL, pairs, 0).state_dict()
+    fresh = pretrain.build_model(TOY, pairs, 0).state_dict()
     assert [set(step) for step in history] == [{"mrp"}] * 6
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, fresh[name])}
     assert {"region_decoder.weight", "text_embedding.words.weight"} <= changed
@@ -219,9 +210,9 @@ def test_only_the_tasks_asked_for_are_trained(pairs, tmp_path):
 def test_matching_is_learnt_and_kept(pairs, tmp_path):
     """Which caption goes with which photo, of 6 pairs, can be learnt by heart; guessing gives ln 2 = 0.69."""
     few = replace(pairs, tokens=pairs.tokens[:6], rows=pairs.rows[:6])
-    sizes = replace(MODEL, width=32, output=32, text_ffn=64, visual_ffn=64, dropout=0.0)
+    sizes = replace(TOY, width=32, output=32, text_ffn=64, visual_ffn=64, dropout=0.0)
     settings = replace(SETTINGS, tasks=("itm",), epochs=200, keep_every=100)
-    unmasked = replace(BATCHES, masked_tokens=0.0, masked_regions=0.0)
+    unmasked = replace(TOY_BATCHES, masked_tokens=0.0, masked_regions=0.0)
     model = pretrain.build_model(sizes, few, 2, settings.tasks)
     history = [step["itm"] for step in pretrain.train(model, few, unmasked, settings, tmp_path, 2)]
     assert np.mean(history[:20]) > 0.6 and np.mean(history[-20:]) < 0.35
@@ -230,8 +221,8 @@ def test_matching_is_learnt_and_kept(pairs, tmp_path):
 
 def test_matching_joins_the_other_tasks_and_the_default_has_no_part_of_it(pairs, whole, tmp_path):
     tasks = (*pretrain.TASKS, "itm")
-    model = pretrain.build_model(MODEL, pairs, 0, tasks)
-    history = pretrain.train(model, pairs, BATCHES, replace(SETTINGS, tasks=tasks), tmp_path, 0)
+    model = pretrain.build_model(TOY, pairs, 0, tasks)
+    history = pretrain.train(model, pairs, TOY_BATCHES, replace(SETTINGS, tasks=tasks), tmp_path, 0)
     assert [set(step) for step in history] == [set(tasks)] * 9 and np.isfinite([sum(s.values()) for s in history]).all()
     assert "itm" not in PretrainSettings().tasks
     assert not any("match" in name for name in Capture.from_pretrained(whole).state_dict())
@@ -243,8 +234,8 @@ def test_a_task_that_there_is_not_is_refused():
 
 
 def test_a_step_follows_the_sum_of_its_losses(pairs):
-    batch = pairs.masked_batch(np.arange(6), BATCHES, torch.Generator().manual_seed(0))
-    model = pretrain.build_model(replace(MODEL, dropout=0.0), pairs, 0).train()
+    batch = pairs.masked_batch(np.arange(6), TOY_BATCHES, torch.Generator().manual_seed(0))
+    model = pretrain.build_model(replace(TOY, dropout=0.0), pairs, 0).train()
     optimiser = torch.optim.SGD(model.parameters(), 0.05)
     losses = [sum(pretrain.step(model, batch, optimiser, SETTINGS).values()).item() for _ in range(8)]
     assert losses[-1] < losses[0]

@@ -7,27 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from drawn import files_below, make_catalog, random_store
+from drawn import TOY, files_below, make_catalog, random_pairs
 from launched import launch
 from torch import Tensor, nn
 
-from capture_lib import batches, pretrain, ranks, regions
+from capture_lib import pretrain, ranks, regions
 from capture_lib.batches import BatchSettings, Pairs, hide
 from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector, DetectorSettings
 from capture_lib.encoder import CropEncoder, EncoderSettings
 from capture_lib.faults import InputError
-from capture_lib.model import CaptureSettings
 from capture_lib.pretrain import PretrainSettings
 from capture_lib.regions import RegionSettings
 
 BATCHES = BatchSettings(text_length=8, masked_tokens=0.3, masked_regions=0.3)
-MODEL = CaptureSettings(text_length=8, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
-                        visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
-                        joint_layers=1, joint_heads=2, output=16, dropout=0.0)
+MODEL = replace(TOY, dropout=0.0)
 SETTINGS = PretrainSettings(epochs=3, batch=7, learning_rate=3e-3, keep_every=2)  # 17 pairs: 7, 7 and no rest: 6 steps
 ALL = (*pretrain.TASKS, "itm")
 
@@ -36,9 +32,7 @@ ALL = (*pretrain.TASKS, "itm")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     """17 pairs whose captions and regions become more and more, so that halves of a batch are uneven."""
     captions = [" ".join(f"kind{i}" for i in range(1 + number // 4)) for number in range(17)]
-    table = pd.DataFrame({"sample_id": [f"photo-{i}" for i in range(17)], "caption": captions})
-    tokenizer = batches.make_tokenizer(BATCHES, captions, tmp_path_factory.mktemp("tokenizer"))
-    return batches.make_pairs(table, random_store(17), tokenizer, BATCHES)
+    return random_pairs(captions, BATCHES, tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture

@@ -15,39 +15,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from drawn import files_below, random_store, refused
+from drawn import TOY, TOY_BATCHES, files_below, refused, sixteen_pairs
 from launched import processes
 
-from capture_lib import batches, pretrain, state
-from capture_lib.batches import BatchSettings, Pairs
-from capture_lib.model import CaptureSettings
+from capture_lib import pretrain, state
+from capture_lib.batches import Pairs
 from capture_lib.pretrain import PretrainSettings
 
-BATCHES = BatchSettings(text_length=8)
-MODEL = CaptureSettings(text_length=8, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
-                        visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
-                        joint_layers=1, joint_heads=2, output=16, dropout=0.1)
 SETTINGS = PretrainSettings(epochs=3, batch=6, learning_rate=3e-3, keep_every=2)  # 9 steps
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
-    """16 pairs of a caption and random regions."""
-    captions = [f"品{chr(0x4E00 + i)} kind{i} lot{i % 3}" for i in range(16)]
-    table = pd.DataFrame({"sample_id": [f"photo-{i}" for i in range(16)], "caption": captions})
-    tokenizer = batches.make_tokenizer(BATCHES, captions, tmp_path_factory.mktemp("tokenizer"))
-    return batches.make_pairs(table, random_store(16), tokenizer, BATCHES)
+    return sixteen_pairs(tmp_path_factory.mktemp("tokenizer"))
 
 
 def run(pairs: Pairs, folder: Path, **changes: object) -> None:
     """A training in a process whose random numbers say nothing."""
     folder.mkdir(exist_ok=True)
     torch.seed()
-    model = pretrain.build_model(MODEL, pairs, 0)
-    pretrain.train(model, pairs, BATCHES, replace(SETTINGS, **changes), folder, 0)
+    model = pretrain.build_model(TOY, pairs, 0)
+    pretrain.train(model, pairs, TOY_BATCHES, replace(SETTINGS, **changes), folder, 0)
 
 
 @pytest.fixture(scope="module")
