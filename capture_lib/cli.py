@@ -275,6 +275,7 @@ def transfer_command(options: argparse.Namespace) -> int:
     if profiles.get(options.profile).world is None:
         raise InputError(f"--profile {options.profile} has no world to train on; use smoke, cpu or gpu")
     catalog = read_catalog(options.catalog)
+    transfer.check(options.backbone, options.weights, options.scenes)
     run = transfer.altered(open_run(options.profile, seed=options.seed), options.backbone, options.weights,
                            options.scenes)
     tables = (options.only,) if options.only else transfer.TABLES

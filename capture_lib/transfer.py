@@ -5,15 +5,17 @@ whether nearest neighbours are the same product, where it has labels. Nothing is
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import timm
 import torch
 from torch import Tensor, nn
 
-from capture_lib import detection, detector, encoder, regions, stages
+from capture_lib import detection, detector, encoder, regions, stages, synthesis
 from capture_lib.catalog import Catalog
-from capture_lib.detector import Detector
+from capture_lib.detector import Detector, DetectorSettings
 from capture_lib.encoder import EncoderSettings
 from capture_lib.faults import InputError
 from capture_lib.metrics import bootstrap
@@ -23,6 +25,15 @@ from capture_lib.runs import Run
 
 CHANCE = "chance"
 TABLES = ("proposals", "identity")
+
+
+def check(backbone: str, weights: str, scenes: str) -> None:
+    """`InputError` for a network, weights or scenes that can't be used: before anything is made, not after."""
+    if backbone and not timm.is_model(backbone):
+        raise InputError(f"--backbone {backbone!r} is no network of timm; `timm.list_models()` names them")
+    if weights:
+        detector.load_backbone(Detector(DetectorSettings(backbone=backbone)).backbone, Path(weights))
+    synthesis.scene_files(scenes)
 
 
 def altered(run: Run, backbone: str = "", weights: str = "", scenes: str = "") -> Run:

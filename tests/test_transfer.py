@@ -128,8 +128,15 @@ def test_a_catalog_that_tells_nothing_is_refused_in_one_line(trained, tmp_path, 
     assert cli.main(["transfer", str(other.folder), "--backbone", "resnet18"]) == 2
     assert cli.main(["transfer", str(other.folder), "--sizes", "448", "0"]) == 2
     assert cli.main(["transfer", str(other.folder), "--profile", "product1m"]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 4 and "--weights" in errors[1] and "32 pixels" in errors[2] and "no world" in errors[3]
+    none = tmp_path / "none.pth"
+    assert cli.main(["transfer", str(other.folder), "--backbone", "nosuchnet", "--weights", str(none)]) == 2
+    assert cli.main(["transfer", str(other.folder), "--backbone", "resnet18", "--weights", str(none)]) == 2
+    assert cli.main(["transfer", str(other.folder), "--scenes", str(tmp_path / "none")]) == 2
+    output = capsys.readouterr()
+    errors = output.err.splitlines()
+    assert len(errors) == 7 and output.out == "" and not (trained.catalog.folder / "stages").exists()
+    assert "no network of timm" in errors[4] and "no such weights" in errors[5] and "no photos" in errors[6]
+    assert "--weights" in errors[1] and "32 pixels" in errors[2] and "no world" in errors[3]
     unlabelled = other.table.assign(labels=pd.Series([[]] * len(other.table)))
     write_catalog(unlabelled, tmp_path / "bare")
     bare = read_catalog(tmp_path / "bare")
