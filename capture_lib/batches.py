@@ -30,6 +30,7 @@ class BatchSettings:
     masked_tokens: float = 0.15  # of these 80% become [MASK], 10% another token, 10% stay
     masked_regions: float = 0.15
     zeroed: float = 0.9  # share of the masked regions whose feature is zeroed
+    global_token: bool = True  # False: the first region token is zero, and not the mean of the regions (ablation)
 
 
 # ------------------------------------------------------------------------------------------------- words
@@ -86,6 +87,7 @@ class Pairs:
     rows: np.ndarray
     store: RegionStore
     special: dict[str, int]  # ids of [PAD], [CLS], [SEP], [MASK], and "size" of the vocabulary
+    global_token: bool = True  # as in `BatchSettings`
 
     def batch(self, chosen: np.ndarray, instance: np.ndarray | None = None) -> dict[str, Tensor]:
         """The model's input for pairs `chosen` (B,), nothing masked.
@@ -97,8 +99,9 @@ class Pairs:
         rows, real = self.rows[chosen], self.real(chosen)
         kept = real if instance is None else real & (torch.arange(real.shape[1]) == torch.from_numpy(instance)[:, None])
         features = torch.from_numpy(self.store.features[rows]).float()  # (B, R, F)
+        averaged = real & self.global_token
         return {**self.words(chosen),
-                **with_global_token(features, torch.from_numpy(self.store.boxes[rows]), real, kept)}
+                **with_global_token(features, torch.from_numpy(self.store.boxes[rows]), averaged, kept)}
 
     def real(self, chosen: np.ndarray) -> Tensor:
         """Which of the R regions of pairs `chosen` there are, (B, R) bool."""
@@ -130,6 +133,7 @@ class Pairs:
         texts, photos = self.break_pairs(chosen, generator) if matching else (chosen, chosen)
         drawn = {**self.words(texts), "boxes": torch.from_numpy(self.store.boxes[self.rows[photos]]),
                  "real": self.real(photos)}
+        drawn["averaged"] = drawn["real"] & self.global_token
         drawn["input_ids"], drawn["mlm_labels"] = mask_tokens(
             drawn["input_ids"], self.special, settings.masked_tokens, generator)
         drawn["region_labels"], drawn["zeroed"] = mask_regions(drawn["real"], settings, generator)
@@ -163,7 +167,7 @@ def hide(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
     real, zeroed = drawn.pop("real"), drawn.pop("zeroed")  # (B, R)
     targets = drawn.pop("features").float()  # (B, R, F)
     visible = targets.masked_fill(zeroed[..., None], 0.0)
-    seen = with_global_token(visible, drawn.pop("boxes"), real & ~zeroed, real)
+    seen = with_global_token(visible, drawn.pop("boxes"), drawn.pop("averaged") & ~zeroed, real)
     return {**drawn, **seen, "region_targets": targets}
 
 
@@ -209,7 +213,7 @@ def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, kept: T
 
     Args:
         features: (B, R, F); boxes: (B, R, 4) xyxy fractions.
-        averaged: (B, R) bool, the regions that the mean is taken over.
+        averaged: (B, R) bool, the regions that the mean is taken over; zero where there are none.
         kept: (B, R) bool, the regions that the model may look at.
     """
     weight = averaged.float()[..., None]  # (B, R, 1)
@@ -254,4 +258,4 @@ def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPiece
     """The pairs of a table of samples (columns sample_id, caption) whose photos are in the store."""
     special = {name: tokenizer.token_to_id(name) for name in SPECIAL} | {"size": tokenizer.get_vocab_size()}
     tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)
-    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special)
+    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special, settings.global_token)

@@ -4,6 +4,7 @@ import base64
 import html
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -16,11 +17,14 @@ from fontTools import subset
 from IPython.display import HTML
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from PIL import Image
 
 CHINESE = re.compile(r"[\u2e80-\uffff]")
 PALETTE = sns.color_palette("colorblind")
 RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey: apart for every kind of colour vision
+COLOURS = [PALETTE[n] for n in (0, 1, 2, 3, 4, 5, 9, 8)]  # without the grey one and the palest
+KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
 
 def chinese_font() -> Path:
@@ -135,11 +139,64 @@ def intervals(figures: dict[str, dict[str, float]], ax: Axes, label: str) -> Non
     names = list(figures)
     for place, name in enumerate(reversed(names)):
         value = {key: 100 * number for key, number in figures[name].items()}
-        ax.barh(place, value["value"], color=PLAIN if name == "chance" else RIGHT, height=0.6)
+        ax.barh(place, value["value"], color=PLAIN if name in KNOW_NOTHING else RIGHT, height=0.6)
         ax.plot([value["low"], value["high"]], [place, place], color="black", linewidth=1.5)
         ax.text(value["high"] + 1, place, f"{value['value']:.1f}", va="center", fontsize="small")
     ax.set(yticks=range(len(names)), yticklabels=list(reversed(names)), xlabel=label, xticks=range(0, 101, 20),
            xlim=(0, 110))  # room for the figure beside a full bar
+
+
+def plain(text: str, most: int = 16) -> str:
+    """A text of a catalog as matplotlib shows it: cut, no formula, and not hidden from a legend by a first "_"."""
+    short = text if len(text) <= most else text[:most - 1] + "…"
+    return short.replace("$", r"\$").lstrip("_") or "–"
+
+
+def points(places: np.ndarray, of: Sequence[str], ax: Axes) -> None:
+    """Points (n, 2) by group: colours and signs for the 8 with the most points, grey dots for the rest."""
+    of, signs = np.asarray(of, object), "osD^vPX*"
+    largest = [name for name, _ in Counter(of[of != ""]).most_common(len(signs))]
+    rest = ~np.isin(of.astype(str), largest)
+    if rest.any():
+        ax.scatter(*places[rest].T, s=8, color=PLAIN, alpha=0.4, linewidth=0, label="others", rasterized=True)
+    for name, colour, sign in zip(largest, COLOURS, signs, strict=False):
+        ax.scatter(*places[of == name].T, s=16, color=colour, marker=sign, linewidth=0, label=plain(name),
+                   rasterized=True)
+    ax.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.4, frameon=False)
+    ax.set(xticks=[], yticks=[])
+
+
+def weighted_boxes(photo: np.ndarray, boxes: np.ndarray, weights: np.ndarray, top: float, told: int = 4) -> np.ndarray:
+    """A copy of a photo, twice as large, with boxes (n, 4) xyxy fractions, the heavier the darker and nearer.
+
+    Of weights (n,) `top` is the darkest; the `told` heaviest boxes show theirs, if it is half of that or more.
+    """
+    drawn, order = draw_boxes(photo, np.zeros((0, 4))), np.argsort(weights)
+    for place, box in enumerate(order):
+        label = [f"{weights[box]:.1f}x"] if place >= len(order) - told and weights[box] >= top / 2 else []
+        drawn = draw_boxes(drawn, boxes[box], label, to_hex(shade(weights[box] / top)), fractions=True, scale=1)
+    return drawn
+
+
+def shade(share: float) -> tuple[float, float, float, float]:
+    """Blue as RGBA in 0..1: pale for 0, dark for 1."""
+    return plt.colormaps["Blues"](0.1 + 0.9 * share)
+
+
+def heat_table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], most: int = 24) -> HTML:
+    """Positive numbers (R, C) in tables of `most` columns or fewer, the larger the darker; names are escaped."""
+    tables, most = [], -(-len(columns) // -(-len(columns) // most))
+    for first in range(0, len(columns), most):
+        lines = ["<tr><td>" + "".join(f"<td>{html.escape(name)}" for name in columns[first:first + most])]
+        for name, line in zip(rows, values[:, first:first + most], strict=True):
+            shares = line / values.max()
+            styles = (f"background:{to_hex(shade(s))};color:{'white' if s > 0.65 else 'black'}" for s in shares)
+            cells = (f'<td style="{style}">{value:.1f}' for style, value in zip(styles, line, strict=True))
+            lines.append(f"<tr><td><b>{html.escape(name)}</b>{''.join(cells)}")
+        tables.append(f'<table class="heat">{"".join(lines)}</table>')
+    css = ("table.heat {margin: 4px 0} table.heat td {padding: 1px 3px !important; text-align: center !important; "
+           "font-size: 11px; white-space: nowrap; border: 0}")
+    return HTML(f'<style>{css}</style><div style="overflow-x:auto">{"".join(tables)}</div>')
 
 
 def percent(figure: dict[str, float] | None) -> str:

@@ -24,13 +24,14 @@ import pandas as pd
 
 from capture_lib.catalog import read_text
 from capture_lib.faults import InputError, raise_faults
+from capture_lib.intervals import RESAMPLES, bootstrap
+from capture_lib.intervals import paired_difference as paired_difference  # offered here too
 from capture_lib.lists import find_lists, read_list
 from capture_lib.paths import write_atomically
 
 CUTOFFS = (10, 50, 100)
 DEFINITIONS = ("released", "standard")
 FIGURES = ("mAP", "mAR", "Prec")
-RESAMPLES = 1000  # of the bootstrap
 NO_ITEM = -1  # an id that the gallery does not know, or a place after the end of a short ranking
 NO_LABEL = -2  # fills up the labels of a query that has fewer than others
 Rankings = Sequence[np.ndarray]  # gallery rows for each query, best first
@@ -178,31 +179,6 @@ def summarise(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
     for (definition, figure), interval in zip(scores.columns, intervals, strict=True):
         summary[definition][figure] = interval
     return summary
-
-
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, float]:
-    """Mean of a - b over the same queries, both (Q,), with its 95% interval.
-
-    A hard query is hard for both methods: pairing takes that out, so the interval is narrower than the two
-    methods' own intervals suggest.
-    """
-    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    return bootstrap(difference[:, None], resamples, seed)[0]
-
-
-def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[dict[str, float]]:
-    """Mean and 95% percentile interval of each column of (Q, C); all columns see the same draws."""
-    queries = len(values)
-    if queries == 0:
-        raise ValueError("no queries to average over")
-    rng = np.random.default_rng(seed)
-    draws = (np.bincount(rng.integers(queries, size=queries), minlength=queries) for _ in range(resamples))
-    means = np.array([drawn @ values for drawn in draws]) / queries  # (resamples, C)
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    columns = zip(values.mean(axis=0), low, high, strict=True)
-    return [dict(zip(("value", "low", "high"), map(float, column), strict=True)) for column in columns]
 
 
 def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ from capture_lib.progress import progress
 from capture_lib.state import forget, keep, last_kept, last_state
 
 TASKS = ("mlm", "mrp", "contrastive")  # the final recipe
+BEFORE_CROSS, AFTER_JOINT = "before cross", "after joint"  # where the contrastive loss sits; paper: before
 MATCHING = "itm"  # image-text matching: the paper describes it and leaves it out
 MASKING, DROPOUT = 4, 5  # what a seed is for
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")  # of the model, in a batch
@@ -40,6 +41,7 @@ class PretrainSettings:
     weight_decay: float = 0.01
     tasks: tuple[str, ...] = TASKS  # or with MATCHING too
     temperature: float = 0.07
+    contrast: str = BEFORE_CROSS  # where the contrastive loss sits; or AFTER_JOINT
     keep_every: int = 100  # steps after which the state is kept, so that a stopped run goes on from there
     log: str = ""  # a folder for TensorBoard's logs; empty = none
     bert: str = ""  # a folder with bert-base-chinese, or its name on the hub, for the text side; empty = a random start
@@ -48,6 +50,9 @@ class PretrainSettings:
         for task in self.tasks:
             if task not in (*TASKS, MATCHING):
                 raise InputError(f"PretrainSettings: task {task!r} is unknown; use {', '.join((*TASKS, MATCHING))}")
+        if self.contrast not in (BEFORE_CROSS, AFTER_JOINT):
+            raise InputError(f"PretrainSettings: contrast is {self.contrast!r}; give {BEFORE_CROSS!r} or "
+                             f"{AFTER_JOINT!r}")
 
 
 def of_result(settings: PretrainSettings) -> PretrainSettings:
@@ -239,6 +244,8 @@ def losses_of(model: Capture, batch: dict[str, Tensor], settings: PretrainSettin
     """The losses of the tasks on a masked batch, by name."""
     with torch.autocast(batch["region_features"].device.type, torch.bfloat16):
         out = model(**{name: batch[name] for name in INPUTS})
+        if settings.contrast == AFTER_JOINT:  # between H_IMG and H_TXT, which have seen each other
+            out |= {"text_contrastive": out["text_pooled"], "region_contrastive": out["region_pooled"]}
         losses = pretext_losses(model, batch, out, settings.temperature)
     return of_whole_batch({name: losses[name] for name in settings.tasks}, batch)
 
@@ -256,7 +263,8 @@ class Objective(nn.Module):
 
 def averaging(model: Capture, settings: PretrainSettings) -> nn.Module:
     """The model's objective, so wrapped that gradients are averaged over the processes."""
-    return ranks.averaging(Objective(model, settings), unused=not set(TASKS) <= set(settings.tasks))
+    whole = set(TASKS) <= set(settings.tasks) and settings.contrast == BEFORE_CROSS
+    return ranks.averaging(Objective(model, settings), unused=not whole)
 
 
 def of_whole_batch(losses: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ vector per image; both are here. Gallery items are embedded in the same form as 
 """
 
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 import torch
@@ -16,6 +16,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+from capture_lib import index
 from capture_lib.batches import Pairs
 from capture_lib.metrics import per_query
 from capture_lib.model import Capture
@@ -35,6 +36,10 @@ class RetrievalSettings:
     most_overlap: float = 0.2  # IoU above which two proposals are one instance
     depth: int = 100  # length of a ranking
     text_dimensions: int = 256  # of the character n-gram vectors
+    index: str = "exact"  # of a live search: exact, ivf or hnsw (`index.KINDS`); an evaluation is always exact
+
+    def __post_init__(self) -> None:
+        index.known(self.index)
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,22 @@ class Choice:
     merge: str = "score"
 
 
-MERGES = ("score", "rounds")
-READINGS = {  # which blocks a reading joins; "product" multiplies its two
+MERGES = ("score", "rounds", "balanced")
+READINGS = {  # which blocks a reading joins; "product" multiplies the first two
     "product": ("region_pooled", "text_pooled"),
     "joint": ("region_pooled", "text_pooled"),
     "joint image": ("region_pooled",),
+    "joint text": ("text_pooled",),
     "contrastive": ("region_contrastive", "text_contrastive"),
     "contrastive image": ("region_contrastive",),
+    "contrastive text": ("text_contrastive",),
+    "product, contrastive": ("region_pooled", "text_pooled", "region_contrastive", "text_contrastive"),
     "all": ("region_pooled", "text_pooled", "region_contrastive", "text_contrastive"),
     "regions": ("regions",),
     "words": ("words",),
 } | {f"fusion {weight}": ("regions", "words") for weight in (0.2, 0.35, 0.5, 0.65, 0.8)}  # weight of the regions
 PAPER = ("product",)  # H_IMG × H_TXT
-OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image", "all")
+OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image", "product, contrastive", "all")
 METHODS = {
     "capture/instance": Method("instance", PAPER),
     "capture/image": Method("image", PAPER),
@@ -189,8 +197,8 @@ def embed_side(table: pd.DataFrame, pairs: Pairs, model: Capture | None, words: 
 def read(blocks: Blocks, reading: str) -> np.ndarray:
     """The vectors (n, ·) float32, of length 1, that a reading takes from the blocks."""
     parts = [unit(blocks[name]) for name in READINGS[reading]]
-    if reading == "product":
-        return unit(parts[0] * parts[1])
+    if reading.startswith("product"):
+        parts = [unit(parts[0] * parts[1]), *parts[2:]]
     if reading.startswith("fusion"):  # the cosine of the whole is then the weighted mean of the two cosines
         weight = float(reading.split()[1])
         parts = [np.sqrt(weight) * parts[0], np.sqrt(1 - weight) * parts[1]]
@@ -206,12 +214,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def search(gallery: np.ndarray, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact search with faiss by inner product: scores and gallery rows, (n, depth) each, best first."""
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    if faiss.get_num_gpus():
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(np.ascontiguousarray(gallery))
-    return index.search(np.ascontiguousarray(queries), min(depth, len(gallery)))
+    """Exact search by inner product: scores and gallery rows, (n, depth) each, best first."""
+    held = index.make("exact", gallery.shape[1])
+    held.add(np.arange(len(gallery)), gallery)
+    return held.search(queries, depth)
 
 
 def rank(queries: Side, gallery: Side, form: str, choice: Choice, depth: int = 100) -> list[Ranking]:
@@ -228,8 +234,14 @@ def merge(rows: np.ndarray, scores: np.ndarray, how: str, depth: int) -> Ranking
     """Merges the lists of a query's instances, (k, depth) each; every gallery row keeps its first place only.
 
     Args:
-        how: "score" sorts all hits by their score; "rounds" takes the first of each list, then the second …
+        how: "score" sorts all hits by their score, which suits mAP. "rounds" takes the first of each list, then the
+            second …; an instance whose hit stands there already has lost its turn. "balanced" lets each instance bring
+            its next hit that isn't there yet in every turn, the better score first: all instances have the same share,
+            as mAR expects, until a list is used up.
     """
+    if how == "balanced":
+        kept = take_turns(rows.tolist(), scores.tolist(), depth)
+        return Ranking(rows.ravel()[kept], scores.ravel()[kept], kept // rows.shape[1])
     place = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
     order = np.argsort(-scores if how == "score" else place, axis=None, kind="stable")
     if how == "rounds":  # within a round, the better score first
@@ -237,6 +249,27 @@ def merge(rows: np.ndarray, scores: np.ndarray, how: str, depth: int) -> Ranking
     _, first = np.unique(rows.ravel()[order], return_index=True)
     kept = order[np.sort(first)][:depth]
     return Ranking(rows.ravel()[kept], scores.ravel()[kept], kept // rows.shape[1])
+
+
+def take_turns(rows: list[list[int]], scores: list[list[float]], depth: int) -> np.ndarray:
+    """Where in the lists of a query's instances, laid end to end, the hits of "balanced" stand, (≤ depth,) int64.
+
+    Every list has the same length and its best score first; instances that are tied take turns in their order.
+    """
+    width, seen, kept = len(rows[0]), set(), []
+    nexts = [(0, -own[0], instance, 0) for instance, own in enumerate(scores) if own]
+    heapify(nexts)
+    while nexts and len(kept) < depth:
+        turn, _, instance, place = nexts[0]
+        if rows[instance][place] not in seen:
+            seen.add(rows[instance][place])
+            kept.append(instance * width + place)
+            turn += 1  # this instance has brought its hit
+        if place + 1 < width:
+            heapreplace(nexts, (turn, -scores[instance][place + 1], instance, place + 1))
+        else:
+            heappop(nexts)
+    return np.array(kept, np.int64)
 
 
 def chance(queries: Side, gallery: Side, depth: int, seed: int) -> list[Ranking]:

@@ -57,7 +57,7 @@ class Run:
 
     def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
               make: Callable[[Path], None], extend: Callable[[Path, Path, np.ndarray], None] | None = None,
-              together: bool = False) -> Path:
+              together: bool = False, name: str = "") -> Path:
         """The folder of a stage, made by `make(folder)` unless it is there and still fits.
 
         Samples that were added since don't make it anew, unless there is `extend`: a line says that they are missing.
@@ -70,8 +70,9 @@ class Run:
             extend: `extend(folder, old, places)` makes the stage from its old folder where rows alone have changed;
                 places (N,) says where each row of `read` stands among the old ones, -1 where it doesn't.
             together: of many processes, all make the stage, and not the first alone while the others wait.
+            name: of the folder, where a module makes several; without, that of the module.
         """
-        name = module.__name__.rsplit(".", 1)[-1]
+        name = name or module.__name__.rsplit(".", 1)[-1]
         folder, origin = self.stages / name, self.origin(module, settings, upstream, read)
         changed = origin.differences(folder)
         ranks.wait()  # all have looked before the first changes anything

@@ -1,5 +1,10 @@
-"""Answering one query: which photos of the catalog show the products of this photo?"""
+"""Answering one query: which photos of the catalog show the products of this photo?
 
+The gallery of a live searcher may grow and shrink, in memory; `capture catalog --add` makes a stored catalog grow.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,13 +13,25 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from capture_lib import batches, regions, retrieval, stages
+from capture_lib import batches, index, regions, retrieval, stages
 from capture_lib.detector import Detector, pick_device, to_tensor
+from capture_lib.faults import InputError
+from capture_lib.index import Index
 from capture_lib.paths import write_atomically
 from capture_lib.photos import load_photo
 from capture_lib.regions import RegionStore
-from capture_lib.retrieval import Choice, Ranking, Side, Words
+from capture_lib.retrieval import Choice, Side, Words
 from capture_lib.runs import Run
+
+
+@dataclass(frozen=True)
+class Item:
+    """A photo of the gallery."""
+
+    sample_id: str
+    path: Path
+    caption: str = ""
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -43,9 +60,12 @@ class Answer:
     hits: list[list[Hit]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Searcher:
-    """Everything that answering needs, loaded once."""
+    """Everything that answering needs, loaded once.
+
+    The items of the gallery are numbered, those that are added go on counting, and no number is used twice.
+    """
 
     run: Run
     detector: Detector
@@ -54,7 +74,14 @@ class Searcher:
     words: Words | None
     gallery: Side
     choices: dict[str, dict]
-    held: dict[str, np.ndarray] = field(default_factory=dict)  # the gallery's vectors by reading, once asked for
+    added: list[Side] = field(default_factory=list)
+    items: dict[int, Item] = field(init=False)  # by number; without those that were removed
+    indices: dict[str, Index] = field(init=False, default_factory=dict)  # by reading, once asked for
+
+    def __post_init__(self) -> None:
+        side, photos = self.gallery, self.run.catalog.photos
+        self.items = {number: Item(sample, photos[sample], caption, labels) for number, (sample, caption, labels)
+                      in enumerate(zip(side.ids, side.captions, side.labels, strict=True))}
 
     @classmethod
     def open(cls, run: Run) -> "Searcher":
@@ -90,30 +117,76 @@ class Searcher:
         query = retrieval.embed_side(table, pairs, self.trained.model, words, self.run.profile.retrieval, single=False)
         possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
         method, choice = best_on_val(self.choices, possible) if caption else ("image-only", Choice("regions"))
-        vectors = retrieval.read(query.instance, choice.reading)
-        scores, rows = retrieval.search(self.gallery_vectors(choice.reading), vectors, most)
-        hits = [self.hits(Ranking(r, s, r)) for r, s in zip(rows, scores, strict=True)]
+        scores, numbers = self.index(choice.reading).search(retrieval.read(query.instance, choice.reading), most)
+        hits = [self.hits(found, values) for found, values in zip(numbers, scores, strict=True)]
         return Answer(method, choice.reading, photo, one.boxes[0, query.regions], one.scores[0, query.regions], hits)
 
-    def describe(self, photo: np.ndarray) -> RegionStore:
-        """The regions of one photo, in the form of a store with one row, "query"."""
+    def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
+        """The regions of one photo, in the form of a store with one row of that name."""
         settings = self.run.profile.regions
         square = to_tensor(regions.square(photo, settings.photo_size)[None]).to(pick_device())
         boxes, scores, features = next(regions.describe(
             square, regions.filled(photo)[None], self.detector, self.encoder, settings.most))
-        return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), ["query"])
+        return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
 
-    def gallery_vectors(self, reading: str) -> np.ndarray:
-        """What `retrieval.read` gives for the gallery, made for the first query and kept for those that follow."""
-        if reading not in self.held:
-            self.held[reading] = retrieval.read(self.gallery.instance, reading)
-        return self.held[reading]
+    def index(self, reading: str) -> Index:
+        """The gallery by a reading: filled for the first query, kept for those that follow, and changed with it."""
+        if reading not in self.indices:
+            vectors = np.concatenate([retrieval.read(side.instance, reading) for side in (self.gallery, *self.added)])
+            numbers = np.array(sorted(self.items), np.int64)
+            made = index.make(self.run.profile.retrieval.index, vectors.shape[1])
+            made.add(numbers, vectors[numbers])
+            self.indices[reading] = made
+        return self.indices[reading]
 
-    def hits(self, ranking: Ranking) -> list[Hit]:
-        """The gallery photos of a ranking."""
-        side, photos = self.gallery, self.run.catalog.photos
-        return [Hit(side.ids[row], float(score), side.captions[row], side.labels[row], photos[side.ids[row]])
-                for row, score in zip(ranking.rows, ranking.scores, strict=True)]
+    def add(self, items: list[Item]) -> None:
+        """Describes and embeds photos of single products and adds them to the gallery; nothing is built anew.
+
+        Raises:
+            InputError: an id is in the gallery or given twice, or a photo cannot be read; then nothing is added.
+        """
+        names = {item.sample_id for item in self.items.values()}
+        for item in items:
+            if item.sample_id in names:
+                raise InputError(f"{item.sample_id}: in the gallery already, or given twice; take another id")
+            names.add(item.sample_id)
+        first = sum(len(side.ids) for side in (self.gallery, *self.added))
+        for number, (item, side) in enumerate([(item, self.embed(item)) for item in items], start=first):
+            for reading, held in self.indices.items():
+                held.add(np.array([number]), retrieval.read(side.instance, reading))
+            self.added.append(side)
+            self.items[number] = item
+
+    def embed(self, item: Item) -> Side:
+        """One photo of a single product as vectors."""
+        table = pd.DataFrame([{"sample_id": item.sample_id, "caption": item.caption, "labels": list(item.labels)}],
+                             dtype=object)
+        store = self.describe(load_photo(item.path), item.sample_id)
+        pairs = batches.make_pairs(table, store, self.trained.tokenizer, self.run.profile.batches)
+        return retrieval.embed_side(table, pairs, self.trained.model, self.words, self.run.profile.retrieval,
+                                    single=True)
+
+    def remove(self, ids: list[str]) -> None:
+        """Takes items out of the gallery.
+
+        Raises:
+            InputError: an id is not in the gallery, or given twice; then nothing is removed.
+        """
+        numbers = {item.sample_id: number for number, item in self.items.items()}
+        for sample, count in Counter(ids).items():
+            if sample not in numbers or count > 1:
+                raise InputError(f"{sample}: " + ("given twice" if sample in numbers else "the gallery has no such id"))
+        gone = np.array([numbers[sample] for sample in ids], np.int64)
+        for held in self.indices.values():
+            held.remove(gone)
+        for number in gone:
+            del self.items[number]
+
+    def hits(self, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
+        """The items of some numbers, best first."""
+        found = [self.items[number] for number in numbers]
+        return [Hit(item.sample_id, float(score), item.caption, item.labels, item.path)
+                for item, score in zip(found, scores, strict=True)]
 
 
 def best_on_val(stored: dict[str, dict], possible: set[str]) -> tuple[str, Choice]:

@@ -2,14 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from capture_lib import bench, bench_pretraining, pretrain
+from capture_lib import bench, bench_pretraining, bench_search, pretrain
 from capture_lib.batches import BatchSettings
 from capture_lib.bench_pretraining import Sizes
+from capture_lib.faults import InputError
 from capture_lib.losses import pretext_losses
 from capture_lib.model import Capture, CaptureSettings
 
@@ -52,8 +54,71 @@ def test_the_parts_add_up(results):
     assert training["share_of_peak"] == pytest.approx(
         training["samples_per_s"] * training["flop_per_sample"] / training["peak_flop_per_s"]["bfloat16"])
     assert results["regions"]["bottleneck"] in results["regions"]
+    assert query["fill_ms"] > 0
     assert set(query["parts_ms"]) == {"read", "propose", "propose and describe", "embed", "search"}
     assert all(0 < value < 5 * query["ms"] for value in query["parts_ms"].values())
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m capture_lib.bench_search` writes for two small galleries."""
+    file = tmp_path_factory.mktemp("curves") / "search.json"
+    assert bench_search.main(["--sizes", "3000x16", "500x24", "--out", str(file)]) == 0
+    return file
+
+
+def test_the_curves_of_search_rise_to_the_exact_result(curves):
+    result, table = json.loads(curves.read_text()), bench_search.table(curves)
+    assert {"hardware", "threads", "commit", "sizes", "vectors", "faiss", "written"} <= set(result)
+    assert len(table) == len(result["rows"]) and set(zip(table["vectors"], table["width"], strict=True)) == {
+        (3000, 16), (500, 24)}
+    for (count, width, kind), rows in table.groupby(["vectors", "width", "index"]):
+        recall = rows["recall@10"].to_numpy()
+        assert (np.diff(recall) > -0.01).all() and recall[-1] > 0.95 and (0 <= recall).all() and (recall <= 1).all()
+        assert rows["bytes"].iloc[0] >= count * width * 4
+        assert (rows[["build_s", "add_100_s", "remove_100_s", "single_ms"]] > 0).all(axis=None)
+        assert (kind == "exact") == (rows["setting"].tolist() == [""])
+        if kind == "exact":
+            assert recall.tolist() == [1] and rows["speedup"].tolist() == [1]
+    row = table[(table["vectors"] == 3000) & (table["setting"] == "nprobe 4")].iloc[0]
+    exact = table[(table["vectors"] == 3000) & (table["index"] == "exact")].iloc[0]
+    assert row["speedup"] == pytest.approx(row["single_queries_per_s"] / exact["single_queries_per_s"])
+    assert row["single_ms"] == pytest.approx(1000 / row["single_queries_per_s"])
+
+
+def test_the_reference_curves_are_there():
+    table = bench_search.table()
+    assert set(zip(table["vectors"], table["width"], strict=True)) == set(bench_search.Sizes().galleries)
+    for _, rows in table.groupby(["vectors", "width"]):
+        assert set(rows["index"]) == {"exact", "ivf", "hnsw"} and rows["recall@10"].between(0, 1).all()
+
+
+def test_the_vectors_of_the_curves_lie_like_photos_of_products():
+    made = bench_search.Mixture()
+    gallery, queries = bench_search.vectors(2_000, 32, 50, made)
+    assert gallery.shape == (2_000, 32) and queries.shape == (50, 32) and gallery.dtype == np.float32
+    assert np.linalg.norm(np.concatenate([gallery, queries]), axis=1) == pytest.approx(1, abs=1e-5)
+    best = np.sort(queries @ gallery.T, 1)[:, -10:].mean()
+    scattered = np.random.default_rng(0).normal(size=(2_000, 32))
+    scattered /= np.linalg.norm(scattered, axis=1, keepdims=True)
+    assert best > np.sort(queries @ scattered.T, 1)[:, -10:].mean() + 0.1  # nearer than random directions
+    again, _ = bench_search.vectors(2_000, 32, 50, made)
+    assert np.array_equal(gallery, again)
+
+
+@pytest.mark.parametrize("sizes", ["40033", "5x8", "ax8", "100x0", "-100x8"])
+def test_a_wrong_size_is_refused(sizes, tmp_path, capsys):
+    assert bench_search.main([f"--sizes={sizes}", "--out", str(tmp_path / "search.json")]) == 2
+    assert f"--sizes {sizes}: give COUNTxWIDTH" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="python -m capture_lib.bench_search writes it"):
+        bench_search.table(tmp_path / "search.json")
+
+
+def test_an_interrupted_run_keeps_what_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_search.Graph, "add", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert bench_search.main(["--sizes", "500x8", "--out", str(tmp_path / "search.json")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert set(bench_search.table(tmp_path / "search.json")["index"]) == {"exact", "ivf"}
 
 
 def test_every_figure_has_a_line_and_json_can_hold_it(results):

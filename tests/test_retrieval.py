@@ -186,11 +186,13 @@ def test_readings_are_the_cosines_that_they_claim():
                           retrieval.unit(b["region_pooled"]) * retrieval.unit(b["text_pooled"])),
         "joint": joint, "contrastive": contrastive, "all": (joint + contrastive) / 2,
         "joint image": both["region_pooled"], "contrastive image": both["region_contrastive"],
+        "joint text": both["text_pooled"], "contrastive text": both["text_contrastive"],
         "regions": both["regions"], "words": both["words"],
         "fusion 0.2": 0.2 * both["regions"] + 0.8 * both["words"],
         "fusion 0.5": (both["regions"] + both["words"]) / 2,
         "fusion 0.8": 0.8 * both["regions"] + 0.2 * both["words"],
     }
+    expected["product, contrastive"] = (expected["product"] + 2 * contrastive) / 3  # three blocks, each of length 1
     for name, cosines in expected.items():
         found = retrieval.read(a, name) @ retrieval.read(b, name).T
         assert found == pytest.approx(cosines, abs=1e-5), name
@@ -228,11 +230,27 @@ def loop_merge(rows: np.ndarray, scores: np.ndarray, how: str, depth: int) -> li
     hits = [(i, place, rows[i, place], scores[i, place]) for i in range(len(rows)) for place in range(rows.shape[1])]
     hits.sort(key=lambda hit: -hit[3] if how == "score" else (hit[1], -hit[3]))
     kept, seen = [], set()
-    for instance, _, row, score in hits:
+    for instance, _, row, score in loop_turns(hits) if how == "balanced" else hits:
         if row not in seen:
             seen.add(row)
             kept.append((row, score, instance))
     return kept[:depth]
+
+
+def loop_turns(hits: list[tuple]) -> list[tuple]:
+    """Turns by hand: those who have not brought a hit in this turn offer their best new one; the best is taken."""
+    brought: list[tuple] = []
+    while True:
+        waiting, new = {hit[0] for hit in hits}, len(brought)
+        while True:
+            left = [hit for hit in hits if hit[0] in waiting and hit[2] not in {other[2] for other in brought}]
+            if not left:
+                break
+            best = max(left, key=lambda hit: hit[3])
+            waiting.remove(best[0])
+            brought.append(best)
+        if len(brought) == new:
+            return brought
 
 
 @pytest.mark.parametrize("how", retrieval.MERGES)
@@ -244,6 +262,42 @@ def test_merging_is_merging_by_hand(how, instances, depth):
     merged = retrieval.merge(rows, scores, how, depth)
     assert list(zip(merged.rows, merged.scores, merged.instances, strict=True)) == loop_merge(rows, scores, how, depth)
     assert len(set(merged.rows)) == len(merged.rows)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_balanced_turns_are_fair(seed):
+    """No hit twice; shares within one while lists last; the order of the instances is of no account."""
+    rng = np.random.default_rng(seed)
+    instances, length, depth = (int(rng.integers(1, top)) for top in (7, 30, 40))
+    rows = np.array([rng.permutation(30 + seed)[:length] for _ in range(instances)])
+    scores = -np.sort(-rng.permutation(instances * length).reshape(instances, length) / 500, axis=1)
+    merged = retrieval.merge(rows, scores, "balanced", depth)
+    assert len(set(merged.rows)) == len(merged.rows) == min(depth, len(np.unique(rows)))
+    for end in range(1, len(merged.rows) + 1):
+        shares = np.bincount(merged.instances[:end], minlength=instances)
+        left = [i for i in range(instances) if not set(rows[i]) <= set(merged.rows[:end])]
+        assert not left or shares.max() - shares[left].min() <= 1
+    shuffled = rng.permutation(instances)
+    other = retrieval.merge(rows[shuffled], scores[shuffled], "balanced", depth)
+    assert other.rows.tolist() == merged.rows.tolist() and other.scores.tolist() == merged.scores.tolist()
+    assert shuffled[other.instances].tolist() == merged.instances.tolist()
+
+
+def test_balanced_gives_a_turn_that_rounds_waste():
+    twins = np.array([[1, 2, 3], [1, 2, 3], [7, 8, 9]])  # two boxes of one product, and another product
+    sure = np.array([[0.9, 0.8, 0.7], [0.89, 0.79, 0.69], [0.5, 0.4, 0.3]])
+    found = {how: retrieval.merge(twins, sure, how, 10).rows.tolist() for how in retrieval.MERGES}
+    assert found == {"score": [1, 2, 3, 7, 8, 9], "rounds": [1, 7, 2, 8, 3, 9], "balanced": [1, 2, 7, 3, 8, 9]}
+
+
+def test_tied_instances_take_turns_in_their_order():
+    merged = retrieval.merge(np.array([[1, 2], [3, 4]]), np.array([[0.5, 0.5], [0.5, 0.5]]), "balanced", 10)
+    assert merged.rows.tolist() == [1, 3, 2, 4] and merged.instances.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("how", retrieval.MERGES)
+def test_lists_without_hits_merge_to_none(how):
+    assert retrieval.merge(np.zeros((2, 0), np.int64), np.zeros((2, 0)), how, 10).rows.shape == (0,)
 
 
 @pytest.mark.parametrize("depth", [40, 9])
