@@ -34,6 +34,8 @@ from capture_lib.runs import Run
 
 READINGS = {"last stage": ("stage", 1), "last stage, 2×2": ("stage", 2), "head": ("head", 1), "head, 2×2": ("head", 2)}
 FROZEN = "frozen"
+UNTRAINED, PRETRAINED = "CAPTURE, untrained", "CAPTURE, pretrained on pairs"
+BESIDE = f"{PRETRAINED}, beside frozen"
 Vectors = dict[str, np.ndarray]  # (n, F) by split
 
 
@@ -52,6 +54,7 @@ class AdaptationSettings:
     rates: tuple[float, ...] = (3e-5, 1e-4)  # learning rates of the network
     temperature: float = 0.1
     pair_rates: tuple[float, ...] = (2e-4, 1e-3)  # learning rates of CAPTURE
+    pair_epochs: int = 4  # with more, it was further from the frozen features on val
     shares: tuple[float, ...] = (0.2, 0.5)  # of CAPTURE's vectors, beside the frozen ones
 
 
@@ -91,6 +94,10 @@ class Photos:
         table = table[table["sample_id"].isin(self.catalog.photos) & (table["labels"].map(len) == 1)]
         return table if name == "gallery" else table[table["labels"].map(lambda own: own[0] in self.held)]
 
+    def sides(self, *names: str) -> dict[str, pd.DataFrame]:
+        """Those of the splits that have rows."""
+        return {name: rows for name in names if len(rows := self.split(name))}
+
     @cached_property
     def held(self) -> set[str]:
         """The labels of the gallery."""
@@ -103,7 +110,7 @@ class Photos:
 
     def on_val(self, vectors: Vectors) -> float:
         """mAP on val; 0 without one, so that the first of several is chosen."""
-        return float(self.figures(vectors, "val")[:, 0].mean()) if len(self.split("val")) else 0.0
+        return float(self.figures(vectors, "val")[:, 0].mean()) if "val" in vectors else 0.0
 
 
 # ----------------------------------------------------------------------------------------------- photos
@@ -114,8 +121,8 @@ def described(run: Run, table: pd.DataFrame, network: Network, size: int) -> Vec
     """The photos of some rows, fitted into squares of `size` pixels, as the network sees them: (n, F) by reading."""
     paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
     squares = regions.photo_batches(paths, replace(run.profile.regions, photo_size=size))
-    parts = [network(photos) for photos, _ in squares] or [network(torch.ones(1, 3, size, size, device=pick_device()))]
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy()[:len(paths)] for name in READINGS}
+    parts = [network(photos) for photos, _ in squares]
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in READINGS}
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def readers(run: Run, photos: Photos, network: Network, sizes: tuple[int, ...]) 
     network.to(pick_device()).eval()
     found = {}
     for size in sizes:
-        sides = {side: described(run, photos.split(side), network, size) for side in ("val", "gallery")}
+        sides = {side: described(run, rows, network, size) for side, rows in photos.sides("val", "gallery").items()}
         for reading in READINGS:
             score = photos.on_val({side: vectors[reading] for side, vectors in sides.items()})
             found[f"{reading}, {size} px"] = Reader(network, reading, size), score
@@ -186,8 +193,9 @@ def with_photos(run: Run, backbone: str, weights: str, settings: AdaptationSetti
         run, photos, trained(start, source, settings, rate, run.seed), settings.sizes).items()}
     torch.manual_seed(run.seed)
     plain = Reader(start.network, "head", settings.sizes[0])
-    chosen = {"random weights": Reader(Network(backbone).to(pick_device()).eval(), start.reading, start.size),
-              f"frozen, head, {plain.size} px": plain} | {name: tried[best(tried)][0] for name, tried in options.items()}
+    untrained = Reader(Network(backbone).to(pick_device()).eval(), start.reading, start.size)
+    chosen = {"random weights": untrained, f"frozen, head, {plain.size} px": plain}
+    chosen |= {name: tried[best(tried)][0] for name, tried in options.items()}
     vectors = {name: {side: reader.vectors(run, photos.split(side)) for side in ("test", "gallery")}
                for name, reader in chosen.items()}
     return report(run, photos, vectors, options, settings)
@@ -204,16 +212,16 @@ def whole_store(ids: list[str], vectors: np.ndarray) -> RegionStore:
 
 
 def captures(run: Run, table: pd.DataFrame, store: RegionStore, sides: dict[str, pd.DataFrame],
-             rates: tuple[float, ...]) -> dict[float, dict[str, retrieval.Side]]:
+             how: AdaptationSettings) -> dict[float, dict[str, retrieval.Side]]:
     """CAPTURE pretrained on the pairs of a table at each learning rate, and untrained (rate 0): each split embedded."""
     found = {}
-    for rate in (0.0, *rates):
+    for rate in (0.0, *how.pair_rates):
         with TemporaryDirectory() as name:
             tokenizer = batches.make_tokenizer(run.profile.batches, table["caption"], Path(name))
             pairs = batches.make_pairs(table, store, tokenizer, run.profile.batches)
             model = pretrain.build_model(run.profile.capture, pairs, run.seed).to(pick_device()).eval()
             if rate:
-                settings = replace(run.profile.pretrain, learning_rate=rate, tasks=pretrain.TASKS, log="")
+                settings = replace(run.profile.pretrain, learning_rate=rate, epochs=how.pair_epochs)
                 pretrain.train(model, pairs, run.profile.batches, settings, Path(name), run.seed)
             found[rate] = {side: embedded(run, rows, store, tokenizer, model) for side, rows in sides.items()}
     return found
@@ -232,6 +240,22 @@ def joined(vectors: Vectors, others: Vectors, share: float) -> Vectors:
             for side in vectors}
 
 
+def of_capture(models: dict[float, dict[str, retrieval.Side]], frozen: Vectors, shares: tuple[float, ...]
+               ) -> dict[str, dict[str, Vectors]]:
+    """The rows of the table that are CAPTURE's, each with the vectors that val chooses from, by name."""
+    kinds: dict[str, dict[str, Vectors]] = {UNTRAINED: {}, PRETRAINED: {}, BESIDE: {}}
+    for rate, sides in models.items():
+        for reading in retrieval.OF_CAPTURE:
+            vectors = {side: retrieval.read(found.instance, reading) for side, found in sides.items()}
+            if not rate:
+                kinds[UNTRAINED][reading] = vectors
+                continue
+            name = f"rate {rate:g}, {reading}"
+            kinds[PRETRAINED][name] = vectors
+            kinds[BESIDE] |= {f"{name}, share {share:g}": joined(vectors, frozen, share) for share in shares}
+    return kinds
+
+
 def with_pairs(run: Run, backbone: str, weights: str, settings: AdaptationSettings | None = None) -> dict:
     """Frozen features beside the vectors of CAPTURE pretrained on them and the captions; as `with_photos`.
 
@@ -246,22 +270,13 @@ def with_pairs(run: Run, backbone: str, weights: str, settings: AdaptationSettin
                          f"{stages.LEAST_PAIRS}")
     options = {FROZEN: readers(run, photos, Network(backbone, weights), settings.sizes)}
     start = options[FROZEN][best(options[FROZEN])][0]
-    sides = {side: photos.split(side) for side in ("val", "test", "gallery")}
+    sides = photos.sides("val", "test", "gallery")
     everything = pd.concat([train, *sides.values()])
-    store = whole_store(list(everything["sample_id"]), start.vectors(run, everything))
-    frozen = {side: store.features[store.rows(list(rows["sample_id"])), 0].astype(np.float32)
-              for side, rows in sides.items()}
-    models = captures(run, train, store, sides, settings.pair_rates)
-    read = {(rate, reading): {side: retrieval.read(found.instance, reading) for side, found in embedded_sides.items()}
-            for rate, embedded_sides in models.items() for reading in retrieval.OF_CAPTURE}
-    kinds = {
-        "CAPTURE, untrained": {f"{reading}": vectors for (rate, reading), vectors in read.items() if not rate},
-        "CAPTURE, pretrained on pairs": {f"rate {rate:g}, {reading}": vectors
-                                         for (rate, reading), vectors in read.items() if rate},
-        "CAPTURE, pretrained on pairs, beside frozen": {
-            f"rate {rate:g}, {reading}, share {share:g}": joined(vectors, frozen, share)
-            for (rate, reading), vectors in read.items() if rate for share in settings.shares}}
-    options |= {kind: {name: (vectors, photos.on_val(vectors)) for name, vectors in tried.items()}
+    vectors = start.vectors(run, everything)
+    store = whole_store(list(everything["sample_id"]), vectors)
+    frozen = {side: vectors[store.rows(list(rows["sample_id"]))] for side, rows in sides.items()}
+    kinds = of_capture(captures(run, train, store, sides, settings), frozen, settings.shares)
+    options |= {kind: {name: (found, photos.on_val(found)) for name, found in tried.items()}
                 for kind, tried in kinds.items()}
     chosen = {FROZEN: frozen} | {kind: options[kind][best(options[kind])][0] for kind in kinds}
     return report(run, photos, chosen, options, settings)
@@ -288,10 +303,9 @@ def report(run: Run, photos: Photos, vectors: dict[str, Vectors], options: dict[
     for name, values in figures.items():
         own, change = (bootstrap(part, 1000, run.seed) for part in (values, values - figures[FROZEN]))
         rows[name] = dict(zip(("mAP", "R@1"), own, strict=True))
-        if name != FROZEN:
-            rows[name] |= dict(zip(("mAP, change", "R@1, change"), change, strict=True))
+        rows[name] |= dict(zip(("mAP, change", "R@1, change"), change, strict=True))
     return {"queries": len(photos.split("test")), "val": len(photos.split("val")),
             "gallery": len(photos.split("gallery")), "rows": rows,
-            "chosen": {kind: best(tried) for kind, tried in options.items()},
+            "chosen": "; ".join(f"{kind}: {best(tried)}" for kind, tried in options.items()),
             "tried": {kind: {name: score for name, (_, score) in tried.items()} for kind, tried in options.items()},
             "settings": asdict(settings)}

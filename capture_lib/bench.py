@@ -20,7 +20,7 @@ from capture_lib.paths import REPORTS
 from capture_lib.photos import fit, load_photo
 from capture_lib.pretrain import TASKS
 from capture_lib.retrieval import RetrievalSettings, Side
-from capture_lib.search import Searcher
+from capture_lib.search import ASKED, Searcher
 from capture_lib.stages import Pretrained
 
 QUERIES, GALLERY, LABELS = 9_220, 40_033, 458  # the sizes of Product1M
@@ -151,7 +151,7 @@ def query(gallery: int = GALLERY) -> dict:
     filled = time.perf_counter() - started
 
     def embed() -> Side:
-        return retrieval.embed_side(table, pairs, searcher.trained.model, None, run.profile.retrieval, single=False)
+        return retrieval.embed_side(table, pairs, searcher.trained.model, None, run.profile.retrieval, False, ASKED)
 
     asked = retrieval.read(embed().instance, "product")
     parts = {"read": fastest(lambda: load_photo(file), 10),
@@ -168,6 +168,7 @@ def untrained_searcher(folder: Path, gallery: int) -> Searcher:
     catalog, rng = read_catalog(runs.default_catalog(profiles.get("smoke"))), np.random.default_rng(0)
     profile = replace(profiles.get("cpu"), retrieval=RetrievalSettings(least_score=0.0))
     tokenizer = batches.make_tokenizer(profile.batches, catalog.table["caption"], folder)
+    torch.manual_seed(0)  # the same number of instances every time
     detector = Detector(profile.detector).to(pick_device(), memory_format=torch.channels_last).eval()
     encoder = CropEncoder(profile.encoder).to(pick_device(), memory_format=torch.channels_last).eval()
     run = runs.Run(profile, catalog, REPORTS, 0)

@@ -103,7 +103,9 @@ def parser() -> argparse.ArgumentParser:
     transfer.add_argument("--backbone", default="", help="a timm name for a pretrained backbone, with --weights")
     transfer.add_argument("--weights", default="", help="a local .safetensors or .pth file for it")
     transfer.add_argument("--scenes", default="", help="a folder of photos to paste on, beside drawn scenes")
-    transfer.add_argument("--only", choices=("proposals", "identity"), help="one of the two tables")
+    transfer.add_argument("--only", choices=("proposals", "identity", "photos", "pairs"),
+                          help="one of the two tables; or does training on CATALOG's own unlabelled photos, or on its "
+                               "image-caption pairs, help a pretrained network?")
     transfer.add_argument("--json", type=Path, help="write the figures here too")
     transfer.set_defaults(command=transfer_command)
 
@@ -270,19 +272,26 @@ def transfer_command(options: argparse.Namespace) -> int:
 
     if bool(options.backbone) != bool(options.weights):
         raise InputError("--backbone and --weights go together: a timm name, and a file of weights for it")
+    if options.only in transfer.TRAINED and not options.weights:
+        raise InputError(f"--only {options.only} starts from a pretrained network: give --backbone and --weights")
     if min(options.sizes) < 32:
         raise InputError(f"--sizes {min(options.sizes)}: search at 32 pixels or more")
     if profiles.get(options.profile).world is None:
         raise InputError(f"--profile {options.profile} has no world to train on; use smoke, cpu or gpu")
     catalog = read_catalog(options.catalog)
     transfer.check(options.backbone, options.weights, options.scenes)
-    run = transfer.altered(open_run(options.profile, seed=options.seed), options.backbone, options.weights,
-                           options.scenes)
-    tables = (options.only,) if options.only else transfer.TABLES
-    found = transfer.report(run, catalog, tuple(options.sizes), (options.backbone, options.weights), tables)
+    start = options.backbone, options.weights
+    if options.only in transfer.TRAINED:
+        run = open_run(options.profile, str(options.catalog), seed=options.seed)
+        run = transfer.altered(run, scenes=options.scenes)
+        found = {options.only: transfer.TRAINED[options.only](run, *start)}
+    else:
+        run = transfer.altered(open_run(options.profile, seed=options.seed), *start, options.scenes)
+        tables = (options.only,) if options.only else transfer.TABLES
+        found = transfer.report(run, catalog, tuple(options.sizes), start, tables)
     for name, part in found.items():
         if part:
-            said = ", ".join(f"{key} {value}" for key, value in part.items() if key != "rows")
+            said = ", ".join(f"{key} {value}" for key, value in part.items() if not isinstance(value, dict))
             print(f"{name} ({run.profile.name} on {catalog.name}): {said}")
             print(pd.DataFrame(part["rows"]).T.map(figures.percent).to_string())
     if options.json:

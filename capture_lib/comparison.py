@@ -166,6 +166,7 @@ def judged(run: Run, job: Job) -> Path:
     table = table[table["split"] != "train"]
 
     def make(unfinished: Path) -> None:
+        methods = methods_of(job)
         network = Capture.from_pretrained(folder).to(stages.detector.pick_device()).eval()
         asking = run.profile.retrieval
         if variant.asked == TRUE_BOXES:  # each of them is a product, however near another
@@ -175,8 +176,8 @@ def judged(run: Run, job: Job) -> Path:
             rows = table[table["split"] == split]
             pairs = batches.make_pairs(rows, regions.open_store(store), batches.load_tokenizer(own), made.batches)
             sides[split] = retrieval.embed_side(rows, limited(pairs, variant.most), network, None, asking,
-                                                single=split == "gallery")
-        keep(unfinished, *judgement(sides, methods_of(job), run.profile.retrieval.depth))
+                                                split == "gallery", {method.form for method in methods.values()})
+        keep(unfinished, *judgement(sides, methods, run.profile.retrieval.depth))
 
     read = table[["sample_id", "split", "image", "caption", "labels"]]
     return run.stage(retrieval, settings, [folder, store], read, make, name=f"comparison/{job.part}")

@@ -52,7 +52,7 @@ PROFILES = {
         comparison=ComparisonSettings(epochs=1)),
     "cpu": Profile("cpu", SIZES["small"]),
     "thorough": Profile("thorough", SIZES["small"], comparison=ComparisonSettings(
-        epochs=3, seeds=3, ablation_seeds=3, rates=(0.5, 1.0, 2.0))),
+        epochs=3, seeds=3, ablation_seeds=2, rates=(0.5, 1.0, 2.0))),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),

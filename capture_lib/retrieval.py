@@ -5,6 +5,7 @@ a vector with the caption, and the lists are merged). The paper speaks of instan
 vector per image; both are here. Gallery items are embedded in the same form as the queries.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from pathlib import Path
@@ -58,6 +59,7 @@ class Choice:
     merge: str = "score"
 
 
+FORMS = ("instance", "image")
 MERGES = ("score", "rounds", "balanced")
 READINGS = {  # which blocks a reading joins; "product" multiplies the first two
     "product": ("region_pooled", "text_pooled"),
@@ -175,17 +177,18 @@ def embed(model: Capture, pairs: Pairs, chosen: np.ndarray, regions: np.ndarray 
 
 
 def embed_side(table: pd.DataFrame, pairs: Pairs, model: Capture | None, words: Words | None,
-               settings: RetrievalSettings, single: bool) -> Side:
+               settings: RetrievalSettings, single: bool, forms: Collection[str] = FORMS) -> Side:
     """Embeds the samples of `table`, whose rows are those of `pairs`; `single`: each photo shows one product.
 
-    Without a model, or without words, their blocks are left out, and the methods that need them with them.
+    Without a model, or without words, their blocks are left out, and the methods that need them with them; so are the
+    model's of a form that nobody asks for.
     """
     if single:
         owners, regions = np.arange(len(pairs.rows)), np.zeros(len(pairs.rows), np.int64)
     else:
         owners, regions = instances_of(pairs.store, pairs.rows, settings)
-    image = embed(model, pairs, np.arange(len(pairs.rows)), None) if model else {}
-    instance = embed(model, pairs, owners, regions) if model else {}
+    image = embed(model, pairs, np.arange(len(pairs.rows)), None) if model and "image" in forms else {}
+    instance = embed(model, pairs, owners, regions) if model and "instance" in forms else {}
     instance["regions"] = np.asarray(pairs.store.features[pairs.rows[owners], regions], np.float32)
     if words:
         image["words"] = words.vectors(list(table["caption"]))

@@ -23,6 +23,8 @@ from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Side, Words
 from capture_lib.runs import Run
 
+ASKED = ("instance",)  # the form of a live search
+
 
 @dataclass(frozen=True)
 class Item:
@@ -97,7 +99,7 @@ class Searcher:
             print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         pairs = stages.pairs_of(run, table, store, trained)
         words = stages.caption_words(run) if any(table["caption"]) else None
-        gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, single=True)
+        gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, True, ASKED)
         return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words, gallery,
                    stages.stored_choices(run))
 
@@ -114,7 +116,7 @@ class Searcher:
         table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
         pairs = batches.make_pairs(table, one, self.trained.tokenizer, self.run.profile.batches)
         words = self.words if caption else None
-        query = retrieval.embed_side(table, pairs, self.trained.model, words, self.run.profile.retrieval, single=False)
+        query = retrieval.embed_side(table, pairs, self.trained.model, words, self.run.profile.retrieval, False, ASKED)
         possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
         method, choice = best_on_val(self.choices, possible) if caption else ("image-only", Choice("regions"))
         scores, numbers = self.index(choice.reading).search(retrieval.read(query.instance, choice.reading), most)
@@ -163,8 +165,8 @@ class Searcher:
                              dtype=object)
         store = self.describe(load_photo(item.path), item.sample_id)
         pairs = batches.make_pairs(table, store, self.trained.tokenizer, self.run.profile.batches)
-        return retrieval.embed_side(table, pairs, self.trained.model, self.words, self.run.profile.retrieval,
-                                    single=True)
+        settings = self.run.profile.retrieval
+        return retrieval.embed_side(table, pairs, self.trained.model, self.words, settings, True, ASKED)
 
     def remove(self, ids: list[str]) -> None:
         """Takes items out of the gallery.

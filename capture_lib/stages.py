@@ -263,7 +263,8 @@ def stored_choices(run: Run) -> dict[str, dict]:
 def origin_of_choices(run: Run) -> Origin:
     """What the choices rest on: the stored regions, the model, and what is searched."""
     searched = photographed(run)[["sample_id", "split", "image", "caption", "labels"]]
-    return run.origin(retrieval, run.profile.retrieval, [run.stages / "regions", run.stages / "pretrain"], searched)
+    settings = replace(run.profile.retrieval, index="exact")  # which choices are made with, whatever is searched with
+    return run.origin(retrieval, settings, [run.stages / "regions", run.stages / "pretrain"], searched)
 
 
 UNTIL = {"synthesis": composites, "detector": trained_detector, "encoder": trained_encoder, "regions": region_store,

@@ -2,6 +2,7 @@
 
 `capture transfer CATALOG` prints both tables: how many true boxes the proposals meet, where the catalog has boxes, and
 whether nearest neighbours are the same product, where it has labels. Nothing is trained on the other catalog.
+With `--only photos` or `--only pairs` a pretrained network is trained on that catalog instead (`adaptation`).
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from capture_lib import detection, detector, encoder, regions, stages, synthesis
+from capture_lib import adaptation, detection, detector, encoder, regions, stages, synthesis
 from capture_lib.catalog import Catalog
 from capture_lib.detector import Detector, DetectorSettings
 from capture_lib.encoder import EncoderSettings
@@ -25,6 +26,7 @@ from capture_lib.runs import Run
 
 CHANCE = "chance"
 TABLES = ("proposals", "identity")
+TRAINED = {"photos": adaptation.with_photos, "pairs": adaptation.with_pairs}  # on the catalog that is judged
 
 
 def check(backbone: str, weights: str, scenes: str) -> None:

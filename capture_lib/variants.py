@@ -42,7 +42,7 @@ class Variant:
 class ComparisonSettings:
     """Defaults of the cpu profile: what is shortened there, is said in the notebook."""
 
-    epochs: int = 2  # of an ablation; the rivals are trained as long as CAPTURE
+    epochs: int = 1  # of an ablation; the rivals are trained as long as CAPTURE
     seeds: int = 1  # of CAPTURE and its rivals
     ablation_seeds: int = 1
     rates: tuple[float, ...] = (1.0,)  # shares of the learning rate, of which val chooses by short trainings

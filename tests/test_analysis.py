@@ -13,6 +13,7 @@ from drawn import TOY, sixteen_pairs
 
 from capture_lib import analysis, figures, metrics, pretrain
 from capture_lib.analysis import SORTS, parse_label
+from capture_lib.lists import find_lists, read_list
 from capture_lib.retrieval import METHODS, Choice, Ranking, Side, unit
 from capture_lib.world.planning import SIZES, products_of
 from capture_lib.world.wording import BRANDS
@@ -60,6 +61,14 @@ def test_labels_of_the_world_say_brand_kind_and_product():
 ])
 def test_what_a_label_does_not_say_is_unknown(label, brand, kind, product):
     assert parse_label(label) == analysis.Named(brand, kind, product)
+
+
+def test_most_published_labels_say_brand_and_kind(shared: Path):
+    lists = find_lists(shared / "product1m")
+    labels = {label for file in lists.values() for named in read_list(file)["labels"] for label in named}
+    read = [parse_label(label) for label in labels]
+    assert len(labels) == 392 and len({named.brand for named in read}) == 40  # as counted in the published lists
+    assert np.mean([named.kind != "" for named in read]) > 0.9
 
 
 def test_groups_are_left_out_where_labels_tell_too_little():

@@ -142,4 +142,4 @@ def test_executed_on_real_photos(shared: Path, tmp_path: Path, name: str, capsys
     assert_text_stays_text(out)
     methods = figures["05_retrieval"]["methods"]
     assert set(methods) == ({"capture/instance", "capture/image", "capture-chosen/instance", "capture-chosen/image",
-                             "image-only", "chance"} if name == "grocery" else set())
+                             "image-only", "chance", "popularity"} if name == "grocery" else set())
