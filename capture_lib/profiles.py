@@ -21,6 +21,7 @@ SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ff
 TINY_CAPTURE = CaptureSettings(width=64, text_heads=2, visual_heads=2, text_ffn=128, visual_ffn=128, text_layers=1,
                                visual_layers=1, cross_layers=1, cross_width=64, cross_heads=2, joint_layers=1,
                                joint_heads=2, output=64, dropout=0.0)
+SMALL_RATE = PretrainSettings(learning_rate=5e-4)  # as the search on val of profile thorough finds
 LARGE_PHOTOS = {"foreground_size": 192, "size": 224, "workers": 16}
 
 
@@ -50,9 +51,9 @@ PROFILES = {
         RegionSettings(most=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
         retrieval=RetrievalSettings(least_score=0.3),  # after 60 steps, a detector is never sure
         comparison=ComparisonSettings(epochs=1)),
-    "cpu": Profile("cpu", SIZES["small"]),
-    "thorough": Profile("thorough", SIZES["small"], comparison=ComparisonSettings(
-        epochs=3, seeds=3, ablation_seeds=2, rates=(0.5, 1.0, 2.0))),
+    "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
+    "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
+        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0))),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
