@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from io import StringIO
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -240,11 +241,6 @@ def compared(run: Run) -> Scores:
     return gathered(judgements(run), read_scores)
 
 
-def chosen(run: Run) -> dict[str, list[dict]]:
-    """What val chose for each method and seed, as from `read_chosen`."""
-    return gathered(judgements(run), read_chosen)
-
-
 def gathered(folders: list[Path], read: Callable[[Path], dict]) -> dict[str, list]:
     """What `read` finds in the folders of judgements, by method: a list over the seeds."""
     found: dict[str, list] = {}
@@ -262,9 +258,15 @@ def judgements(run: Run) -> list[Path]:
         return [plain(run)]
     for kind in {job.variant.asked for job in ablated(run)} - {PROPOSALS}:
         boxed_store(run, kind)
-    with mapping(run.profile.comparison.at_once) as map_over:
+    there = are_there(run, [*searched(run), *ablated(run)]) and are_there(run, finals(run))
+    with mapping(0 if there else run.profile.comparison.at_once) as map_over:  # processes take a while to start
         judge_all(run, [*searched(run), *ablated(run)], map_over)
         return [plain(run), *judge_all(run, [*finals(run), *ablated(run)], map_over)]
+
+
+def are_there(run: Run, jobs: list[Job]) -> bool:
+    """Whether all have been judged before."""
+    return all((run.stages / "comparison" / job.part).is_dir() for job in jobs)
 
 
 def comparable(run: Run) -> bool:
@@ -319,8 +321,8 @@ def judge_all(run: Run, jobs: list[Job], map_over: Callable) -> list[Path]:
 
 
 def quietly(work: Callable[[Run, Job], Path], run: Run, job: Job) -> Path:
-    """The work of one process with one thread, which shows no progress."""
-    if run.profile.comparison.at_once:
+    """The work on one job, which shows no progress of its own; in a process beside others with one thread."""
+    if parent_process():
         torch.set_num_threads(1)
     with redirect_stdout(StringIO()):
         return work(run, job)

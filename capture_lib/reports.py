@@ -26,7 +26,7 @@ from capture_lib.faults import InputError
 from capture_lib.pages import TEMPLATES, duration, results_of, to_html, with_font
 from capture_lib.paths import NOTEBOOKS, REPORTS, ROOT, write_atomically
 
-LEADING = ("05_retrieval", "07_claims")  # what a reader of results.html looks for first
+LEADING = ("05_retrieval", "06_ablations", "07_claims")  # what a reader of results.html looks for first
 PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
 
 

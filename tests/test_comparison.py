@@ -32,6 +32,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "ablations", lambda settings: FEW)
 
 
+def read_chosen(run: Run) -> dict[str, list[dict]]:
+    return comparison.gathered(comparison.judgements(run), comparison.read_chosen)
+
+
 def test_every_method_is_judged_for_every_seed_and_nothing_is_made_twice(run: Run, monkeypatch):
     trainings = []
     train = pretrain.train
@@ -63,7 +67,7 @@ def test_the_first_seed_of_capture_is_judged_as_notebook_05_does(run: Run):
         ranked = retrieval.rank(sides["test"], sides["gallery"], retrieval.METHODS[name].form, chosen[name])
         expected = retrieval.score(ranked, sides["test"], sides["gallery"])
         pd.testing.assert_frame_equal(comparison.compared(run)[name][0], expected)
-        assert comparison.chosen(run)[name][0]["reading"] == chosen[name].reading
+        assert read_chosen(run)[name][0]["reading"] == chosen[name].reading
 
 
 def test_val_chooses_and_test_does_not(run: Run):
@@ -73,7 +77,7 @@ def test_val_chooses_and_test_does_not(run: Run):
     final = [job for job in comparison.finals(run) if job.name == "one-stream"]
     tasks = {job.variant.pretrain["tasks"] for job in final}
     assert [job.seed for job in final] == [0, 1] and all("-".join(task) in best for task in tasks) and len(tasks) == 1
-    for rows in comparison.chosen(run).values():
+    for rows in read_chosen(run).values():
         for row in rows:
             assert row["val"] == max(row["tried"].values()) == row["tried"][f"{row['reading']}, {row['merge']}"]
 
