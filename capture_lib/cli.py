@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="execute the notebooks and build the report")
-    run.add_argument("--profile", default="cpu", help="smoke, cpu (default), gpu or product1m")
+    run.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, gpu or product1m")
     run.add_argument("--catalog", type=Path, help="a catalog folder; default: the profile's rendered world")
     run.add_argument("--only", metavar="NN", help="one notebook, by its number")
     run.add_argument("--out", type=Path, help="the report's folder; default: reports/PROFILE[-CATALOG]")

@@ -153,6 +153,15 @@ def markdown_table(methods: dict, columns: tuple[tuple[str, str], ...]) -> str:
     return "\n".join(lines)
 
 
+def markdown_ledger(claims: list[dict]) -> str:
+    """The ledger as a Markdown table: each claim with its main comparison, our effect in points, and the verdict."""
+    lines = ["| claim | compared, standard mAP@10 | our effect, points | verdict |", "|---|---|---|---|"]
+    for claim in map(claim_row, claims):
+        effect = f"{claim['effect']['value']} {claim['effect']['interval']}" if claim["effect"] else "not available"
+        lines.append(f"| {claim['claim']} | {claim['compared']} | {effect} | {claim['verdict']} |")
+    return "\n".join(lines)
+
+
 def claim_row(claim: dict) -> dict:
     """One line of the ledger; our effect is a difference of fractions, shown in points."""
     effect = {name: claim[key] for name, key in (("value", "effect"), ("low", "low"), ("high", "high"))}

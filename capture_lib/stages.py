@@ -274,7 +274,7 @@ UNTIL = {"synthesis": composites, "detector": trained_detector, "encoder": train
 def main(arguments: list[str] | None = None) -> int:
     """Makes the stages of a run, in one process or many; returns 0, or 2 with one line for a wrong input."""
     parser = argparse.ArgumentParser("capture_lib.stages", description="Makes the stages that the notebooks load.")
-    parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), gpu or product1m")
+    parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, gpu or product1m")
     parser.add_argument("--catalog", default="", help="a catalog folder; default: the profile's rendered world")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--until", default="pretrain", choices=UNTIL, help="the last stage (default pretrain)")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from capture_lib import figures
-from capture_lib.pages import markdown_table
+from capture_lib.pages import markdown_ledger, markdown_table
 from capture_lib.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +17,24 @@ COLUMNS = (("standard", "mAP@10"), ("standard", "mAR@10"), ("released", "mAP@10"
 def test_the_results_are_those_of_the_reference_run():
     figures = json.loads((ROOT / "reports" / "reference" / "cpu" / "05_retrieval.json").read_text(encoding="utf-8"))
     assert markdown_table(figures["methods"], COLUMNS) in README
+
+
+def test_the_rivals_and_the_ledger_are_those_of_the_thorough_run():
+    folder = ROOT / "reports" / "reference" / "thorough"
+    judged, ledger = (json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+                      for stem in ("06_ablations", "07_claims"))
+    rivals = {name: row for name, row in judged["methods"].items()
+              if not name.startswith("ablation/") and not name.endswith("/image")}
+    assert markdown_table(rivals, COLUMNS) in README
+    assert markdown_ledger(ledger["claims"]) in README
+
+
+@pytest.mark.parametrize("name, file", [("frozen", "photos"), ("trained on photos", "photos"),
+                                        ("CAPTURE, untrained", "pairs"), ("CAPTURE, pretrained on pairs", "pairs")])
+def test_what_training_on_real_photos_does_is_as_in_the_reference(name, file):
+    found = json.loads((TRANSFER / f"grocery-trained-{file}.json").read_text(encoding="utf-8"))[file]["rows"][name]
+    cells = [figures.percent(found[figure]) for figure in ("mAP", "R@1")]
+    assert f"| {name} | {cells[0]} | {cells[1]} |" in README
 
 
 @pytest.mark.parametrize("name, file", [
