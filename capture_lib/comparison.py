@@ -26,7 +26,7 @@ from capture_lib.photos import load_photo
 from capture_lib.progress import progress
 from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Method, Side
-from capture_lib.runs import Run, write_json
+from capture_lib.runs import ROWS, Run, write_json
 from capture_lib.synthesis import mapping
 from capture_lib.variants import PROPOSALS, TRUE_BOXES, Variant
 
@@ -84,17 +84,19 @@ def trained(run: Run, job: Job) -> Path:
     settings, own, folder = training_of(run, job), run.stages / "pretrain", store_folder(run, job.variant.regions)
     if settings == training_of(run, Job("capture", Variant(), run.profile.pretrain.epochs, 1.0, run.seed)):
         return own
-    table = stages.samples(run, "train")
+    table = stages.samples(run, "train")[["sample_id", "split", "image", "caption"]]
+    table = table[np.isin(run.catalog.row_digests(table), np.load(own / ROWS))]  # what CAPTURE was trained on
 
     def make(unfinished: Path) -> None:
         chosen = np.random.default_rng([settings.seed, 12]).permutation(len(table))[:round(settings.share * len(table))]
         pairs = limited(batches.make_pairs(table.iloc[np.sort(chosen)], regions.open_store(folder),
                                            batches.load_tokenizer(own), settings.batches), settings.most)
-        fresh = pretrain.build_model(settings.capture, pairs, settings.seed, settings.pretrain.tasks)
+        fresh = pretrain.build_model(settings.capture, pairs, settings.seed, settings.pretrain.tasks,
+                                     settings.pretrain.bert)
         kept = replace(settings.pretrain, keep_every=run.profile.pretrain.keep_every)
         pretrain.train(fresh, pairs, settings.batches, kept, unfinished, settings.seed)
 
-    return run.stage(pretrain, settings, [folder], table[["sample_id", "split", "image", "caption"]], make,
+    return run.stage(pretrain, settings, [folder], table, make,
                      name=f"variants/{alike(run, job).part}")
 
 
@@ -141,6 +143,7 @@ def boxed_store(run: Run, kind: str) -> Path:
         (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in table["sample_id"]), encoding="utf-8")
 
     return run.stage(regions, run.profile.regions, [source], table[["sample_id", "image", "boxes"]], make,
+                     lambda unfinished, *_: make(unfinished),  # all anew where the catalog has grown
                      name=store_folder(run, kind).name)
 
 
@@ -181,7 +184,8 @@ def judged(run: Run, job: Job) -> Path:
         keep(unfinished, *judgement(sides, methods, run.profile.retrieval.depth))
 
     read = table[["sample_id", "split", "image", "caption", "labels"]]
-    return run.stage(retrieval, settings, [folder, store], read, make, name=f"comparison/{job.part}")
+    return run.stage(retrieval, settings, [folder, store], read, make, lambda unfinished, *_: make(unfinished),
+                     name=f"comparison/{job.part}")
 
 
 def methods_of(job: Job) -> dict[str, Method]:
@@ -292,7 +296,8 @@ def searched(run: Run) -> list[Job]:
 def finals(run: Run) -> list[Job]:
     """CAPTURE and its rivals in full length, with every seed, in the form and at the rate that val has chosen."""
     options = searched(run)
-    figures = {job.part: max(row["val"] for row in read_chosen(judged(run, job)).values()) for job in options}
+    figures = {job.part: max(row["val"] for name, row in read_chosen(judged(run, job)).items()
+                             if name.startswith(job.name)) for job in options}
     found = []
     for name, forms in variants.rivals(run.profile.capture).items():
         own = [job for job in options if job.name == name] or [Job(name, forms[0], 0, 1.0, run.seed)]
@@ -307,8 +312,14 @@ def ablated(run: Run) -> list[Job]:
     settings = run.profile.comparison
     return [Job(f"ablation/{name}", variant, settings.epochs, 1.0, run.seed + more)
             for group in variants.ablations(run.profile.capture).values() for name, variant in group.items()
-            if variant.asked != TRUE_BOXES or len(run.catalog.boxed("test"))
+            if variant.asked != TRUE_BOXES or all_boxed(run)
             for more in range(settings.ablation_seeds)]
+
+
+def all_boxed(run: Run) -> bool:
+    """Whether every query and gallery photo has true boxes."""
+    table = stages.photographed(run)
+    return bool((table.loc[table["split"] != "train", "boxes"].map(len) > 0).all())
 
 
 def judge_all(run: Run, jobs: list[Job], map_over: Callable) -> list[Path]:
@@ -349,4 +360,5 @@ def plain(run: Run) -> Path:
         keep(unfinished, scores, chosen)
 
     read = table[["sample_id", "split", "image", "caption", "labels"]]
-    return run.stage(retrieval, settings, [folder], read, make, name="comparison/plain")
+    return run.stage(retrieval, settings, [folder], read, make, lambda unfinished, *_: make(unfinished),
+                     name="comparison/plain")

@@ -216,15 +216,20 @@ def embedded(run: Run) -> dict[str, Side]:
     for name in ("val", "test", "gallery"):
         table = samples(run, name)
         if len(table):
-            captioned = words if any(table["caption"]) else None
-            sides[name] = retrieval.embed_side(table, pairs_of(run, table, store, trained), trained.model, captioned,
+            sides[name] = retrieval.embed_side(table, pairs_of(run, table, store, trained), trained.model, words,
                                                run.profile.retrieval, single=name == "gallery")
     return sides
 
 
 def caption_words(run: Run) -> Words | None:
-    """The character n-gram vectors, fitted on the training captions; None where there are too few."""
+    """The character n-gram vectors, fitted on the training captions; None where there are too few.
+
+    None too where val, test or gallery has no captions at all: texts are then compared with nothing.
+    """
     captions = [caption for caption in samples(run, "train")["caption"] if caption]
+    sides = [samples(run, split)["caption"] for split in ("val", "test", "gallery")]
+    if not all(any(side) for side in sides if len(side)):
+        return None
     return Words(captions, run.profile.retrieval, run.seed) if len(captions) >= LEAST_PAIRS else None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import TINY, make_catalog
+from drawn import TINY, grow_catalog, make_catalog
 
 from capture_lib import comparison, pretrain, regions, retrieval, stages, variants
 from capture_lib.catalog import read_catalog, write_catalog
@@ -149,3 +149,33 @@ def test_without_labels_or_queries_nothing_is_compared(tmp_path: Path):
     run.catalog.table["labels"] = [[] for _ in range(len(run.catalog.table))]
     write_catalog(run.catalog.table, run.catalog.folder)
     assert comparison.compared(replace(run, catalog=read_catalog(run.catalog.folder))) == {}
+
+
+def test_a_catalog_that_grew_is_judged_anew_with_the_models_that_are_there(tmp_path: Path, monkeypatch):
+    run = small_run(tmp_path, replace(PROFILE, comparison=ComparisonSettings(epochs=1, at_once=0)), **SIZES)
+    before = comparison.compared(run)
+    grown = replace(run, catalog=grow_catalog(run.catalog, {"train": range(40, 44), "test": range(8, 11)}))
+    monkeypatch.setattr(pretrain, "train", None)  # nothing is trained anew
+    after = comparison.compared(grown)
+    assert set(after) == set(before)
+    assert {len(table) for tables in before.values() for table in tables} == {8}
+    assert {len(table) for tables in after.values() for table in tables} == {11}
+
+
+def test_true_boxes_are_asked_with_only_where_all_have_them(tmp_path: Path):
+    run = small_run(tmp_path, **SIZES)
+    assert comparison.all_boxed(run)
+    rows = run.catalog.table.index[run.catalog.table["split"] == "val"]
+    run.catalog.table.at[rows[0], "boxes"] = []
+    assert not comparison.all_boxed(run)
+    assert TRUE_BOXES not in {job.name.removeprefix("ablation/") for job in comparison.ablated(run)}
+
+
+def test_captions_on_one_side_alone_are_compared_with_nothing(tmp_path: Path):
+    run = small_run(tmp_path, **SIZES)
+    run.catalog.table.loc[run.catalog.table["split"] == "gallery", "caption"] = ""
+    write_catalog(run.catalog.table, run.catalog.folder)
+    run = replace(run, catalog=read_catalog(run.catalog.folder))
+    chosen, _ = stages.choices(run, stages.embedded(run))
+    assert "text-only" not in chosen and "capture/instance" in chosen
+    assert "text-only" not in comparison.read_scores(comparison.plain(run))

@@ -12,7 +12,8 @@ from capture_lib.model import Capture, CaptureSettings
 from capture_lib.profiles import PROFILES, SMALL_CAPTURE
 from capture_lib.retrieval import READINGS
 
-SIZES = {"released": CaptureSettings(), "cpu": SMALL_CAPTURE, "toy": TOY}
+DATA = {"vocabulary": 1_000, "region_features": 256}  # of a small world
+SIZES = {"released": CaptureSettings(), "cpu": replace(SMALL_CAPTURE, **DATA), "toy": replace(TOY, **DATA)}
 
 
 @pytest.mark.parametrize("name", SIZES)
