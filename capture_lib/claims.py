@@ -3,7 +3,8 @@
 A claim is one comparison of two methods or several. Each is a paired effect over the test queries with a 95% interval
 and a p value (`intervals`); p values are adjusted by Holm's method over all comparisons of the ledger. A comparison
 holds when its effect points the claimed way and its adjusted p value is below 5%; a claim is reproduced when all that
-was measured of it holds, partly when some does, not reproduced when nothing does.
+was measured of it holds, partly when some does, not reproduced when nothing does or the main comparison speaks against
+it.
 """
 
 from dataclasses import asdict, dataclass
@@ -183,11 +184,16 @@ def outcome(comparison: Comparison, result: dict | None) -> str:
 
 
 def verdict(outcomes: list[str]) -> str:
-    """The verdict on a claim by the outcomes of its comparisons; those that were not measured don't count."""
-    measured = [outcome == HOLDS for outcome in outcomes if outcome != NOT_MEASURED]
+    """The verdict on a claim by the outcomes of its comparisons, the main one first; those not measured don't count.
+
+    A claim whose main comparison speaks against it is not reproduced, whatever the others say.
+    """
+    measured = [outcome for outcome in outcomes if outcome != NOT_MEASURED]
     if not measured:
         return "not testable here"
-    return "reproduced" if all(measured) else "partly" if any(measured) else "not reproduced"
+    if measured[0] == CONTRADICTED or HOLDS not in measured:
+        return "not reproduced"
+    return "reproduced" if set(measured) == {HOLDS} else "partly"
 
 
 # ------------------------------------------------------------------------------------------- looking into

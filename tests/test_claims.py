@@ -45,6 +45,7 @@ def row_of(rows: dict[str, dict], words: str) -> dict:
 
 @pytest.mark.parametrize(("outcomes", "expected"), [
     ([HOLDS, HOLDS], "reproduced"), ([HOLDS, OPEN], "partly"), ([HOLDS, CONTRADICTED], "partly"),
+    ([CONTRADICTED, HOLDS], "not reproduced"),
     ([OPEN, CONTRADICTED], "not reproduced"), ([NOT_MEASURED] * 2, "not testable here"),
     ([NOT_MEASURED, HOLDS], "reproduced"), ([NOT_MEASURED, OPEN], "not reproduced"),
 ])
