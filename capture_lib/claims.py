@@ -229,9 +229,9 @@ def noise(failed: list[dict]) -> str:
     elif highest > 0:
         queries = f"On these queries up to {100 * highest:+.1f} points cannot be excluded"
     else:
-        queries = "Which queries were asked is not the reason"
+        queries = "Other queries would hardly change this"
     return queries + (", and one training a model leaves room for luck." if trainings == 1 else
-                      f"; luck in training is in the figures ({trainings} trainings a model).")
+                      f"; the interval counts luck in training ({trainings} trainings a model).")
 
 
 def tell(evidence: Evidence, scores: Scores) -> tuple[str, str, str] | None:
@@ -269,9 +269,9 @@ SECOND_HAND = "mAP@10, second-hand, on Product1M, definition unknown"
 
 LARGER = Evidence("size", "ablation/layers 888", RECIPE, "more layers of every kind (short trainings)",
                   "so size does count", "so more of them bring nothing")
-MORE_PAIRS = Evidence("training", RECIPE, "ablation/half the pairs", "twice the training pairs (short trainings)",
+MORE_PAIRS = Evidence("training", RECIPE, "ablation/an eighth of the pairs", "eight times the pairs (short trainings)",
                       "so more of them may help on", "so a lack of them is not the reason")
-LONGER = Evidence("training", OURS, RECIPE, "full training against the short one that the claim is measured by",
+LONGER = Evidence("training", OURS, RECIPE, "full training, at val's rate, against the short one of this claim",
                   "so this may turn out otherwise after it", "so the short one tells as much")
 TEXT_ADDS = Evidence("world", "late-fusion", "image-only", "plain fusion of scores against the image alone",
                      "so the captions do add to the pictures", "so the captions add little to them", NOT_BETTER)
@@ -279,7 +279,7 @@ IMAGE_ADDS = Evidence("world", "late-fusion", "text-only", "plain fusion of scor
                       "so the pictures do add to the captions", "so the pictures add little to them", NOT_BETTER)
 JOINING = Evidence("claim", OURS, "late-fusion", "CAPTURE against a plain fusion of scores",
                    "so it pays to join the modalities, in whatever kind of layers",
-                   "so even to join the modalities pays nothing yet")
+                   "so joining itself is what fails, not the kind of layers")
 READING = Evidence("claim", OURS, "capture/instance", "the vector that val chooses against the model's product",
                    "so the reading fails, not the model", "so the reading is not the reason")
 OF_A_MODEL = (TEXT_ADDS, LARGER, MORE_PAIRS, JOINING)  # evidence on claims about the kind of model

@@ -325,8 +325,8 @@ def all_boxed(run: Run) -> bool:
 def judge_all(run: Run, jobs: list[Job], map_over: Callable) -> list[Path]:
     """Trains what is not trained yet, several side by side, then judges; the folders of the judgements."""
     first = {training_of(run, job): job for job in reversed(jobs)}  # one of each that are trained in the same way
-    for label, work, those in (("models trained", trained, list(first.values())[::-1]),
-                               ("models judged", judged, jobs)):
+    for label, work, those in (("models trained or found", trained, list(first.values())[::-1]),
+                               ("models judged or found", judged, jobs)):
         folders = list(progress(map_over(partial(quietly, work, run), those), label, len(those)))
     return folders
 

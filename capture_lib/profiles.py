@@ -21,7 +21,7 @@ SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ff
 TINY_CAPTURE = CaptureSettings(width=64, text_heads=2, visual_heads=2, text_ffn=128, visual_ffn=128, text_layers=1,
                                visual_layers=1, cross_layers=1, cross_width=64, cross_heads=2, joint_layers=1,
                                joint_heads=2, output=64, dropout=0.0)
-SMALL_RATE = PretrainSettings(learning_rate=5e-4)  # as the search on val of profile thorough finds
+SMALL_RATE = PretrainSettings(learning_rate=5e-4)  # thorough tries half, all and twice of it
 LARGE_PHOTOS = {"foreground_size": 192, "size": 224, "workers": 16}
 
 
