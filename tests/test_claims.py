@@ -292,3 +292,8 @@ def test_every_claim_can_be_shown_and_told_from_the_others():
     assert all(isinstance(claim, Claim) and claim.comparisons and claim.source for claim in claims.CLAIMS)
     assert claims.points({"effect": -0.0123, "low": -0.02, "high": 0.004}) == "−1.2 [−2.0, +0.4]"
     assert claims.points({"effect": None}) == "—"
+
+
+def test_proposals_without_true_boxes_are_not_measured():
+    rows = claims.ledger({}, np.empty(0, object), {"photos": 0, "recall@0.5": None}, "capture run")
+    assert {row["verdict"] for row in rows} == {"not testable here"}
