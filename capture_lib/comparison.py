@@ -6,6 +6,7 @@ those that are left.
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
@@ -76,6 +77,11 @@ def training_of(run: Run, job: Job) -> Training:
                     variant.regions, variant.most, variant.share, job.seed)
 
 
+def anew(make: Callable[[Path], None]) -> Callable[..., None]:
+    """For `Run.stage`: what is made where the catalog has grown, all of it."""
+    return lambda unfinished, *_: make(unfinished)
+
+
 # --------------------------------------------------------------------------------------------- training
 
 
@@ -143,7 +149,7 @@ def boxed_store(run: Run, kind: str) -> Path:
         (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in table["sample_id"]), encoding="utf-8")
 
     return run.stage(regions, run.profile.regions, [source], table[["sample_id", "image", "boxes"]], make,
-                     lambda unfinished, *_: make(unfinished),  # all anew where the catalog has grown
+                     anew(make),
                      name=store_folder(run, kind).name)
 
 
@@ -184,7 +190,7 @@ def judged(run: Run, job: Job) -> Path:
         keep(unfinished, *judgement(sides, methods, run.profile.retrieval.depth))
 
     read = table[["sample_id", "split", "image", "caption", "labels"]]
-    return run.stage(retrieval, settings, [folder, store], read, make, lambda unfinished, *_: make(unfinished),
+    return run.stage(sys.modules[__name__], settings, [folder, store], read, make, anew(make),
                      name=f"comparison/{job.part}")
 
 
@@ -360,5 +366,5 @@ def plain(run: Run) -> Path:
         keep(unfinished, scores, chosen)
 
     read = table[["sample_id", "split", "image", "caption", "labels"]]
-    return run.stage(retrieval, settings, [folder], read, make, lambda unfinished, *_: make(unfinished),
+    return run.stage(sys.modules[__name__], settings, [folder], read, make, anew(make),
                      name="comparison/plain")
