@@ -93,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     explore = commands.add_parser("explore", help="click through results in the browser")
     explore.add_argument("catalog", type=Path, nargs="?")
     explore.add_argument("--profile", default="cpu")
+    explore.add_argument("--port", type=int, help="of the page on this machine (default: a free one from 8866 on)")
+    explore.add_argument("--no-browser", action="store_true", help="print the address; open nothing")
     explore.set_defaults(command=explore_command)
 
     transfer = commands.add_parser("transfer", help="a world's detector and encoder on another catalog")
@@ -259,9 +261,10 @@ def search_command(options: argparse.Namespace) -> int:
 
 
 def explore_command(options: argparse.Namespace) -> int:
-    from capture_lib import explorer
+    from capture_lib import profiles, widget
 
-    return explorer.serve(options.profile, options.catalog)
+    profiles.get(options.profile)
+    return widget.serve(options.profile, options.catalog, options.port, not options.no_browser)
 
 
 def transfer_command(options: argparse.Namespace) -> int:

@@ -1,119 +1,369 @@
-"""The interactive view: pick a query, see its boxes, click through the hits of each product."""
+"""What the explorer shows: a query with its boxes, the hits of one product or of all, their neighbours, a map.
 
-import html
-import subprocess
-import sys
+`Explorer.show` answers a `State`, which says what a reader has chosen, with the pieces of a page. `widget` makes them
+live; `Explorer.page` is the same content for a report, in which nothing can be chosen.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
-import ipywidgets as widgets
-import nbformat
+import numpy as np
+import pandas as pd
 from IPython.display import HTML
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from capture_lib import figures, retrieval, stages
-from capture_lib.catalog import read_catalog
-from capture_lib.paths import REPORTS
+from capture_lib import analysis, figures, retrieval, stages
+from capture_lib.faults import InputError
+from capture_lib.pages import TEMPLATES
 from capture_lib.photos import load_photo
-from capture_lib.retrieval import Choice, Ranking, Side
+from capture_lib.regions import RegionStore
+from capture_lib.retrieval import FORMS, METHODS, Choice, Ranking, Side
 from capture_lib.runs import Run
+from capture_lib.search import Item, Searcher
+
+MODELS = {  # the first part of a method's name, for readers
+    "capture-chosen": "CAPTURE, vectors chosen on val", "capture": "CAPTURE, the paper's product",
+    "image-only": "image alone", "text-only": "text alone", "late-fusion": "image + text, late fusion",
+}
+OWN = -1  # the number of a reader's own photo among the queries
+STRIP = 12  # queries to pick from at a time
+MOST_POINTS = 1500  # of the map
+PIECES = ("controls", "picker", "query", "answers", "beside", "note")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a reader has chosen.
+
+    `query` counts the queries, `box` a query's instances (None: all, merged), `item` the gallery (None: none).
+    `caption` stands in place of the query's own; without `worded` the query has none at all. `map` is "brand" or
+    "kind", which colour its points, or empty.
+    """
+
+    query: int = 0
+    box: int | None = None
+    model: str = ""
+    form: str = "instance"
+    caption: str | None = None
+    worded: bool = True
+    brand: str = ""
+    kind: str = ""
+    item: int | None = None
+    map: str = ""
+
+    def changed(self, patch: dict) -> "State":
+        """The state with some of it chosen anew. What belongs to a query goes when another one is picked.
+
+        Raises:
+            InputError: a name or a type is not that of a field; it comes from a browser.
+        """
+        types = {field.name: field.type for field in fields(self)}
+        for name, value in patch.items():
+            if name not in types or not isinstance(value, types[name]) or (
+                    isinstance(value, bool) and types[name] is not bool):
+                raise InputError(f"explorer: {name!r} cannot be {value!r}")
+        fresh = {"box": None, "caption": None, "item": None} if "query" in patch else {}
+        return replace(self, **fresh | patch)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query as it is asked: a photo (H, W, 3), its region store and row there, what is known of it."""
+
+    name: str
+    photo: np.ndarray
+    store: RegionStore
+    caption: str
+    labels: list[str]
+
+    def table(self, caption: str) -> pd.DataFrame:
+        """The row of a catalog that it would be, with this caption."""
+        return pd.DataFrame([{"sample_id": self.name, "caption": caption, "labels": self.labels}], dtype=object)
 
 
 class Explorer:
-    """Answers for the queries of a split, ready to be looked at.
+    """Answers for the queries of a catalog, or for a photo that a reader hands in.
 
     Args:
-        run: the run whose photos are shown.
-        queries, gallery: the embedded sides.
-        choices: what val chose, by method; only these can be picked.
+        searcher: of the run, with the gallery in both forms.
+        queries: rows of the catalog to pick from (sample_id, caption, labels).
+        choices: the reading and merge of each method, as val chose; only these methods can be picked.
     """
 
-    def __init__(self, run: Run, queries: Side, gallery: Side, choices: dict[str, Choice]) -> None:
-        self.run, self.queries, self.gallery, self.choices = run, queries, gallery, choices
-        self.rankings = {name: retrieval.rank(queries, gallery, retrieval.METHODS[name].form, choice)
-                         for name, choice in choices.items()}
-        self.store, _ = stages.region_store(run)
+    def __init__(self, searcher: Searcher, queries: pd.DataFrame, choices: dict[str, Choice]) -> None:
+        self.searcher, self.run, self.choices = searcher, searcher.run, choices
+        self.queries = queries.reset_index(drop=True)
+        self.store, _ = stages.region_store(self.run)
+        self.own: Question | None = None
+        given = {name.split("/")[0] for name in choices}
+        self.models = [name for name in MODELS if name in given] + sorted(given - set(MODELS))
+        named = [[analysis.parse_label(label) for label in labels] for labels in self.queries["labels"]]
+        self.brands, self.kinds = ([{getattr(one, what) for one in of} - {""} for of in named]
+                                   for what in ("brand", "kind"))
+        self.template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
+                                    lstrip_blocks=True, undefined=StrictUndefined).get_template("explorer.html.j2")
+        self.side = lru_cache(maxsize=64)(self._side)
+        self.places = lru_cache(maxsize=4)(self._places)
+
+    # ------------------------------------------------------------------------------------------ the answer
+
+    @property
+    def best(self) -> str:
+        """The method in which an explorer opens: CAPTURE by the vectors that val chose, where there is one."""
+        return self.method(self.models[0], self.forms(self.models[0])[0])
+
+    def start(self) -> State:
+        """The state in which an explorer opens."""
+        return State(model=self.models[0], form=self.forms(self.models[0])[0])
+
+    def forms(self, model: str) -> list[str]:
+        """The forms in which a model can be asked."""
+        return [form for form in FORMS if self.method(model, form)]
+
+    def method(self, model: str, form: str) -> str:
+        """The name of a method that can be picked; empty where there is none."""
+        return next((name for name in (f"{model}/{form}", model)
+                     if name in self.choices and METHODS[name].form == form), "")
+
+    def settle(self, state: State) -> State:
+        """The state as far as it can be: a method, query, box or item that is not there gives way to one that is."""
+        model = state.model if state.model in self.models else self.models[0]
+        form = state.form if state.form in self.forms(model) else self.forms(model)[0]
+        own = state.query == OWN and self.own is not None
+        query = state.query if own or 0 <= state.query < len(self.queries) else 0
+        passing = self.passing(state)
+        if not own and len(passing) and query not in passing:  # a filter has been set
+            state, query = state.changed({"query": int(passing[0])}), int(passing[0])
+        state = replace(state, model=model, form=form, query=query,
+                        item=state.item if state.item in self.searcher.items else None)
+        boxes = self.side(*self.asked(state)).regions
+        kept = form == "instance" and state.box is not None and 0 <= state.box < len(boxes)
+        return replace(state, box=state.box if kept else None)
+
+    def question(self, query: int) -> Question:
+        """The query of a number."""
+        if query == OWN:
+            return self.own
+        row = self.queries.iloc[query]
+        photo = load_photo(self.run.catalog.photos[row["sample_id"]])
+        return Question(row["sample_id"], photo, self.store, row["caption"], list(row["labels"]))
+
+    def asked(self, state: State) -> tuple[int, str, str]:
+        """Number and caption of what is asked, and the name of the photo, which tells own ones apart."""
+        question = self.question(state.query)
+        caption = question.caption if state.caption is None else state.caption
+        return state.query, caption.strip() if state.worded else "", question.name
+
+    def _side(self, query: int, caption: str, name: str) -> Side:
+        """One query as vectors."""
+        question = self.question(query)
+        return self.searcher.embed(question.table(caption), question.store, single=False)
+
+    def ranking(self, state: State) -> Ranking:
+        """The hits of a query, or of one of its instances, best first; none where there are no words to compare."""
+        side, (_, caption, name) = self.side(*self.asked(state)), self.asked(state)
+        if state.model == "text-only" and not caption:
+            return Ranking(*(np.zeros(0, kind) for kind in (np.int64, np.float32, np.int64)))
+        if state.box is not None:
+            one = slice(state.box, state.box + 1)
+            side = replace(side, owners=np.zeros(1, np.int64), regions=side.regions[one],
+                           instance={key: block[one] for key, block in side.instance.items()})
+        found, = self.rankings(side, state)
+        others = np.array([self.searcher.items[row].sample_id != name for row in found.rows], bool)  # not itself
+        return Ranking(found.rows[others], found.scores[others],
+                       found.instances[others] if state.box is None else np.full(others.sum(), state.box))
+
+    def rankings(self, side: Side, state: State) -> list[Ranking]:
+        """One ranking for each query of a side, by the method that is picked."""
+        choice = self.choices[self.method(state.model, state.form)]
+        held = self.searcher.index(choice.reading, state.form)
+        return retrieval.rank_in(held, side, state.form, choice, self.run.profile.retrieval.depth)
+
+    def judged(self, item: int, labels: Iterable[str]) -> bool | None:
+        """Whether a gallery photo shows one of the products asked for; None where nobody knows."""
+        known = self.searcher.items[item].labels
+        return bool(set(known) & set(labels)) if known and labels else None
+
+    # ------------------------------------------------------------------------------------- what to look at
+
+    def passing(self, state: State) -> np.ndarray:
+        """Numbers of the queries that the filters let through: one of whose products has the brand, one the kind."""
+        return np.array([number for number in range(len(self.queries))
+                         if (not state.brand or state.brand in self.brands[number])
+                         and (not state.kind or state.kind in self.kinds[number])], np.int64)
+
+    def next_wrong(self, state: State, at_once: int = 16) -> int | None:
+        """The next query that the filters let through whose first hit is wrong by the method that is picked."""
+        passing = self.passing(state)
+        order = np.concatenate([passing[passing > state.query], passing[passing <= state.query]])
+        for first in range(0, len(order), at_once):
+            few = order[first:first + at_once]
+            table = self.queries.iloc[few] if state.worded else self.queries.iloc[few].assign(caption="")
+            side = self.searcher.embed(table, self.store, single=False)
+            for number, ranking in zip(few, self.rankings(side, state), strict=True):
+                if len(ranking.rows) and self.judged(ranking.rows[0], self.queries["labels"][number]) is False:
+                    return int(number)
+        return None
+
+    def take_photo(self, content: bytes, name: str, caption: str = "") -> None:
+        """Takes in a photo that a reader hands in; it is then the query `OWN`.
+
+        Raises:
+            InputError: it does not decode.
+        """
+        try:
+            photo = load_photo(BytesIO(content))
+        except InputError as error:
+            raise InputError(f"{name}: {str(error).partition(': ')[2]}") from None
+        label = f"own photo {name}"
+        self.own = Question(label, photo, self.searcher.describe(photo, label), caption, [])
+        self.side.cache_clear()
+
+    def neighbours(self, item: int, state: State, most: int = 8) -> list[tuple[int, float]]:
+        """The gallery photos nearest to one of them in the vectors that are compared, with their cosines."""
+        choice = self.choices[self.method(state.model, state.form)]
+        vector = self.searcher.vectors(choice.reading, state.form)[item:item + 1]
+        scores, rows = self.searcher.index(choice.reading, state.form).search(vector, most + 1)
+        return [(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if row != item][:most]
+
+    def _places(self, reading: str, form: str) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of gallery photos, 1,500 at most, and where t-SNE puts them, (n, 2) in 0..1."""
+        numbers = np.array(sorted(self.searcher.items), np.int64)
+        numbers = np.sort(np.random.default_rng(self.run.seed).permutation(numbers)[:MOST_POINTS])
+        if len(numbers) < 4:
+            return numbers[:0], np.zeros((0, 2))
+        places = analysis.flat_map(self.searcher.vectors(reading, form)[numbers], self.run.seed)
+        low, high = places.min(0), places.max(0)
+        return numbers, (places - low) / np.maximum(high - low, 1e-9)
+
+    # ------------------------------------------------------------------------------------------- the pieces
+
+    def show(self, state: State, note: str = "") -> dict[str, str]:
+        """The pieces of the page for a state that is settled, as HTML by name (`PIECES`)."""
+        return {"controls": self.draw("controls", state, **self.controls(state)),
+                "picker": self.draw("picker", state, **self.strip(state)),
+                "query": self.draw("query", state, **self.query(state)),
+                "answers": self.draw("answers", state, hits=self.hits(state, 10), caption=self.asked(state)[1]),
+                "beside": self.draw("neighbours", state, **self.near(state)) + self.draw("map", state, **self.map(state)),
+                "note": self.draw("note", state, text=note)}
+
+    def draw(self, piece: str, state: State, live: bool = True, **content: object) -> str:
+        """One piece of the page; all text of the catalog is escaped by the template."""
+        return str(getattr(self.template.module, piece)(state, live, **content))
+
+    def controls(self, state: State) -> dict:
+        """What can be chosen."""
+        counts = {name: Counter(word for words in of for word in words).most_common()
+                  for name, of in (("brand", self.brands), ("kind", self.kinds))}
+        return {"models": [(name, MODELS.get(name, name)) for name in self.models], "forms": self.forms(state.model),
+                "filters": counts, "caption": self.question(state.query).caption if state.caption is None
+                else state.caption, "judges": any(map(len, self.queries["labels"])),
+                "words": self.searcher.words is not None}
+
+    def strip(self, state: State) -> dict:
+        """Queries to pick from: those around the one that is shown, of those that the filters let through."""
+        passing = self.passing(state)
+        place = int(np.searchsorted(passing, max(state.query, 0)))
+        first = place // STRIP * STRIP
+        photos = self.run.catalog.photos
+        shown = [(int(number), self.queries["sample_id"][number], thumbnail(
+            photos[self.queries["sample_id"][number]], 72)) for number in passing[first:first + STRIP]]
+        before = int(passing[first - 1]) if first else None
+        after = int(passing[first + STRIP]) if first + STRIP < len(passing) else None
+        return {"shown": shown, "first": first, "count": len(passing), "all": len(self.queries), "before": before,
+                "after": after, "own": figures.thumbnail(self.own.photo, 72) if self.own else ""}
+
+    def query(self, state: State) -> dict:
+        """The photo with the boxes of its instances, and what is known of it."""
+        question, side = self.question(state.query), self.side(*self.asked(state))
+        row = question.store.rows([question.name])[0]
+        small = figures.thumbnail(question.photo, 360)
+        height, width = question.photo.shape[:2]
+        scale = 360 / max(height, width)
+        boxes = question.store.boxes[row, side.regions] * np.tile([width * scale, height * scale], 2)
+        poor = question.store.scores[row, 0] < self.run.profile.retrieval.least_score
+        return {"name": question.name, "photo": small, "width": width * scale, "height": height * scale,
+                "boxes": [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes.tolist()],
+                "caption": self.asked(state)[1], "labels": question.labels, "poor": bool(poor)}
+
+    def hits(self, state: State, most: int) -> list[dict]:
+        """The first hits of what is chosen, as cards."""
+        ranking, labels = self.ranking(state), self.question(state.query).labels
+        several = state.form == "instance" and state.box is None
+        return [self.card(int(row), float(score), self.judged(row, labels), f"box {instance + 1}" if several else "")
+                for row, score, instance in zip(ranking.rows[:most], ranking.scores, ranking.instances, strict=False)]
+
+    def near(self, state: State) -> dict:
+        """The photo whose neighbours are shown, and these, as cards; right means: of the same product."""
+        if state.item is None:
+            return {"item": None, "cards": []}
+        labels = self.searcher.items[state.item].labels
+        cards = [self.card(row, score, self.judged(row, labels)) for row, score in self.neighbours(state.item, state)]
+        return {"item": self.card(state.item, 1.0, None), "cards": cards}
+
+    def card(self, number: int, score: float, right: bool | None, origin: str = "") -> dict:
+        """A gallery photo as a card."""
+        item: Item = self.searcher.items[number]
+        return {"number": number, "photo": thumbnail(item.path, 150), "score": score, "right": right, "origin": origin,
+                "text": "; ".join(item.labels) or item.caption or item.sample_id, "caption": item.caption}
+
+    def map(self, state: State) -> dict:
+        """The points of the map by group, largest first, the hits and the item that is looked at among them."""
+        if not state.map:
+            return {"groups": [], "hits": set(), "reading": ""}
+        choice = self.choices[self.method(state.model, state.form)]
+        numbers, places = self.places(choice.reading, state.form)
+        items = [self.searcher.items[number] for number in numbers]
+        of = [getattr(analysis.parse_label(item.labels[0]), state.map) if item.labels else "" for item in items]
+        largest = [name for name, _ in Counter(filter(None, of)).most_common(len(figures.SIGNS))]
+        groups: dict[str, list] = {name: [] for name in [*largest, ""]}
+        for number, (x, y), item, name in zip(numbers.tolist(), places.tolist(), items, of, strict=True):
+            text = "; ".join(item.labels) or item.caption or item.sample_id
+            groups[name if name in largest else ""].append((number, x, y, text))
+        return {"groups": [(name, points) for name, points in groups.items() if points], "reading": choice.reading,
+                "hits": {hit["number"] for hit in self.hits(state, 10)}}
 
     def page(self, number: int, method: str, most: int = 10) -> HTML:
-        """Query `number` with its boxes and its best hits under a method, as a static page.
+        """Query `number` by a method, for a report: its boxes, the merged hits, and those of each instance."""
+        state = self.settle(replace(self.start(), query=number, model=method.split("/")[0], form=METHODS[method].form))
+        rows = [("all products, merged" if state.form == "instance" else "the whole photo", self.hits(state, most))]
+        if state.form == "instance":
+            rows += [(f"box {box + 1}", self.hits(replace(state, box=box), 5))
+                     for box in range(len(self.side(*self.asked(state)).regions))]
+        query = self.draw("query", state, live=False, **self.query(state))
+        lists = "".join(self.draw("row", state, live=False, name=name, hits=hits) for name, hits in rows)
+        return HTML(f'<style>{style()}</style><div class="explorer report"><div data-part="query">{query}</div>'
+                    f'<div class="rows">{lists}</div></div>')
 
-        A blue frame marks a right hit, a vermilion one a wrong one; the sign says the same without colour. Every
-        text of the catalog is escaped.
-        """
-        ranking, asked = self.rankings[method][number], set(self.queries.labels[number])
-        regions = self.queries.regions[self.queries.owners == number]
-        row = self.store.rows([self.queries.ids[number]])[0]
-        photo = load_photo(self.run.catalog.photos[self.queries.ids[number]])
-        if retrieval.METHODS[method].form == "instance":
-            photo = figures.draw_boxes(photo, self.store.boxes[row, regions],
-                                       [str(i + 1) for i in range(len(regions))], fractions=True)
-        title = (f"<b>{html.escape(self.queries.ids[number])}</b> · {html.escape(self.queries.captions[number])}"
-                 f"<br>asked for: {html.escape('; '.join(self.queries.labels[number]) or 'unknown')}")
-        hits = figures.gallery(*self.cards(ranking, asked, method, most)).data
-        picture = figures.thumbnail(photo, 300)
-        return HTML(f'<div style="display:flex;gap:16px;flex-wrap:wrap"><div style="width:300px">'
-                    f'<img src="{picture}" alt="query" style="max-width:100%"><p>{title}</p></div>'
-                    f'<div style="flex:1;min-width:320px">{hits}</div></div>')
 
-    def cards(self, ranking: Ranking, asked: set[str], method: str, most: int) -> tuple[list, list[str], list[str]]:
-        """Photos, texts and frame colours of the first hits of a ranking."""
-        photos, texts, colours = [], [], []
-        for row, score, instance in zip(ranking.rows[:most], ranking.scores, ranking.instances, strict=False):
-            label = self.gallery.labels[row][0] if self.gallery.labels[row] else "unknown"
-            right = label in asked
-            origin = f"box {instance + 1} · " if retrieval.METHODS[method].form == "instance" else ""
-            photos.append(load_photo(self.run.catalog.photos[self.gallery.ids[row]]))
-            texts.append(f"{'✓' if right else '✗'} {score:.2f} · {origin}{label}")
-            colours.append(figures.RIGHT if right else figures.WRONG)
-        return photos, texts, colours
+@lru_cache(maxsize=8192)
+def thumbnail(path: Path, side: int) -> str:
+    """A photo of the catalog, small, as an address."""
+    return figures.thumbnail(load_photo(path), side)
 
-    def view(self) -> widgets.Widget:
-        """The live view: choose a query and a method."""
-        options = [(f"{name} · {caption[:30]}", i)
-                   for i, (name, caption) in enumerate(zip(self.queries.ids, self.queries.captions, strict=True))]
-        query = widgets.Dropdown(options=options, description="query", layout=widgets.Layout(width="520px"))
-        method = widgets.Dropdown(options=list(self.choices), description="method")
-        step = widgets.Button(description="next query")
-        page = widgets.HTML(layout=widgets.Layout(min_height="420px"))
-        texts = [*self.queries.captions, *(label for labels in self.gallery.labels + self.queries.labels
-                                           for label in labels)]
-        font = widgets.HTML(f"<style>{figures.font_face(''.join(texts))} .widget-html, select "
-                            '{ font-family: "Embedded CJK", system-ui, sans-serif !important; }</style>')
 
-        def show(_: object = None) -> None:
-            page.value = self.page(query.value, method.value).data
-
-        query.observe(show, "value")
-        method.observe(show, "value")
-        step.on_click(lambda _: setattr(query, "value", (query.value + 1) % len(options)))
-        show()
-        return widgets.VBox([widgets.HBox([query, step, method]), page, font])
+def style() -> str:
+    """The look of the explorer, live and in a report."""
+    return (TEMPLATES / "explorer.css").read_text(encoding="utf-8")
 
 
 def open_explorer(run: Run) -> Explorer:
-    """The explorer of a run's test queries (val where there is no test).
+    """The explorer of a run, whatever its catalog holds: test queries, or else those of val, or else any photos.
 
-    Raises:
-        InputError: the catalog has no gallery or no queries to explore.
+    Methods are read and merged as val chose; where nothing can be chosen, by their first reading.
     """
+    searcher = Searcher.open(run, FORMS)
+    queries = next(table for table in (*(stages.samples(run, split) for split in ("test", "val")),
+                                       stages.photographed(run)) if len(table))
+    if searcher.choices:
+        return Explorer(searcher, queries, {name: Choice(found["reading"], found["merge"])
+                                            for name, found in searcher.choices.items()})
     sides = stages.embedded(run)
-    chosen, _ = stages.choices(run, sides)
-    return Explorer(run, sides.get("test") or sides["val"], sides["gallery"], chosen)
-
-
-def write_app(profile: str, catalog: Path | None, file: Path) -> Path:
-    """Writes the notebook of one cell that Voilà serves as the app."""
-    folder = str(catalog.resolve()) if catalog else ""
-    source = ("from capture_lib.explorer import open_explorer\nfrom capture_lib.runs import open_run\n\n"
-              f"open_explorer(open_run({profile!r}, {folder!r})).view()")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, file)
-    return file
-
-
-def serve(profile: str, catalog: Path | None) -> int:
-    """Opens the explorer in the browser through Voilà; returns its exit code when it is stopped."""
-    if catalog:
-        read_catalog(catalog)
-    app = write_app(profile, catalog, REPORTS / "explore.ipynb")  # Voilà serves no hidden file
-    return subprocess.run([sys.executable, "-m", "voila", str(app)], check=False).returncode
+    if "gallery" in sides and {"val", "test"} & set(sides):
+        return Explorer(searcher, queries, stages.choices(run, sides)[0])
+    return Explorer(searcher, queries, {name: Choice(method.readings[0]) for name, method
+                                        in retrieval.possible_methods(searcher.gallery).items()})

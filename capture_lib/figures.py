@@ -24,6 +24,7 @@ CHINESE = re.compile(r"[\u2e80-\uffff]")
 PALETTE = sns.color_palette("colorblind")
 RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey: apart for every kind of colour vision
 COLOURS = [PALETTE[n] for n in (0, 1, 2, 3, 4, 5, 9, 8)]  # without the grey one and the palest
+SIGNS = "osD^vPX*"  # a sign for each of these colours
 KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
 
@@ -154,12 +155,12 @@ def plain(text: str, most: int = 16) -> str:
 
 def points(places: np.ndarray, of: Sequence[str], ax: Axes) -> None:
     """Points (n, 2) by group: colours and signs for the 8 with the most points, grey dots for the rest."""
-    of, signs = np.asarray(of, object), "osD^vPX*"
-    largest = [name for name, _ in Counter(of[of != ""]).most_common(len(signs))]
+    of = np.asarray(of, object)
+    largest = [name for name, _ in Counter(of[of != ""]).most_common(len(SIGNS))]
     rest = ~np.isin(of.astype(str), largest)
     if rest.any():
         ax.scatter(*places[rest].T, s=8, color=PLAIN, alpha=0.4, linewidth=0, label="others", rasterized=True)
-    for name, colour, sign in zip(largest, COLOURS, signs, strict=False):
+    for name, colour, sign in zip(largest, COLOURS, SIGNS, strict=False):
         ax.scatter(*places[of == name].T, s=16, color=colour, marker=sign, linewidth=0, label=plain(name),
                    rasterized=True)
     ax.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.4, frameon=False)

@@ -19,6 +19,7 @@ from sklearn.preprocessing import normalize
 
 from capture_lib import index
 from capture_lib.batches import Pairs
+from capture_lib.index import Index
 from capture_lib.metrics import per_query
 from capture_lib.model import Capture
 from capture_lib.paths import write_atomically
@@ -98,6 +99,10 @@ class Side:
     regions: np.ndarray  # (n,) int64: which region of its photo instance i is
     image: Blocks  # one row an id
     instance: Blocks  # one row an instance
+
+    def blocks(self, form: str) -> Blocks:
+        """The vectors of a form, "image" or "instance"."""
+        return self.image if form == "image" else self.instance
 
 
 @dataclass(frozen=True)
@@ -218,16 +223,25 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def search(gallery: np.ndarray, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact search by inner product: scores and gallery rows, (n, depth) each, best first."""
+    return exact(gallery).search(queries, depth)
+
+
+def exact(gallery: np.ndarray) -> Index:
+    """An exact index that holds vectors (n, D) by their row."""
     held = index.make("exact", gallery.shape[1])
     held.add(np.arange(len(gallery)), gallery)
-    return held.search(queries, depth)
+    return held
 
 
 def rank(queries: Side, gallery: Side, form: str, choice: Choice, depth: int = 100) -> list[Ranking]:
     """One ranking for each query of a side."""
-    asked, held = (queries.image, gallery.image) if form == "image" else (queries.instance, gallery.instance)
+    return rank_in(exact(read(gallery.blocks(form), choice.reading)), queries, form, choice, depth)
+
+
+def rank_in(held: Index, queries: Side, form: str, choice: Choice, depth: int = 100) -> list[Ranking]:
+    """One ranking for each query of a side, from an index that holds the gallery by the same form and reading."""
     owners = np.arange(len(queries.ids)) if form == "image" else queries.owners
-    scores, rows = search(read(held, choice.reading), read(asked, choice.reading), depth)
+    scores, rows = held.search(read(queries.blocks(form), choice.reading), depth)
     firsts = np.searchsorted(owners, np.arange(len(queries.ids) + 1))
     return [merge(rows[low:high], scores[low:high], choice.merge, depth)
             for low, high in zip(firsts, firsts[1:], strict=False)]

@@ -23,7 +23,7 @@ from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Side, Words
 from capture_lib.runs import Run
 
-ASKED = ("instance",)  # the form of a live search
+ASKED = ("instance",)  # the form of `capture search`
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ class Searcher:
     words: Words | None
     gallery: Side
     choices: dict[str, dict]
+    forms: Sequence[str] = ASKED
     added: list[Side] = field(default_factory=list)
     items: dict[int, Item] = field(init=False)  # by number; without those that were removed
-    indices: dict[str, Index] = field(init=False, default_factory=dict)  # by reading, once asked for
+    indices: dict[tuple[str, str], Index] = field(init=False, default_factory=dict)  # by form, reading; once asked for
 
     def __post_init__(self) -> None:
         side, photos = self.gallery, self.run.catalog.photos
@@ -86,8 +87,8 @@ class Searcher:
                       in enumerate(zip(side.ids, side.captions, side.labels, strict=True))}
 
     @classmethod
-    def open(cls, run: Run) -> "Searcher":
-        """Loads the run's trained stages (training what is missing) and embeds the gallery.
+    def open(cls, run: Run, forms: Sequence[str] = ASKED) -> "Searcher":
+        """Loads the run's trained stages (training what is missing) and embeds the gallery in the forms asked for.
 
         A catalog without a gallery is searched as a whole.
         """
@@ -99,9 +100,9 @@ class Searcher:
             print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         pairs = stages.pairs_of(run, table, store, trained)
         words = stages.caption_words(run) if any(table["caption"]) else None
-        gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, True, ASKED)
+        gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, True, forms)
         return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words, gallery,
-                   stages.stored_choices(run))
+                   stages.stored_choices(run), forms)
 
     def ask(self, image: Path, caption: str = "", most: int = 10) -> Answer:
         """Detects the products of a photo, embeds each with the caption and searches the gallery.
@@ -114,9 +115,7 @@ class Searcher:
         if not retrieval.find_instances(one.boxes[0], one.scores[0], self.run.profile.retrieval):
             return Answer("image-only", "regions", photo, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), [])
         table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
-        pairs = batches.make_pairs(table, one, self.trained.tokenizer, self.run.profile.batches)
-        words = self.words if caption else None
-        query = retrieval.embed_side(table, pairs, self.trained.model, words, self.run.profile.retrieval, False, ASKED)
+        query = self.embed(table, one, single=False, worded=bool(caption))
         possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
         method, choice = best_on_val(self.choices, possible) if caption else ("image-only", Choice("regions"))
         scores, numbers = self.index(choice.reading).search(retrieval.read(query.instance, choice.reading), most)
@@ -131,15 +130,29 @@ class Searcher:
             square, regions.filled(photo)[None], self.detector, self.encoder, settings.most))
         return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
 
-    def index(self, reading: str) -> Index:
+    def index(self, reading: str, form: str = "instance") -> Index:
         """The gallery by a reading: filled for the first query, kept for those that follow, and changed with it."""
-        if reading not in self.indices:
-            vectors = np.concatenate([retrieval.read(side.instance, reading) for side in (self.gallery, *self.added)])
+        if (form, reading) not in self.indices:
+            vectors = self.vectors(reading, form)
             numbers = np.array(sorted(self.items), np.int64)
             made = index.make(self.run.profile.retrieval.index, vectors.shape[1])
             made.add(numbers, vectors[numbers])
-            self.indices[reading] = made
-        return self.indices[reading]
+            self.indices[form, reading] = made
+        return self.indices[form, reading]
+
+    def vectors(self, reading: str, form: str = "instance") -> np.ndarray:
+        """What a reading takes from every item, by number, those that were removed included: (n, D) float32."""
+        sides = (self.gallery, *self.added)
+        return np.concatenate([retrieval.read(side.blocks(form), reading) for side in sides])
+
+    def embed(self, table: pd.DataFrame, store: RegionStore, single: bool, worded: bool = True) -> Side:
+        """Photos of a store as vectors, with the captions of a table (columns sample_id, caption, labels).
+
+        `single`: each shows one product. Without `worded`, their character n-grams are left out.
+        """
+        pairs = batches.make_pairs(table, store, self.trained.tokenizer, self.run.profile.batches)
+        return retrieval.embed_side(table, pairs, self.trained.model, self.words if worded else None,
+                                    self.run.profile.retrieval, single, self.forms)
 
     def add(self, items: list[Item]) -> None:
         """Describes and embeds photos of single products and adds them to the gallery; nothing is built anew.
@@ -153,20 +166,17 @@ class Searcher:
                 raise InputError(f"{item.sample_id}: in the gallery already, or given twice; take another id")
             names.add(item.sample_id)
         first = sum(len(side.ids) for side in (self.gallery, *self.added))
-        for number, (item, side) in enumerate([(item, self.embed(item)) for item in items], start=first):
-            for reading, held in self.indices.items():
-                held.add(np.array([number]), retrieval.read(side.instance, reading))
+        for number, (item, side) in enumerate([(item, self.embed_item(item)) for item in items], start=first):
+            for (form, reading), held in self.indices.items():
+                held.add(np.array([number]), retrieval.read(side.blocks(form), reading))
             self.added.append(side)
             self.items[number] = item
 
-    def embed(self, item: Item) -> Side:
+    def embed_item(self, item: Item) -> Side:
         """One photo of a single product as vectors."""
         table = pd.DataFrame([{"sample_id": item.sample_id, "caption": item.caption, "labels": list(item.labels)}],
                              dtype=object)
-        store = self.describe(load_photo(item.path), item.sample_id)
-        pairs = batches.make_pairs(table, store, self.trained.tokenizer, self.run.profile.batches)
-        settings = self.run.profile.retrieval
-        return retrieval.embed_side(table, pairs, self.trained.model, self.words, settings, True, ASKED)
+        return self.embed(table, self.describe(load_photo(item.path), item.sample_id), single=True)
 
     def remove(self, ids: list[str]) -> None:
         """Takes items out of the gallery.

@@ -1,0 +1,115 @@
+"""The live explorer: a widget for notebooks, and an app in the browser through Voilà.
+
+Python draws the pieces of the page and the browser shows them (`templates/explorer.js`); what is clicked comes back as
+a message. All that a reader has chosen is one `explorer.State`.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import anywidget
+import nbformat
+import traitlets
+
+from capture_lib import explorer, figures
+from capture_lib.catalog import read_catalog
+from capture_lib.explorer import OWN, PIECES, Explorer
+from capture_lib.faults import InputError
+from capture_lib.pages import TEMPLATES
+from capture_lib.paths import REPORTS
+
+OWN_STYLES = "style-src 'self' 'unsafe-inline'"  # Voilà's page asks another server for icons that nothing here needs
+LARGEST_FILE = 8 * 2**20  # bytes of an own photo: the browser sends smaller ones, unless it cannot read it
+
+
+class ExplorerWidget(anywidget.AnyWidget):
+    """The live view of an explorer."""
+
+    _esm = (TEMPLATES / "explorer.js").read_text(encoding="utf-8")
+    _css = explorer.style()
+    font = traitlets.Unicode().tag(sync=True)
+    answered = traitlets.Int().tag(sync=True)
+    controls, picker, query, answers, beside, note = (traitlets.Unicode().tag(sync=True) for _ in PIECES)
+
+    def __init__(self, shown: Explorer) -> None:
+        super().__init__()
+        self.explorer = shown
+        self.state = shown.settle(shown.start())
+        self.font = figures.font_face("".join(all_texts(shown)))
+        self.draw()
+        self.on_msg(self.hear)
+
+    def draw(self, note: str = "") -> None:
+        """Shows the state; pieces that are as before are not sent again."""
+        pieces = self.explorer.show(self.state, note)
+        with self.hold_sync():
+            for name, piece in pieces.items():
+                setattr(self, name, piece)
+            self.answered += 1
+
+    def hear(self, _: object, message: dict, buffers: list[memoryview]) -> None:
+        """Does what was clicked; a fault becomes a line of the page, and all stays as it was."""
+        try:
+            self.draw(self.follow(message, buffers))
+        except InputError as error:
+            self.draw(str(error))
+
+    def follow(self, message: dict, buffers: list[memoryview]) -> str:
+        """Changes the state as a message asks; returns what is to be said about it."""
+        asked, state, note = message.get("do"), self.state, ""
+        if asked == "set":
+            state = state.changed(message["patch"])
+            if state.map and not self.state.map:
+                self.note = "laying out the map, some seconds the first time …"
+        elif asked in ("next", "previous"):
+            state = self.step(1 if asked == "next" else -1)
+        elif asked == "wrong":
+            number = self.explorer.next_wrong(state)
+            note = "no query here has a wrong first hit" if number is None else ""
+            state = state if number is None else state.changed({"query": number})
+        elif asked == "photo":
+            name = str(message.get("name", "photo"))[:80]
+            if sum(map(len, buffers)) > LARGEST_FILE:
+                raise InputError(f"{name}: larger than 8 MB, and not a photo that the browser can make smaller")
+            self.explorer.take_photo(b"".join(buffers), name)
+            state = state.changed({"query": OWN})
+            note = f"asked with {name}; type what its seller might say, or nothing" if self.explorer.searcher.words else ""
+        self.state = self.explorer.settle(state)
+        return note
+
+    def step(self, by: int) -> explorer.State:
+        """The state with the query before or after this one, of those that the filters let through."""
+        passing = self.explorer.passing(self.state).tolist()
+        later = [n for n in passing if n > self.state.query] if by > 0 else [n for n in passing if n < self.state.query]
+        return self.state.changed({"query": later[0] if by > 0 else later[-1]}) if later else self.state
+
+
+def all_texts(shown: Explorer) -> list[str]:
+    """Every text that may be shown, for the characters that the font must hold."""
+    items = shown.searcher.items.values()
+    labels = [label for of in (*shown.queries["labels"], *(item.labels for item in items)) for label in of]
+    return [*shown.queries["caption"], *(item.caption for item in items), *labels]
+
+
+def write_app(profile: str, catalog: Path | None, file: Path) -> Path:
+    """Writes the notebook of one cell that Voilà serves as the app."""
+    folder = str(catalog.resolve()) if catalog else ""
+    source = ("from capture_lib.explorer import open_explorer\nfrom capture_lib.runs import open_run\n"
+              "from capture_lib.widget import ExplorerWidget\n\n"
+              f"ExplorerWidget(open_explorer(open_run({profile!r}, {folder!r})))")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, file)
+    return file
+
+
+def serve(profile: str, catalog: Path | None, port: int | None = None, browser: bool = True) -> int:
+    """Opens the explorer in the browser through Voilà; returns its exit code when it is stopped."""
+    if catalog:
+        read_catalog(catalog)
+    app = write_app(profile, catalog, REPORTS / "explore.ipynb")  # Voilà serves no hidden file
+    options = ["--no-browser"] * (not browser) + [f"--port={port}"] * (port is not None)
+    options.append(f"--Voila.tornado_settings={{'headers': {{'Content-Security-Policy': {OWN_STYLES!r}}}}}")
+    return subprocess.run([sys.executable, "-m", "voila", str(app), *options], check=False).returncode

@@ -1,0 +1,216 @@
+"""The explorer in a real browser: in JupyterLab and as an app of Voilà, with mouse, keyboard, and a photo of one's own."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import drawn
+import nbformat
+import pytest
+from browser import PATIENCE, browser, keep, served  # noqa: F401 (the fixture)
+from PIL import Image
+
+from capture_lib.explorer import PIECES
+from capture_lib.widget import ExplorerWidget, write_app
+
+HOSTILE = '''<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">"'&'''
+SHOWN = ".explorer .hits .card"
+
+
+# ------------------------------------------------------------------------------------------ without a browser
+
+
+class Stub:
+    """An explorer that records what it is asked, so that messages can be tested without a model."""
+
+    def __init__(self) -> None:
+        from capture_lib.explorer import State
+
+        self.searcher = SimpleNamespace(items={}, words=None)
+        self.queries = {"labels": [], "caption": []}
+        self.start, self.settle, self.passing = State, lambda state: state, lambda state: __import__("numpy").arange(3)
+        self.next_wrong = lambda state: None
+
+    def show(self, state, note=""):
+        return {**dict.fromkeys(PIECES, str(state)), "note": note}
+
+
+@pytest.mark.parametrize("message, note", [
+    ({"do": "set", "patch": {"query": "1"}}, "explorer: 'query' cannot be '1'"),
+    ({"do": "set", "patch": {"query": True}}, "explorer: 'query' cannot be True"),
+    ({"do": "set", "patch": {"path": "/etc"}}, "explorer: 'path' cannot be '/etc'"),
+    ({"do": "wrong"}, "no query here has a wrong first hit"),
+    ({"do": "dance"}, ""),
+])
+def test_what_cannot_be_done_is_said_and_changes_nothing(message, note):
+    widget = ExplorerWidget(Stub())
+    before = widget.state
+    widget.hear(None, message, [])
+    assert (widget.note, widget.state) == (note, before)
+
+
+def test_stepping_stays_among_the_queries():
+    widget = ExplorerWidget(Stub())
+    seen = []
+    for step in ("previous", "next", "next", "next", "previous"):
+        widget.hear(None, {"do": step}, [])
+        seen.append(widget.state.query)
+    assert seen == [0, 1, 2, 2, 1]
+
+
+# --------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def app(smoke_report: Path) -> Iterator[str]:
+    """`capture explore` on the smoke world."""
+    command = [sys.executable, "-m", "capture_lib.cli", "explore", "--profile", "smoke", "--port", "{port}", "--no-browser"]
+    with served(command, "/voila/static/voila.js") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def page(browser, app):  # noqa: F811
+    """The app, opened; requests that leave this machine fail the test that follows."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened.left = []
+    opened.on("request", lambda request: opened.left.append(request.url)
+              if not re.match(r"https?://(localhost|127\.0\.0\.1):|data:|blob:", request.url) else None)
+    opened.set_default_timeout(PATIENCE * 1000)
+    opened.goto(app)
+    opened.wait_for_selector(SHOWN)
+    yield opened
+    opened.close()
+
+
+def pressed(page) -> str:
+    """The key of the box that is chosen."""
+    return page.locator('.boxes [aria-pressed="true"]').get_attribute("data-key")
+
+
+def choose(page, selector: str, then: str) -> None:
+    """Clicks, and waits for what must come."""
+    page.click(selector)
+    page.wait_for_selector(then)
+
+
+def test_the_app_shows_an_answer_and_asks_nobody_else(page):
+    assert page.locator(SHOWN).count() == 10 and page.locator(".query.chosen").count() == 1
+    assert not page.left
+    assert page.evaluate("document.fonts.check('14px \"Embedded CJK\"', '霜')")
+    assert "[Errno" not in page.content()
+    keep(page, "explorer")
+
+
+def test_picking_a_query_and_a_box_by_mouse_and_keyboard(page):
+    before = page.locator(".said").inner_text()
+    choose(page, '[data-key="query-2"]', '[data-key="query-2"][aria-pressed="true"]')
+    assert page.locator(".said").inner_text() != before
+    choose(page, 'g[data-key="box-0"] .tag', 'g[data-key="box-0"][aria-pressed="true"]')
+    assert pressed(page) == "number-0" and "hits of box 1" in page.locator('[data-part="answers"]').inner_text()
+    page.keyboard.press("0")
+    page.wait_for_selector('[data-key="box-all"][aria-pressed="true"]')
+    page.focus('g[data-key="box-0"]')
+    page.keyboard.press("Enter")
+    page.wait_for_selector('[data-key="number-0"][aria-pressed="true"]')
+    assert page.evaluate("document.activeElement.dataset.key") == "box-0"  # the focus outlives the redrawing
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector('[data-key="query-3"][aria-pressed="true"]')
+
+
+def test_what_is_compared_and_how(page):
+    page.select_option('[data-name="model"]', "text-only")
+    page.wait_for_selector('[data-key="form-image"][aria-pressed="true"]')
+    assert page.is_disabled('[data-key="form-instance"]') and not page.locator("g.box").count()
+    page.uncheck('[data-name="worded"]')
+    page.wait_for_function("document.querySelector('[data-part=answers]').innerText.includes('no words to compare')")
+    page.check('[data-name="worded"]')
+    page.wait_for_selector(SHOWN)
+    page.select_option('[data-name="model"]', "capture-chosen")
+    choose(page, '[data-key="form-instance"]', "g.box")
+
+
+def test_filters_and_the_next_wrong_one(page):
+    every = page.locator(".count").inner_text()
+    brand = page.locator('[data-name="brand"] option').nth(1).get_attribute("value")
+    page.select_option('[data-name="brand"]', brand)
+    page.wait_for_function("before => document.querySelector('.count').innerText !== before", arg=every)
+    assert brand in page.locator('[data-part="query"]').inner_text()
+    page.select_option('[data-name="brand"]', "")
+    page.wait_for_function("before => document.querySelector('.count').innerText === before", arg=every)
+    choose(page, '[data-do="wrong"]', ".explorer:not(.busy)")
+    note = page.locator('[data-part="note"]').inner_text()
+    first = page.locator('[data-part="answers"] .card').first
+    assert note or "wrong" in first.get_attribute("class")
+
+
+def test_neighbours_and_the_map(page):
+    choose(page, '[data-part="answers"] .photo', ".neighbours .centre")
+    assert page.locator(".neighbours .card").count() == 9
+    choose(page, '[data-key="map-kind"]', ".map use")
+    page.locator(".map g use").nth(5).dispatch_event("click")
+    page.wait_for_selector(".map use.centre")
+    assert page.locator(".map use.hit").count() == 10 and page.locator(".legend li").count() > 3
+    assert page.locator(".map use.centre title").text_content() in page.locator(".neighbours h4").inner_text()
+    keep(page, "explorer-map")
+    choose(page, '[data-key="map-"]', ".map:not(:has(use))")
+
+
+def test_a_photo_of_ones_own_with_hostile_words(page, tmp_path):
+    pixels, _ = drawn.draw([1, 2], 1800, 2600)
+    Image.fromarray(pixels).save(tmp_path / "mine.jpg")
+    page.set_input_files('input[type="file"]', tmp_path / "mine.jpg")
+    page.wait_for_selector('[data-key="query--1"][aria-pressed="true"]')
+    page.fill('[data-name="caption"]', HOSTILE)
+    page.press('[data-name="caption"]', "Enter")
+    page.wait_for_function("text => document.querySelector('.said').innerText.includes(text)", arg=HOSTILE)
+    assert page.evaluate("window.hacked") is None and page.input_value('[data-name="caption"]') == HOSTILE
+    assert page.locator(".card.unknown").count() == 10  # nobody knows what it shows
+    keep(page, "explorer-own")
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    page.set_input_files('input[type="file"]', tmp_path / "broken.jpg")
+    page.wait_for_function("document.querySelector('[data-part=note]').innerText.includes('does not decode')")
+
+
+def test_nothing_moves_when_an_answer_comes(page):
+    places = "[...document.querySelectorAll('[data-part]')].map(part => Math.round(part.getBoundingClientRect().top))"
+    before = page.evaluate(places)
+    choose(page, '[data-key="query-1"]', '[data-key="query-1"][aria-pressed="true"]')
+    assert page.evaluate(places) == before
+    overflow = "document.querySelector('.explorer').scrollWidth - document.querySelector('.explorer').clientWidth"
+    assert page.evaluate(overflow) <= 0
+    page.set_viewport_size({"width": 420, "height": 900})
+    assert page.evaluate(overflow) <= 0
+    keep(page, "explorer-phone")
+
+
+def test_in_jupyterlab_captions_stay_text_and_its_keys_stay_out(browser, smoke_report, tmp_path):  # noqa: F811
+    book = nbformat.read(write_app("smoke", None, tmp_path / "explore.ipynb"), as_version=4)
+    lines = book.cells[0].source.splitlines()
+    shown = lines[-1].removeprefix("ExplorerWidget(").removesuffix(")")
+    book.cells[0].source = "\n".join([
+        *lines[:-1], f"shown = {shown}", f"shown.queries['caption'] = {HOSTILE!r}",
+        f"shown.queries['labels'] = [[{HOSTILE!r}]] * len(shown.queries)", "ExplorerWidget(shown)"])
+    nbformat.write(book, tmp_path / "explore.ipynb")
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port={port}",
+               "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=None",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with served(command, "/api") as address:
+        lab = browser.new_page(viewport={"width": 1400, "height": 1100})
+        lab.set_default_timeout(PATIENCE * 1000)
+        lab.goto(f"{address}/lab/tree/explore.ipynb")
+        lab.click(".jp-Notebook .cm-content")
+        lab.keyboard.press("Shift+Enter")
+        lab.wait_for_selector(SHOWN)
+        lab.wait_for_function("text => document.querySelector('.said').innerText.includes(text)", arg=HOSTILE)
+        assert lab.evaluate("window.hacked") is None
+        cells = lab.locator(".jp-Cell").count()
+        lab.focus('[data-key="query-1"]')
+        for key in ("Enter", "1", "d", "d", "b"):  # in JupyterLab: heading, delete the cell, a new cell
+            lab.keyboard.press(key)
+        lab.wait_for_selector('[data-key="number-0"][aria-pressed="true"]')
+        assert lab.locator(".jp-Cell").count() == cells
+        keep(lab, "explorer-lab")
+        lab.close()
