@@ -248,7 +248,8 @@ class Explorer:
                 "picker": self.draw("picker", state, **self.strip(state)),
                 "query": self.draw("query", state, **self.query(state)),
                 "answers": self.draw("answers", state, hits=self.hits(state, 10), caption=self.asked(state)[1]),
-                "beside": self.draw("neighbours", state, **self.near(state)) + self.draw("map", state, **self.map(state)),
+                "beside": self.draw("neighbours", state, **self.near(state))
+                + self.draw("map", state, **self.map(state)),
                 "note": self.draw("note", state, text=note)}
 
     def draw(self, piece: str, state: State, live: bool = True, **content: object) -> str:

@@ -74,7 +74,7 @@ class ExplorerWidget(anywidget.AnyWidget):
                 raise InputError(f"{name}: larger than 8 MB, and not a photo that the browser can make smaller")
             self.explorer.take_photo(b"".join(buffers), name)
             state = state.changed({"query": OWN})
-            note = f"asked with {name}; type what its seller might say, or nothing" if self.explorer.searcher.words else ""
+            note = f"asked with {name}; type what its seller might say, or leave it"
         self.state = self.explorer.settle(state)
         return note
 

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from capture_lib import figures, retrieval, stages
+from capture_lib.catalog import read_catalog, write_catalog
 from capture_lib.explorer import OWN, PIECES, Explorer, State, open_explorer
 from capture_lib.faults import InputError
-from capture_lib.runs import open_run
+from capture_lib.runs import Run, open_run
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -144,14 +145,12 @@ def test_every_piece_is_drawn_for_every_method(explorer: Explorer):
         assert set(pieces) == set(PIECES) and pieces["answers"].count('<li class="card') == 10
 
 
-def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path, smoke_report: Path):
+def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
     """No captions, no labels, no gallery: image against image, and nothing is called right."""
     catalog = drawn.make_catalog(tmp_path / "bare", train=5, gallery=0, val=0, test=0, captions=False)
     catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
-    from capture_lib.catalog import write_catalog
-
     write_catalog(catalog.table, catalog.folder)
-    shown = open_explorer(open_run("smoke", str(catalog.folder)))
+    shown = open_explorer(Run(drawn.TINY, read_catalog(catalog.folder), tmp_path / "out", 0))
     assert shown.models == ["image-only"] and len(shown.queries) == 5
     pieces = shown.show(shown.settle(shown.start()))
     assert pieces["answers"].count('class="card unknown"') == 4  # it does not find itself
