@@ -6,7 +6,7 @@ import re
 import pytest
 
 from capture_lib import figures
-from capture_lib.pages import markdown_ledger, markdown_table
+from capture_lib.results import markdown_ledger, markdown_table
 from capture_lib.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
