@@ -74,11 +74,15 @@ def leaves(figures: dict | list, above: str = "") -> Iterator[tuple[str, object]
         if figure := interval_of(value):
             yield path, figure
             value = {key: more for key, more in value.items() if key not in (*MIDDLES, "low", "high")}
-        inner = value if isinstance(value, list) else [value]
-        if any(isinstance(part, dict | list) for part in inner):
+        if is_nested(value):
             yield from leaves(value, path)
         else:
             yield path, value
+
+
+def is_nested(value: object) -> bool:
+    """True for what holds figures by name, and for a list of such."""
+    return any(isinstance(part, dict | list) for part in (value if isinstance(value, list) else [value]))
 
 
 def duration(seconds: float) -> str:
@@ -144,10 +148,10 @@ def results_of(stem: str, content: dict) -> dict:
             tables += [methods_table(name, definition, value) for definition in DEFINITIONS]
         elif name == "claims":
             claims = [claim_row(claim) for claim in value]
-        elif isinstance(value, dict | list) and not interval_of(value):
-            groups[name] = rows_of(value)
-        else:
+        elif interval_of(value) or not is_nested(value):
             groups[""] += rows_of({name: value})
+        else:
+            groups[name] = rows_of(value)
     return {"stem": stem, "methods": tables, "claims": claims, "origin": origin(content["provenance"]),
             "groups": {name: rows for name, rows in groups.items() if rows},
             "provenance": rows_of(content["provenance"])}

@@ -24,7 +24,7 @@ from capture_lib.pictures import pictures_of, write_pictures
 from capture_lib.reports import read_timings
 
 LEADING = ("05_retrieval", "06_ablations", "07_claims", "08_beyond")  # what a reader of results.html looks for first
-UNFOLDED = 12  # rows of figures that stand open in results.html
+UNFOLDED = 16  # rows of a table that stand open in results.html
 COLUMNS = tuple((definition, figure) for definition in results.DEFINITIONS
                 for figure in ("mAP@10", "mAR@10", "Prec@10"))
 ABOUT = {  # what a method is, for who has read nothing yet
@@ -43,7 +43,7 @@ ABOUT = {  # what a method is, for who has read nothing yet
     "popularity": "one list for every query, what train shows most",
     "chance": "a random order",
 }
-SIGNS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗"}
+SIGNS = {"reproduced": "✓", "partly": "◐", "not reproduced": "×"}
 
 
 def build(out: Path) -> Path:
@@ -139,7 +139,8 @@ def run_of(metrics: dict[str, dict], timings: dict[str, dict]) -> dict[str, str]
     seconds = sum(timing["seconds"] for timing in timings.values())
     told = {"profile": values("profile"), "catalog": values("catalog"), "seed": values("seed"),
             "commit": values("commit"), "date": written.replace("T", " ").removesuffix("Z"),
-            "notebooks took": results.duration(seconds) if seconds else "", "hardware": "; ".join(filter(None, machines))}
+            "notebooks took": results.duration(seconds) if seconds else "",
+            "hardware": "; ".join(filter(None, machines))}
     return {name: text for name, text in told.items() if text}
 
 
