@@ -28,10 +28,10 @@ UNFOLDED = 16  # rows of a table that stand open in results.html
 COLUMNS = tuple((definition, figure) for definition in results.DEFINITIONS
                 for figure in ("mAP@10", "mAR@10", "Prec@10"))
 ABOUT = {  # what a method is, for who has read nothing yet
-    "capture/instance": "the paper's reading, H_IMG × H_TXT; one query a product",
-    "capture/image": "the paper's reading; one query a photo",
-    "capture-chosen/instance": "the same model, read by the vectors that val chose; one query a product",
-    "capture-chosen/image": "the same; one query a photo",
+    "capture/instance": "CAPTURE as the paper reads it, H_IMG × H_TXT; one query a product",
+    "capture/image": "CAPTURE as the paper reads it; one query a photo",
+    "capture-chosen/instance": "CAPTURE read by the vectors that val chose; one query a product",
+    "capture-chosen/image": "CAPTURE read by the vectors that val chose; one query a photo",
     "image-only": "region features alone, no CAPTURE",
     "text-only": "character n-grams of the captions",
     "late-fusion": "similarities of image-only and text-only added",
