@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    from capture_lib import profiles, reports
+    from capture_lib import profiles, reports, site
 
     profile = profiles.get(options.profile)
     if options.catalog:
@@ -134,10 +134,11 @@ def run_command(options: argparse.Namespace) -> int:
     try:
         reports.run_notebooks(profile.name, options.catalog, out, options.seed, options.only, options.resume)
     except reports.NotebookFailed as failure:
-        reports.build_site(out)
+        site.build(out)
         print(f"capture: {failure}", file=sys.stderr)
         return 1
-    print(f"report: {reports.build_site(out)}")
+    site.build(out)
+    print(*site.summary(out), sep="\n")
     return 0
 
 

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from PIL import Image
 
-CHINESE = re.compile(r"[\u2e80-\uffff]")
+CHINESE = re.compile(r"[\u2e80-\uffff✓◐○]")  # and the signs that our pages use: few fonts have them
 PALETTE = sns.color_palette("colorblind")
 RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey: apart for every kind of colour vision
 COLOURS = [PALETTE[n] for n in (0, 1, 2, 3, 4, 5, 9, 8)]  # without the grey one and the palest
@@ -52,7 +52,7 @@ def font_face(text: str) -> str:
     subset.save_font(font, buffer, options)
     source = base64.b64encode(buffer.getvalue()).decode()
     return ('@font-face { font-family: "Embedded CJK"; font-display: block; '
-            'unicode-range: U+2E80-FFFF; '
+            'unicode-range: U+2E80-FFFF, U+2713, U+25D0, U+25CB; '
             f'src: url(data:font/woff;base64,{source}); }}')
 
 

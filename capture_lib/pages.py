@@ -1,10 +1,9 @@
-"""What the pages of a report show: an executed notebook that opens offline; the tables of a metrics file."""
+"""An executed notebook as one page that opens offline: pictures, formulas and Chinese glyphs are inside."""
 
 import base64
 import html
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
@@ -28,11 +27,6 @@ SPELLINGS = {  # TeX that matplotlib lacks, and what it has instead
 ALIGNMENT = re.compile(r"\\(begin|end)\{(aligned|align\*?|gather\*?|equation\*?|split)\}|(?<!\\)&")
 CHINESE = re.compile(r"[\u2e80-\uffff]")  # the font for formulas has none
 ICON = re.compile(r"--jp-icon-[\w-]+:\s*url\([^)]*\);")  # JupyterLab's buttons, 86 kB that no page shows
-SHORT = 8  # a list of more numbers is told by its length
-DEFINITIONS = {
-    "standard": "average precision over the hits that were possible, min(N, positives)",
-    "released": "as the authors' script computes: average precision over the hits that were found",
-}
 
 
 # ---------------------------------------------------------------------- a notebook as one page, offline
@@ -88,7 +82,6 @@ def with_font(page: str) -> str:
     return page.replace("</head>", f"<style>{rule}</style></head>", 1) if rule else page
 
 
-
 def formula(tex: str) -> str:
     """TeX as an SVG picture inside the page, drawn by matplotlib; its source where matplotlib cannot."""
     tex = " ".join(tex.split())
@@ -109,113 +102,3 @@ def formula(tex: str) -> str:
     style = f"height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
     source = f"data:image/svg+xml;base64,{data}"
     return f'<img class="math" alt="{html.escape(tex)}" style="{style}" src="{source}">'
-
-
-# --------------------------------------------------------------------------- the tables of a metrics file
-
-
-def results_of(stem: str, content: dict) -> dict:
-    """What results.html shows of a metrics file: methods, the ledger of claims, all else by name."""
-    tables, claims, rest = [], [], {}
-    for name, value in content.items():
-        if is_methods(value):
-            tables += [methods_table(name, definition, value) for definition in DEFINITIONS]
-        elif name == "claims":
-            claims = [claim_row(claim) for claim in value]
-        elif name != "provenance":
-            rest[name] = value
-    return {"stem": stem, "methods": tables, "claims": claims, "figures": list(flatten(rest)),
-            "origin": origin(content["provenance"]), "provenance": list(flatten(content["provenance"]))}
-
-
-def is_methods(value: object) -> bool:
-    """True for `{method: {"released": {…}, "standard": {…}}}`."""
-    return isinstance(value, dict) and bool(value) and all(
-        isinstance(method, dict) and DEFINITIONS.keys() <= method.keys() for method in value.values())
-
-
-def methods_table(name: str, definition: str, methods: dict) -> dict:
-    """Methods by figures, in percent."""
-    columns = list(dict.fromkeys(figure for method in methods.values() for figure in method[definition]))
-    rows = [(method, [shown(figures[definition].get(column), 100, ".1f") for column in columns])
-            for method, figures in methods.items()]
-    return {"heading": f"{name}, {definition} definition", "meaning": DEFINITIONS[definition],
-            "columns": columns, "rows": rows}
-
-
-def markdown_table(methods: dict, columns: tuple[tuple[str, str], ...]) -> str:
-    """Methods by (definition, figure) as a Markdown table, in percent with 95% intervals."""
-    lines = ["| method | " + " | ".join(f"{figure}, {definition}" for definition, figure in columns) + " |",
-             "|---" * (len(columns) + 1) + "|"]
-    for method, figures in methods.items():
-        cells = [shown(figures[definition][figure], 100, ".1f") for definition, figure in columns]
-        lines.append(f"| {method} | " + " | ".join(f"{cell['value']} {cell['interval']}" for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def markdown_ledger(claims: list[dict]) -> str:
-    """The ledger as a Markdown table: each claim with its main comparison, our effect in points, and the verdict."""
-    lines = ["| claim | compared, standard mAP@10 | our effect, points | verdict |", "|---|---|---|---|"]
-    for claim in map(claim_row, claims):
-        effect = f"{claim['effect']['value']} {claim['effect']['interval']}" if claim["effect"] else "not available"
-        lines.append(f"| {claim['claim']} | {claim['compared']} | {effect} | {claim['verdict']} |")
-    return "\n".join(lines)
-
-
-def claim_row(claim: dict) -> dict:
-    """One line of the ledger; our effect is a difference of fractions, shown in points."""
-    effect = {name: claim[key] for name, key in (("value", "effect"), ("low", "low"), ("high", "high"))}
-    paper = claim["paper"]
-    if isinstance(paper, int | float):
-        paper = f"{100 * paper:+.1f}"
-    return {**claim, "paper": paper or "not available", "effect": shown(effect, 100, "+.1f")}
-
-
-def shown(value: object, scale: float = 1, form: str = ".4g") -> dict[str, str] | None:
-    """A figure as text, `{"value": "68.2", "interval": "[65.9, 70.4]"}`; None where it is not available."""
-    if is_interval(value):
-        middle, low, high = (shown(value[name], scale, form) for name in ("value", "low", "high"))
-        return middle and {**middle, "interval": f"[{low['value']}, {high['value']}]" if low and high else ""}
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        text = "yes" if value else "no"
-    elif isinstance(value, int) and scale == 1:
-        text = str(value)
-    elif isinstance(value, int | float):
-        text = f"{scale * value:{form}}"
-    elif isinstance(value, list):
-        few = [shown(item) or {"value": "not available"} for item in value[:SHORT]]
-        text = ", ".join(item["value"] for item in few) if len(value) <= SHORT else f"{len(value)} values"
-    else:
-        text = str(value)
-    return {"value": text, "interval": ""}
-
-
-def is_interval(value: object) -> bool:
-    """True for `{"value", "low", "high"}`."""
-    return isinstance(value, dict) and {"value", "low", "high"} <= value.keys()
-
-
-def flatten(figures: dict | list, above: str = "") -> Iterator[tuple[str, dict[str, str] | None]]:
-    """Nested figures as pairs of a path ("train · loss") and the figure as text, in order."""
-    for name, value in figures.items() if isinstance(figures, dict) else enumerate(figures, start=1):
-        path = f"{above} · {name}" if above else str(name)
-        inner = value if isinstance(value, list) else [value]
-        if any(isinstance(item, dict | list) for item in inner) and not is_interval(value):
-            yield from flatten(value, path)
-        else:
-            yield path, shown(value)
-
-
-def origin(provenance: dict) -> str:
-    """Where figures come from, in one line; what is not recorded is left out."""
-    names = ("profile", "catalog", "seed", "commit")
-    return " · ".join(f"{name} {provenance[name]}" for name in names if name in provenance)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a reader: 8.2 s, 92 s, 12 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

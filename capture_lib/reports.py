@@ -1,32 +1,29 @@
-"""Executing the notebooks headless, and the site that shows what came out.
+"""Executing the notebooks headless: each leaves itself and a page of it under `out/notebooks/`.
 
-`run_notebooks` leaves each executed notebook and a page of it under `out/notebooks/`; the notebooks
-themselves write `out/metrics/*.json`. `build_site` makes `out/index.html` and `out/results.html` of both.
-Every page opens offline: styles, pictures and formulas are inside the file, and no script is loaded.
+The notebooks themselves write `out/metrics/*.json`; what stood there before is kept in `out/previous/`. The report
+of both is made by `site`.
 """
 
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jinja2
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
-from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from capture_lib import changes
 from capture_lib.catalog import read_catalog
 from capture_lib.faults import InputError
-from capture_lib.pages import TEMPLATES, duration, results_of, to_html, with_font
+from capture_lib.pages import to_html
 from capture_lib.paths import NOTEBOOKS, REPORTS, ROOT, write_atomically
+from capture_lib.results import duration
 
-LEADING = ("05_retrieval", "06_ablations", "07_claims")  # what a reader of results.html looks for first
 PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
 
 
@@ -75,6 +72,7 @@ def run_notebooks(
         expected = usual.get(file.stem, {}).get("seconds")
         print(f"[{number}/{len(files)}] {file.stem}" + (f", usually {duration(expected)}" if expected else "") + " … ",
               end="", flush=True)
+        changes.keep(out, file.stem)
         seconds = execute(file, parameters, out / "notebooks")
         ahead = [usual.get(later.stem, {}).get("seconds") for later in files[number:] if later not in kept]
         print(f"done in {duration(seconds)} ({pace(time.perf_counter() - started, ahead)})", flush=True)
@@ -153,6 +151,7 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> float
     except (PapermillExecutionError, DeadKernelError) as error:
         print("failed", flush=True)
         running.replace(failed)
+        write_page(failed)
         raise NotebookFailed(file.stem, failing_cell(failed), one_line(error), failed) from None
     finally:
         running.unlink(missing_ok=True)
@@ -160,10 +159,16 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> float
     notebook.metadata.papermill.update(input_path=file.name, output_path=file.name)
     with write_atomically(folder / file.name) as beside:
         nbformat.write(notebook, beside)
-    with write_atomically(folder / f"{file.stem}.html") as beside:
-        beside.write_text(to_html(notebook, file.stem), encoding="utf-8")
-    failed.unlink(missing_ok=True)
+    write_page(folder / file.name)
+    for outdated in (failed, failed.with_suffix(".html")):
+        outdated.unlink(missing_ok=True)
     return time.perf_counter() - started
+
+
+def write_page(file: Path) -> None:
+    """Writes the page of an executed notebook beside it."""
+    with write_atomically(file.with_suffix(".html")) as beside:
+        beside.write_text(to_html(nbformat.read(file, as_version=4), file.stem), encoding="utf-8")
 
 
 @contextmanager
@@ -199,56 +204,3 @@ def pace(elapsed: float, ahead: list[float | None]) -> str:
     minutes, seconds = divmod(round(elapsed), 60)
     said = f"elapsed {minutes}:{seconds:02}"
     return f"{said}, about {duration(sum(ahead))} left" if ahead and None not in ahead else said
-
-
-def build_site(out: Path) -> Path:
-    """Writes `out/index.html` and `out/results.html` of what the notebooks left in `out`; returns the index.
-
-    Raises:
-        InputError: a file in `out/metrics/` is not JSON.
-    """
-    out = Path(out)
-    files = sorted((out / "metrics").glob("*.json"), key=lambda file: (file.stem not in LEADING, file.stem))
-    figures = {file.stem: read_figures(file) for file in files}
-    results = [results_of(stem, content) for stem, content in figures.items()]
-    origins = list(dict.fromkeys(result["origin"] for result in results))
-    pages = {"results.html": {"pages": results},
-             "index.html": {"notebooks": list(describe_notebooks(out)), "origins": origins}}
-    site = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                              undefined=jinja2.StrictUndefined)
-    for name, content in pages.items():
-        with write_atomically(out / name) as beside:
-            beside.write_text(with_font(site.get_template(f"{name}.j2").render(content)), encoding="utf-8")
-    return out / "index.html"
-
-
-def describe_notebooks(out: Path) -> Iterator[dict]:
-    """Name, title, goal, cost and page of each notebook that was executed, or failed in its last run."""
-    timings = read_timings(out)
-    found = {file.stem: file for file in (out / "notebooks").glob("[0-9][0-9]_*.ipynb")}
-    for stem in sorted({name.removesuffix(".failed") for name in found}):
-        failed = found.get(f"{stem}.failed")
-        title, goal = headline(nbformat.read(failed or found[stem], as_version=4))
-        seconds = timings.get(stem, {}).get("seconds")
-        yield {
-            "name": stem, "title": title or stem, "goal": goal, "failed": bool(failed),
-            "cost": duration(seconds) if seconds is not None and not failed else "",
-            "href": f"notebooks/{failed.name}" if failed else f"notebooks/{stem}.html",
-        }
-
-
-def headline(notebook: NotebookNode) -> tuple[str, str]:
-    """The first heading of a notebook, and the sentence after a bold **Goal** (either may be empty)."""
-    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    title = re.search(r"^#\s+(.+)$", text, re.MULTILINE)
-    goal = re.search(r"\*\*Goal\W*\*\*\W*(.+?[.!?])(?=\s|$)", text, re.DOTALL)
-    plain = (re.sub(r"[*`_$]", "", " ".join(found[1].split())) if found else "" for found in (title, goal))
-    return tuple(plain)
-
-
-def read_figures(file: Path) -> dict:
-    """One `metrics/<stem>.json`: the provenance and the figures."""
-    try:
-        return {"provenance": {}, **json.loads(file.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError):
-        raise InputError(f"{file}: not a JSON object; run its notebook again") from None

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from capture_lib import claims, pages
+from capture_lib import claims, results
 from capture_lib.catalog import HELD_OUT, SEEN, UNSEEN
 from capture_lib.claims import BETTER, CONTRADICTED, HOLDS, NOT_BETTER, NOT_MEASURED, OPEN, Claim, Comparison
 
@@ -274,7 +274,7 @@ def test_rows_are_json_with_what_a_reader_may_count_on():
         assert set(row) >= KEYS and row["command"] == "capture run"
         assert row["low"] <= row["effect"] <= row["high"] and 0 < row["p_raw"] <= row["p"] <= 1
         assert row["effect"] == row["comparisons"][0]["effect"] and row["rule"] in claims.RULES.values()
-        assert set(pages.claim_row(row)["effect"]) == {"value", "interval"}
+        assert set(results.claim_row(row)["effect"]) == {"value", "interval"}
 
 
 def test_no_figure_of_the_paper_is_quoted_but_the_two_that_are_known():

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from capture_lib import figures
-from capture_lib.pages import markdown_ledger, markdown_table
 from capture_lib.paths import ROOT
+from capture_lib.results import markdown_ledger, markdown_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRANSFER = ROOT / "reports" / "reference" / "transfer"

@@ -1,14 +1,13 @@
-"""Notebooks are executed in order, kept, resumed and shown; pages open offline and escape what they show."""
+"""Notebooks are executed in order, kept, resumed; the page of one opens offline and escapes what it shows."""
 
 import base64
-import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from capture_lib import pages, reports
+from capture_lib import pages, reports, site
 from capture_lib.faults import InputError
 
 PARAMETERS = 'profile: str = "smoke"\ncatalog: str = ""\nout: str = ""\nseed: int = 0'
@@ -66,16 +65,17 @@ def test_a_run_executes_keeps_fails_clearly_and_resumes(notebooks, tmp_path, cap
     assert "\n" not in str(failure.value)
     assert "division by zero" in kept.read_text()
     assert {file.name for file in (out / "notebooks").iterdir()} == {
-        "01_good.ipynb", "01_good.html", "02_bad.failed.ipynb"}
+        "01_good.ipynb", "01_good.html", "02_bad.failed.ipynb", "02_bad.failed.html"}
 
     executed = nbformat.read(out / "notebooks" / "01_good.ipynb", as_version=4)
     assert "widgets" not in executed.metadata
     printed = [output.get("text") for cell in executed.cells for output in cell.get("outputs", [])]
     assert "report 1 smoke\n" in printed
 
-    site = reports.build_site(out).read_text()
-    assert "Failed in its last run" in site and "notebooks/02_bad.failed.ipynb" in site
-    assert "The 数据" in site and "Show what is there." in site and "Then more" not in site
+    index = site.build(out).read_text()
+    assert "Failed in its last run" in index and 'href="notebooks/02_bad.failed.html"' in index
+    assert "ZeroDivisionError: division by zero" in index
+    assert "The 数据" in index and "Show what is there." in index and "Then more" not in index
 
     write_notebook(notebooks / "02_bad.ipynb", "# Bad", "'mended'")
     run(notebooks, out, resume=True)
@@ -83,8 +83,8 @@ def test_a_run_executes_keeps_fails_clearly_and_resumes(notebooks, tmp_path, cap
     assert lines[0] == "[1/2] 01_good … kept from an earlier run"
     assert lines[1].startswith("[2/2] 02_bad … done in")
     assert ran(out) == "7"
-    assert not kept.exists()
-    assert "Failed" not in reports.build_site(out).read_text()
+    assert not kept.exists() and not kept.with_suffix(".html").exists()
+    assert "Failed" not in site.build(out).read_text()
 
 
 def test_resume_runs_again_what_has_changed(notebooks, tmp_path, capsys):
@@ -103,6 +103,26 @@ def test_resume_runs_again_what_has_changed(notebooks, tmp_path, capsys):
     write_notebook(files[0], "# Other")  # later notebooks build on this one
     assert reports.fingerprints(files, parameters, "")[files[1]] != after[files[1]]
     assert reports.fingerprints(files, parameters, "other photos")[files[0]] != before[files[0]]
+
+
+def test_the_figures_before_are_kept_for_comparison(tmp_path):
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    folder.mkdir()
+    cells = ["from pathlib import Path", "file = Path(out) / 'metrics' / '01_counts.json'",
+             "file.parent.mkdir(parents=True, exist_ok=True)", "file.write_text(f'{{\"seed\": {seed}}}')"]
+    write_notebook(folder / "01_counts.ipynb", *cells)
+    assert site.summary(out)[-2] == "no earlier run in this folder to compare with"
+    for seed in (1, 1, 2):
+        reports.run_notebooks("smoke", None, out, seed=seed, notebooks=folder)
+        if seed == 1:
+            told = site.summary(out)[-2]
+    assert told.startswith("nothing differs from the previous run") and "1 figures are equal" in told
+    assert site.summary(out)[-2].startswith("1 of 1 figures differ")
+    write_notebook(folder / "01_counts.ipynb", *cells[:-1], cells[-1].replace("{seed}", "3"), "1 / 0")
+    for _ in range(2):  # what stood before a try that failed stays the one to compare with
+        with pytest.raises(reports.NotebookFailed):
+            reports.run_notebooks("smoke", None, out, seed=3, notebooks=folder)
+    assert (out / "previous" / "01_counts.json").read_text() == '{"seed": 2}'
 
 
 def test_a_dead_kernel_is_told_like_any_failure(tmp_path):
@@ -177,57 +197,3 @@ def test_common_formulas_are_drawn(tex):
 
 def test_chinese_in_a_formula_stays_text():
     assert pages.formula(r"\text{中文}") == r'<code class="math">\text{中文}</code>'
-
-
-def interval(value):
-    return {"value": value, "low": value - 0.02, "high": value + 0.03}
-
-
-@pytest.fixture
-def out(tmp_path):
-    """A folder of made-up metrics files."""
-    figures = {name: {"mAP@10": interval(0.68), "mAR@10": None} for name in ("released", "standard")}
-    provenance = {"profile": "smoke", "catalog": "world", "seed": 0, "commit": "abc", "wall_time_s": 3.0,
-                  "versions": {"torch": "2.0"}, "hardware": {"gpus": []}}
-    files = {
-        "03_detector": {"recall": interval(0.5), "photos": 1234, "losses": [0.1] * 30, "sizes": [1, 2],
-                        "rows": [{"name": "图像", "found": True}]},
-        "05_retrieval": {"methods": {"capture/instance": figures, "<script>alert(1)</script>": figures}},
-        "07_claims": {"claims": [
-            {"claim": "A & B", "source": "Sec. 4", "paper": None, "effect": 0.09, "low": 0.065, "high": 0.12,
-             "verdict": "reproduced", "command": "capture run"},
-            {"claim": "C", "source": "Sec. 5", "paper": 0.01, "effect": None, "low": None, "high": None,
-             "verdict": "not testable here", "command": "capture run"}]},
-    }
-    (tmp_path / "metrics").mkdir()
-    for stem, content in files.items():
-        (tmp_path / "metrics" / f"{stem}.json").write_text(json.dumps({"provenance": provenance, **content}))
-    return tmp_path
-
-
-def test_results_show_every_figure_escaped_and_offline(out):
-    index = reports.build_site(out)
-    page = (out / "results.html").read_text()
-    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert not LOADED.search(page) and not LOADED.search(index.read_text())
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "capture/instance 68.0 [66.0, 71.0] not available" in text
-    assert "standard definition" in text and "released definition" in text
-    assert "A &amp; B Sec. 4 not available +9.0 [+6.5, +12.0] reproduced capture run" in text
-    assert "C Sec. 5 +1.0 not available not testable here" in text
-    assert "recall 0.5 [0.48, 0.53]" in text and "photos 1234" in text and "losses 30 values" in text
-    assert "sizes 1, 2" in text and "rows · 1 · name 图像" in text and "rows · 1 · found yes" in text
-    assert "profile smoke · catalog world · seed 0 · commit abc" in text and "versions · torch 2.0" in text
-    assert 'href="results.html"' in index.read_text()
-
-
-def test_a_site_of_nothing_says_so(tmp_path):
-    assert "No notebook has been executed yet" in reports.build_site(tmp_path).read_text()
-    assert "No figures yet" in (tmp_path / "results.html").read_text()
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", ""])
-def test_a_broken_metrics_file_is_named(out, text):
-    (out / "metrics" / "04_x.json").write_text(text)
-    with pytest.raises(InputError, match="04_x.json: not a JSON object"):
-        reports.build_site(out)
