@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -44,22 +46,24 @@ def served(command: list[str], path: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([part.format(port=port) for part in command], stdout=subprocess.PIPE,
+    printed = TemporaryFile()  # a pipe that nobody reads would fill up
+    process = subprocess.Popen([part.format(port=port) for part in command], stdout=printed,
                                stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        wait_for(f"http://localhost:{port}{path}", process)
+        wait_for(f"http://localhost:{port}{path}", process, printed)
         yield f"http://localhost:{port}"
     finally:
         subprocess.run(["pkill", "-TERM", "-s", str(process.pid)], check=False)  # and the kernels that it started
         process.wait(30)
 
 
-def wait_for(address: str, process: subprocess.Popen) -> None:
+def wait_for(address: str, process: subprocess.Popen, printed: IO[bytes]) -> None:
     """Returns once a server answers; fails with what it printed when it ends before that."""
     started = time.monotonic()
     while time.monotonic() - started < PATIENCE:
         if process.poll() is not None:
-            pytest.fail(f"{process.args} ended: {process.stdout.read().decode()[-2000:]}")
+            printed.seek(0)
+            pytest.fail(f"{process.args} ended: {printed.read().decode()[-2000:]}")
         try:
             urlopen(address, timeout=5).close()
             return

@@ -5,7 +5,6 @@ const LARGEST = 1600; // pixels of a photo's longer side: a larger one is made s
 function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "explorer";
-  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay out
   const places = {};
   const place = (name, parent) => {
     places[name] = document.createElement("div");
@@ -33,6 +32,9 @@ function render({ model, el }) {
     const text = model.get(name);
     latest[name] = text;
     fresh.innerHTML = text;
+    for (const focusable of fresh.content.querySelectorAll("button, input, select, [tabindex]")) {
+      focusable.dataset.lmSuppressShortcuts = "true"; // or JupyterLab would take 1, b, dd … for its own cells
+    }
     const pictures = [...fresh.content.querySelectorAll("img")].map((picture) => picture.decode());
     await Promise.allSettled(pictures); // no empty frames while they are decoded
     if (latest[name] !== text) return; // a newer answer has come meanwhile
