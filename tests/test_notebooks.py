@@ -67,6 +67,7 @@ def test_header(stem: str):
     source = BOOKS[stem].cells[0].source
     assert re.findall(r"^(?:- )?\*\*([^*]+)\.\*\*", source, re.MULTILINE) == HEADER
     cost = re.search(r"\*\*Cost\.\*\* (.+?)(?=^- )", source, re.MULTILINE | re.DOTALL)[1]
+    cost = " ".join(cost.split())
     assert all(word in cost for word in ("2 cores", "`smoke`", "on its own", "after the other notebooks", "`cpu`"))
 
 
