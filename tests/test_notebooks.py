@@ -161,7 +161,7 @@ def reports_are_static(tree: ast.AST, guarded: bool = False, known: frozenset[st
         return True  # judged where it is called
     if isinstance(tree, ast.If | ast.IfExp) and "in_report()" in ast.unparse(tree.test):
         guarded = True
-    made = isinstance(tree, ast.Call) and ast.unparse(tree.func).startswith(("widgets.", "ipywidgets.", *known))
+    made = isinstance(tree, ast.Call) and ast.unparse(tree.func).startswith(("widget.", "widgets.", "ipywidgets.", *known))
     shown = isinstance(tree, ast.Call) and ast.unparse(tree.func).endswith(".view")
     return (guarded or not (made or shown)) and all(
         reports_are_static(node, guarded, known) for node in ast.iter_child_nodes(tree))
