@@ -196,7 +196,7 @@ class Explorer:
                          if (not state.brand or state.brand in self.brands[number])
                          and (not state.kind or state.kind in self.kinds[number])], np.int64)
 
-    def next_wrong(self, state: State, at_once: int = 16) -> int | None:
+    def next_wrong(self, state: State, at_once: int = 4) -> int | None:
         """The next query that the filters let through whose first hit is wrong by the method that is picked."""
         passing = self.passing(state)
         order = np.concatenate([passing[passing > state.query], passing[passing <= state.query]])

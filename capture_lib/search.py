@@ -230,7 +230,7 @@ def draw(answer: Answer, file: Path, most: int = 5) -> Path:
         axes[row, 0].set_title(f"product {row + 1}")
         for ax, hit in zip(axes[row, 1:], hits, strict=False):
             ax.imshow(load_photo(hit.path))
-            ax.set_title(f"{hit.score:.2f}  {'; '.join(hit.labels)[:18]}", fontsize="small", parse_math=False)
+            ax.set_title(f"{hit.score:.2f}\n{'; '.join(hit.labels)[:14]}", fontsize="small", parse_math=False)
     with write_atomically(file) as beside:
         fig.savefig(beside, format=file.suffix.lstrip(".") or "jpg", dpi=80)
     plt.close(fig)
