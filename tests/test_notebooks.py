@@ -16,6 +16,7 @@ import pytest
 from capture_lib import cli
 from capture_lib.catalog import write_catalog
 from capture_lib.paths import NOTEBOOKS
+from capture_lib.pictures import TAG, pictures_of
 
 FILES = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 BOOKS = {file.stem: nbformat.read(file, as_version=4) for file in FILES}
@@ -161,7 +162,8 @@ def reports_are_static(tree: ast.AST, guarded: bool = False, known: frozenset[st
         return True  # judged where it is called
     if isinstance(tree, ast.If | ast.IfExp) and "in_report()" in ast.unparse(tree.test):
         guarded = True
-    made = isinstance(tree, ast.Call) and ast.unparse(tree.func).startswith(("widget.", "widgets.", "ipywidgets.", *known))
+    made = isinstance(tree, ast.Call) and ast.unparse(tree.func).startswith(
+        ("widget.", "widgets.", "ipywidgets.", *known))
     shown = isinstance(tree, ast.Call) and ast.unparse(tree.func).endswith(".view")
     return (guarded or not (made or shown)) and all(
         reports_are_static(node, guarded, known) for node in ast.iter_child_nodes(tree))
@@ -302,6 +304,8 @@ def test_executed_on_the_world(smoke_report: Path, stem: str):
     page = (smoke_report / "notebooks" / f"{stem}.html").read_text(encoding="utf-8")
     assert not re.search(r"<script[^>]+src=|<link[^>]+href=[\"']http|@import", page), "opens offline"
     assert len(page) < 1_500_000
+    tagged = [cell for cell in executed.cells if TAG in cell.metadata.get("tags", [])]
+    assert len(pictures_of(executed)) == len(tagged), "a cell with the tag shows no picture"
     provenance = figures_of(smoke_report)[stem]["provenance"]
     assert provenance["profile"] == "smoke" and provenance["seed"] == 0
     assert {"parameters", "commit", "versions", "hardware", "wall_time_s"} <= set(provenance)
