@@ -19,6 +19,7 @@ from capture_lib import (
     ablation,
     batches,
     bert,
+    beyond,
     detector,
     encoder,
     model,
@@ -178,6 +179,7 @@ def pretrained(run: Run) -> Pretrained:
         if not enough:
             return
         pairs = batches.make_pairs(train, store, batches.load_tokenizer(folder), run.profile.batches)
+        pairs = by_recipe(pairs, train, run.profile.pretrain, run.seed)
         fresh = pretrain.build_model(run.profile.capture, pairs, run.seed, tasks, start)
         settings = pretrain.PretrainSettings(**{**run.profile.pretrain.__dict__, "tasks": tasks})
         pretrain.train(fresh, pairs, run.profile.batches, settings, folder, run.seed)
@@ -190,6 +192,13 @@ def pretrained(run: Run) -> Pretrained:
     if trained:
         trained.to(detector.pick_device()).eval()
     return Pretrained(trained, batches.load_tokenizer(folder), tasks, folder)
+
+
+def by_recipe(pairs: Pairs, table: pd.DataFrame, settings: pretrain.PretrainSettings, seed: int) -> Pairs:
+    """The pairs of a table's rows as the recipe trains on them; without captions there is nothing to compose."""
+    if settings.recipe == pretrain.PAPER or not any(table["caption"]):
+        return pairs
+    return beyond.composed(pairs, list(table["caption"]), settings.composed, seed)
 
 
 @dataclass(frozen=True)
