@@ -23,14 +23,16 @@ INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "regi
 
 @dataclass(frozen=True)
 class ComposedSettings:
-    """Defaults of every profile, chosen on val."""
+    """Where `variants` gives no other; shares are of a batch."""
 
-    pretext: float = 0.5  # share of each batch that keeps the pretext tasks; as many queries are composed as it loses
+    pretext: float = 0.5  # the pairs that keep the pretext tasks
+    queries: float = 0.5  # composed queries, each with an answer
     most_parts: int = 5
     alike: int = 100  # parts of a query are drawn from so many photos with the nearest captions (0 = from all)
     neighbours: int = 10  # photos that count as showing the same product
     weight: float = 0.5  # of the region features in the similarity that finds them; the rest is the words'
-    sharpness: float = 0.05  # temperature of the similarities that become the target; 0 = the drawn one alone
+    drawn: float = 0.5  # share of the target that the drawn answer has; the rest goes by similarity
+    sharpness: float = 0.05  # temperature of the similarities that become the target
     temperature: float = 0.07
     kept: float = 0.5  # the least share of a caption that a mixed one keeps
 
@@ -48,11 +50,11 @@ class ComposedPairs(Pairs):
 
     def draw(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator, matching: bool = False,
              part: slice = slice(None)) -> dict[str, Tensor]:
-        """As `Pairs.draw`, of a share of the batch; the rest of it are composed queries."""
-        masked = chosen[:round(len(chosen) * self.how.pretext)]
+        """As `Pairs.draw`, of a share of the batch; beside it composed queries, the same in each of many processes."""
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        drawn = super().draw(masked, settings, generator, matching, part) if len(masked) else {}
-        return drawn | self.compose(len(chosen) - len(masked), rng)
+        masked = chosen[part][:max(1, round(len(chosen[part]) * self.how.pretext))]
+        return (super().draw(masked, settings, generator, matching) |
+                self.compose(max(2, round(len(chosen) * self.how.queries)), rng))
 
     def compose(self, count: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """`count` composed queries and as many gallery items: what the model reads of both, and the target (A, A)."""
@@ -61,7 +63,7 @@ class ComposedPairs(Pairs):
             groups.append(self.group(min(1 + int(rng.integers(1, self.how.most_parts)), count - sizes), rng))
             sizes += len(groups[-1])
         asked = np.concatenate(groups)  # (A,) numbers of parts
-        texts = [self.mixed(group, rng) for group in groups for _ in group]
+        texts = [text for group in groups for text in [self.mixed(group, rng)] * len(group)]
         means = [mean for group in groups for mean in [self.means(group).mean(0)] * len(group)]
         boxes = self.layouts[rng.integers(len(self.layouts), size=count)]
         answers = self.near[asked, rng.integers(self.near.shape[1], size=count)]
@@ -116,12 +118,11 @@ class ComposedPairs(Pairs):
     def target(self, asked: np.ndarray, answers: np.ndarray) -> Tensor:
         """How much of each query's probability (A, A) belongs to each item; rows sum to 1."""
         drawn = torch.eye(len(asked))
-        if not self.how.sharpness:
-            return drawn
         alike = torch.from_numpy(self.fused[asked] @ self.fused[answers].T)
         itself = torch.from_numpy(asked[:, None] == answers)
         alike = alike.masked_fill(itself, float("-inf"))
-        return 0.5 * drawn + 0.5 * (alike / self.how.sharpness).softmax(1)
+        by_similarity = (alike / self.how.sharpness).softmax(1).nan_to_num(0)  # an answer may be the one photo asked
+        return self.how.drawn * drawn + (1 - self.how.drawn) * by_similarity
 
 
 def composed_loss(model, batch: dict[str, Tensor], temperature: float) -> Tensor:

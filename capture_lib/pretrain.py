@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class PretrainSettings:
     log: str = ""  # a folder for TensorBoard's logs; empty = none
     bert: str = ""  # a folder with bert-base-chinese, or its name on the hub, for the text side; empty = a random start
     recipe: str = PAPER  # or BEYOND: the joint vector has a loss of its own (ours, `capture_lib.beyond`)
-    composed: ComposedSettings = field(default_factory=ComposedSettings)  # of the recipe BEYOND
+    composed: ComposedSettings | None = None  # of the recipe BEYOND; None: its defaults
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -255,7 +255,7 @@ def losses_of(model: Capture, batch: dict[str, Tensor], settings: PretrainSettin
         losses = pretext_losses(model, batch, out, settings.temperature)
         losses = {name: losses[name] for name in settings.tasks}
         if TARGET in batch:
-            losses[TASK] = composed_loss(model, batch, settings.composed.temperature)
+            losses[TASK] = composed_loss(model, batch, (settings.composed or ComposedSettings()).temperature)
     return of_whole_batch(losses, batch)
 
 

@@ -1,5 +1,6 @@
 """CAPTURE by the paper's recipe and by ours (`beyond`): same pairs, features and optimiser steps (notebook 08)."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from capture_lib import batches, comparison, intervals, pretrain, regions, stages, variants
+from capture_lib.catalog import HELD_OUT, SEEN, UNSEEN
 from capture_lib.comparison import Job
 from capture_lib.runs import Run
 from capture_lib.synthesis import mapping
 
+TITLES = ("mAP@10", "mAR@10")
+PLAIN = ("late-fusion", "image-only", "text-only")  # rivals without a model
 Judged = list[tuple[Job, Path]]  # each job with the folder of its judgement
 
 
@@ -45,6 +49,13 @@ def step_seconds(run: Run, steps: int) -> dict[str, np.ndarray]:
     return {name: np.array(own[1:]) for name, own in seconds.items()}
 
 
+def steps_ratio(run: Run, finals: Judged) -> float:
+    """Optimiser steps of our recipe's full trainings, as a multiple of the paper's."""
+    steps = {job.name: len(json.loads((comparison.trained(run, job) / "history.json").read_text("utf-8")))
+             for job, _ in finals}
+    return steps[f"beyond/{variants.OURS}"] / steps[f"beyond/{variants.BY_PAPER}"]
+
+
 def training(run: Run, variant: variants.Variant) -> Iterator[None]:
     """A training of the variant, step by step, which nobody keeps."""
     made = comparison.training_of(run, Job("", variant, run.profile.pretrain.epochs, 1.0, run.seed))
@@ -66,3 +77,31 @@ def gain(ours: list[np.ndarray], rival: list[np.ndarray], queries: np.ndarray | 
     """How much better ours is on some of the queries, as `intervals.paired_difference`, with "mean" for "value"."""
     found = intervals.paired_difference([own[queries] for own in ours], [own[queries] for own in rival])
     return {"mean": found["value"], "low": found["low"], "high": found["high"]}
+
+
+def results(scores: dict[str, list], chosen: dict[str, list[dict]], kinds: np.ndarray) -> dict:
+    """Ours, read as is best on val, against every rival, paired over queries and with training noise.
+
+    Args:
+        scores, chosen: by method, as from `comparison.read_scores` and `read_chosen`, one for each training.
+        kinds: (Q,) what training showed of each test query's products.
+
+    Returns:
+        the names of ours and of the best rival: the one with the highest mAP@10 on test, the hardest choice for us;
+        "to" each rival, and "groups" of queries against the best one; "gain" and "gain_unseen" of these.
+    """
+    own = [name for name in scores if name.startswith(f"beyond/{variants.OURS}, ")]
+    ours = max(own, key=lambda name: np.mean([one["val"] for one in chosen[name]]))
+    figures = {title: {name: [one["standard", title].to_numpy() for one in tables] for name, tables in scores.items()}
+               for title in TITLES}
+    rivals = [name for name in scores if name not in own]
+    best = max(rivals, key=lambda name: np.mean(figures["mAP@10"][name]))
+    groups = {}
+    for kind in ("all", SEEN, UNSEEN, HELD_OUT):
+        queries = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
+        if queries.any():
+            groups[kind] = {title: gain(of[ours], of[best], queries) for title, of in figures.items()}
+            groups[kind]["queries"] = int(queries.sum())
+    return {"ours": ours, "rival": best, "groups": groups, "gain": groups["all"]["mAP@10"],
+            "gain_unseen": groups.get(UNSEEN, {}).get("mAP@10"),
+            "to": {name: {title: gain(of[ours], of[name]) for title, of in figures.items()} for name in rivals}}

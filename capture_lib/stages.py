@@ -198,7 +198,7 @@ def by_recipe(pairs: Pairs, table: pd.DataFrame, settings: pretrain.PretrainSett
     """The pairs of a table's rows as the recipe trains on them; without captions there is nothing to compose."""
     if settings.recipe == pretrain.PAPER or not any(table["caption"]):
         return pairs
-    return beyond.composed(pairs, list(table["caption"]), settings.composed, seed)
+    return beyond.composed(pairs, list(table["caption"]), settings.composed or beyond.ComposedSettings(), seed)
 
 
 @dataclass(frozen=True)

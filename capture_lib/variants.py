@@ -129,12 +129,15 @@ def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
     }
 
 
+COMPOSED = ComposedSettings()  # as val has chosen
+
+
 def beyond() -> dict[str, Variant]:
     """CAPTURE by the paper's recipe and by ours, and ours with one thing changed (notebook 08)."""
     def ours(**changed: float) -> Variant:
-        return Variant(pretrain={"recipe": "beyond", "composed": ComposedSettings(**changed)}, batches={"alone": True})
+        return Variant(pretrain={"recipe": "beyond", "composed": replace(COMPOSED, **changed)}, batches={"alone": True})
 
     return {
         BY_PAPER: Variant(), OURS: ours(), NO_GLOBAL: Variant(batches={"global_token": False}),
-        "own photo as answer": ours(neighbours=0),
+        "own photo as answer": ours(neighbours=0), "one right answer": ours(drawn=1.0), "random parts": ours(alike=0),
     }
