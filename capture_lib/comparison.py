@@ -183,11 +183,11 @@ def judged(run: Run, job: Job) -> Path:
         asking = run.profile.retrieval
         if variant.asked == TRUE_BOXES:  # each of them is a product, however near another
             asking = replace(asking, most_overlap=1.0, most_instances=run.profile.retrieval.depth)
-        sides, words = {}, stages.caption_words(run) if needs_words(methods) else None
+        sides = {}
         for split in ("val", "test", "gallery"):
             rows = table[table["split"] == split]
             pairs = batches.make_pairs(rows, regions.open_store(store), batches.load_tokenizer(own), made.batches)
-            sides[split] = retrieval.embed_side(rows, limited(pairs, variant.most), network, words, asking,
+            sides[split] = retrieval.embed_side(rows, limited(pairs, variant.most), network, None, asking,
                                                 split == "gallery", {method.form for method in methods.values()})
         keep(unfinished, *judgement(sides, methods, run.profile.retrieval.depth))
 
@@ -205,17 +205,9 @@ def methods_of(job: Job) -> dict[str, Method]:
         streams = {"image-stream": Method("instance", ("contrastive image",)),
                    "text-stream": Method("image", ("contrastive text",))}
         return {f"{name}/{form}": Method(form, readings) for form in ("instance", "image")} | streams
-    if name.startswith("beyond/"):
-        kinds = {"product": ("product",), "chosen": readings, "blend": retrieval.BLENDS}
-        return {f"{name}, {kind}": Method("instance", own) for kind, own in kinds.items()}
     if name.startswith("ablation/"):
         return {name: Method("instance", readings), f"{name}, product": Method("instance", ("product",))}
     return {f"{name}/{form}": Method(form, readings) for form in ("instance", "image")}
-
-
-def needs_words(methods: dict[str, Method]) -> bool:
-    """Whether some reading looks at the n-gram vectors of the captions."""
-    return any("words" in retrieval.READINGS[name] for method in methods.values() for name in method.readings)
 
 
 def judgement(sides: dict[str, Side], methods: dict[str, Method], depth: int) -> tuple[dict, dict]:

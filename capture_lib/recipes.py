@@ -1,39 +1,159 @@
-"""CAPTURE by the paper's recipe and by ours (`beyond`): same pairs, features and optimiser steps (notebook 08)."""
+"""Beyond the paper: CAPTURE and plain vectors, read as they are and after `whitening` by mined pairs (notebook 08)."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from capture_lib import batches, comparison, intervals, pretrain, regions, stages, variants
+from capture_lib import (
+    batches,
+    beyond,
+    comparison,
+    intervals,
+    pretrain,
+    regions,
+    retrieval,
+    stages,
+    variants,
+    whitening,
+)
+from capture_lib.beyond import ComposedPairs
 from capture_lib.catalog import HELD_OUT, SEEN, UNSEEN
 from capture_lib.comparison import Job
+from capture_lib.model import Capture
+from capture_lib.retrieval import BLENDS, METHODS, OF_CAPTURE, PAPER, Blocks, Method, Side
 from capture_lib.runs import Run
-from capture_lib.synthesis import mapping
+from capture_lib.whitening import WhiteningSettings
 
 TITLES = ("mAP@10", "mAR@10")
-PLAIN = ("late-fusion", "image-only", "text-only")  # rivals without a model
-Judged = list[tuple[Job, Path]]  # each job with the folder of its judgement
+BEFORE = "plain"  # vectors as they are
+MATCHED = "matched"  # after whitening by mined pairs
+ALL = "whitened by all differences"  # the control: pairs drawn at random
+PLAIN = {name: METHODS[name] for name in ("late-fusion", "image-only", "text-only")}  # what needs no model
+OF_MODEL = {"product": Method("instance", PAPER), "chosen": Method("instance", OF_CAPTURE),
+            "blend": Method("instance", BLENDS)}
+Judged = list[tuple[Job | None, Path]]  # each model (None: without one) with the folder of its judgement
+
+
+# ------------------------------------------------------------------------------------------------- vectors
+
+
+def mined(run: Run) -> ComposedPairs | None:
+    """The train photos of one product with their neighbours by both modalities; None where they are too few."""
+    table, store = stages.samples(run, "train"), stages.region_store(run)[0]
+    pairs = stages.pairs_of(run, table, store, stages.pretrained(run))
+    found = beyond.composed(pairs, list(table["caption"]), variants.COMPOSED, run.seed)
+    return found if isinstance(found, ComposedPairs) else None
+
+
+def vectors_of_parts(run: Run, found: ComposedPairs, model: Capture | None, how: batches.BatchSettings) -> Blocks:
+    """The mined photos as gallery items: the blocks of `retrieval.embed_side`, one row a photo."""
+    table = stages.samples(run, "train").iloc[found.parts]
+    return embedded(run, table, model, how, single=True).instance
+
+
+def embedded(run: Run, table: pd.DataFrame, model: Capture | None, how: batches.BatchSettings, single: bool) -> Side:
+    """Samples as vectors, of a model where there is one, beside region features and n-grams."""
+    store, own = regions.open_store(comparison.store_folder(run, variants.PROPOSALS)), run.stages / "pretrain"
+    pairs = batches.make_pairs(table, store, batches.load_tokenizer(own), how)
+    return retrieval.embed_side(table, pairs, model, stages.caption_words(run), run.profile.retrieval, single,
+                                ("instance",))
+
+
+# -------------------------------------------------------------------------------------------- judgements
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a judgement depends on, beside the model."""
+
+    retrieval: retrieval.RetrievalSettings
+    batches: batches.BatchSettings
+    composed: beyond.ComposedSettings
+    whitening: WhiteningSettings
+
+
+def judged(run: Run, job: Job | None) -> Path:
+    """The folder with the figures on test of a model, plain and matched, as val has chosen for either."""
+    how = run.profile.batches if job is None else comparison.training_of(run, job).batches
+    folder = run.stages / "regions" if job is None else comparison.trained(run, job)
+    settings = Judging(run.profile.retrieval, how, variants.COMPOSED, WhiteningSettings())
+
+    def make(unfinished: Path) -> None:
+        model = None if job is None else Capture.from_pretrained(folder).to(stages.detector.pick_device()).eval()
+        found, sides = mined(run), {split: embedded(run, stages.samples(run, split), model, how, split == "gallery")
+                                    for split in ("val", "test", "gallery")}
+        maps = whitening.learned(vectors_of_parts(run, found, model, how), found.near, settings.whitening)
+        after = {split: whitening.mapped(side, maps) for split, side in sides.items()}
+        methods = PLAIN if job is None else OF_MODEL
+        scores, chosen = {}, {}
+        for kind, those in ((BEFORE, sides), (MATCHED, after)):
+            own, options = comparison.judgement(those, methods, run.profile.retrieval.depth)
+            scores |= {named(job, kind, name): table for name, table in own.items()}
+            chosen |= {named(job, kind, name): table for name, table in options.items()}
+        comparison.keep(unfinished, scores, chosen)
+
+    table = stages.photographed(run)[["sample_id", "split", "image", "caption", "labels"]]
+    return run.stage(sys.modules[__name__], settings, [folder, run.stages / "pretrain"], table, make,
+                     comparison.anew(make), name=f"recipes/{job.part if job else 'without-a-model'}")
+
+
+def named(job: Job | None, kind: str, method: str) -> str:
+    """The name of a method: what it reads, of which model, and whether it is matched."""
+    model = f"{job.name.removeprefix('beyond/')}, " if job else ""
+    return f"{model}{method}{', matched' if kind == MATCHED else ''}"
 
 
 def compared(run: Run) -> tuple[Judged, Judged]:
-    """What was tried, by short trainings with one seed, and the recipes in full length with every seed.
+    """Models of short trainings with one seed, and what is judged in the end: no model, and CAPTURE with every seed.
 
     Both are empty where there is nothing to compare; interrupted, the next start goes on.
     """
     if not comparison.comparable(run) or not comparison.trainable(run) or stages.caption_words(run) is None:
         return [], []
+    if mined(run) is None:
+        return [], []
     settings, forms = run.profile.comparison, variants.beyond()
     tries = [Job(f"beyond/{name}", form, settings.epochs, 1.0, run.seed) for name, form in forms.items()]
     tries = tries[:settings.tries or None]
-    finals = [Job(f"beyond/{name}", forms[name], run.profile.pretrain.epochs, 1.0, run.seed + more)
-              for name in (variants.BY_PAPER, variants.OURS) for more in range(settings.seeds)]
-    jobs = tries + finals
-    with mapping(0 if comparison.are_there(run, jobs) else settings.at_once) as map_over:
-        found = list(zip(jobs, comparison.judge_all(run, jobs, map_over), strict=True))
-    return found[:len(tries)], found[len(tries):]
+    finals = [None, *(Job(f"beyond/{variants.BY_PAPER}", forms[variants.BY_PAPER], run.profile.pretrain.epochs, 1.0,
+                          run.seed + more) for more in range(settings.seeds))]
+    return [(job, judged(run, job)) for job in tries], [(job, judged(run, job)) for job in finals]
+
+
+def tried(run: Run) -> dict[str, dict[str, float]]:
+    """Figures on val of the late fusion, mapped in other ways: standard mAP@10 and mAR@10, by what was changed."""
+    found, how = mined(run), run.profile.batches
+    sides = {split: embedded(run, stages.samples(run, split), None, how, split == "gallery")
+             for split in ("val", "gallery")}
+    parts, settings, rng = vectors_of_parts(run, found, None, how), WhiteningSettings(), np.random.default_rng(run.seed)
+    maps = whitening.learned(parts, found.near, settings)
+    ways = {BEFORE: ({}, ()), MATCHED: (maps, ()), "words alone": (maps, ("words",)),
+            "regions alone": (maps, ("regions",)),
+            ALL: (whitening.learned(parts, rng.integers(len(found.parts), size=found.near.shape), settings), ())}
+    for more in ({"neighbours": 1}, {"neighbours": 10}, {"ridge": 0.02}, {"ridge": 0.5}):
+        name = ", ".join(f"{key} {value:g}" for key, value in more.items())
+        ways[name] = (whitening.learned(parts, found.near, replace(settings, **more)), ())
+    figures = {}
+    for name, (own, only) in ways.items():
+        after = {split: whitening.mapped(side, own, only) for split, side in sides.items()}
+        choice, _ = retrieval.choose(METHODS["late-fusion"], after["val"], after["gallery"])
+        ranked = retrieval.rank(after["val"], after["gallery"], "instance", choice)
+        table = retrieval.score(ranked, after["val"], after["gallery"])
+        figures[name] = {title: float(table["standard", title].mean()) for title in TITLES}
+    return figures
+
+
+def seconds_to_learn(run: Run) -> float:
+    """Seconds that mining the pairs and learning the maps take, vectors of the photos given."""
+    started, found = time.perf_counter(), mined(run)
+    whitening.learned(vectors_of_parts(run, found, None, run.profile.batches), found.near, WhiteningSettings())
+    return time.perf_counter() - started
 
 
 def step_seconds(run: Run, steps: int) -> dict[str, np.ndarray]:
@@ -49,11 +169,17 @@ def step_seconds(run: Run, steps: int) -> dict[str, np.ndarray]:
     return {name: np.array(own[1:]) for name, own in seconds.items()}
 
 
-def steps_ratio(run: Run, finals: Judged) -> float:
-    """Optimiser steps of our recipe's full trainings, as a multiple of the paper's."""
-    steps = {job.name: len(json.loads((comparison.trained(run, job) / "history.json").read_text("utf-8")))
-             for job, _ in finals}
-    return steps[f"beyond/{variants.OURS}"] / steps[f"beyond/{variants.BY_PAPER}"]
+def cost(run: Run, finals: Judged, steps: int) -> dict[str, float]:
+    """What matching adds to the paper's recipe, as multiples, and what a step of either recipe takes.
+
+    Nothing is trained: the models are those of the paper's recipe, so the optimiser steps are the same.
+    """
+    seconds = {name: float(np.median(own)) for name, own in step_seconds(run, steps).items()}
+    job = next(job for job, _ in finals if job)
+    count = len(json.loads((comparison.trained(run, job) / "history.json").read_text(encoding="utf-8")))
+    training_s, more = seconds[variants.BY_PAPER] * count, seconds_to_learn(run)
+    return {"steps_ratio": 1.0, "time_ratio": (training_s + more) / training_s, "learning_s": more,
+            "training_s": training_s, "composed_step_ratio": seconds[variants.OURS] / seconds[variants.BY_PAPER]}
 
 
 def training(run: Run, variant: variants.Variant) -> Iterator[None]:
@@ -75,12 +201,13 @@ def training(run: Run, variant: variants.Variant) -> Iterator[None]:
 def gain(ours: list[np.ndarray], rival: list[np.ndarray], queries: np.ndarray | slice = slice(None)
          ) -> dict[str, float]:
     """How much better ours is on some of the queries, as `intervals.paired_difference`, with "mean" for "value"."""
-    found = intervals.paired_difference([own[queries] for own in ours], [own[queries] for own in rival])
+    found = intervals.paired_difference([own[queries] for own in ours], [own[queries] for own in rival],
+                                        together=len(ours) == len(rival))  # then both read the same trainings
     return {"mean": found["value"], "low": found["low"], "high": found["high"]}
 
 
 def results(scores: dict[str, list], chosen: dict[str, list[dict]], kinds: np.ndarray) -> dict:
-    """Ours, read as is best on val, against every rival, paired over queries and with training noise.
+    """Ours, the matched reading that is best on val, against every plain one: paired, training noise included.
 
     Args:
         scores, chosen: by method, as from `comparison.read_scores` and `read_chosen`, one for each training.
@@ -90,7 +217,7 @@ def results(scores: dict[str, list], chosen: dict[str, list[dict]], kinds: np.nd
         the names of ours and of the best rival: the one with the highest mAP@10 on test, the hardest choice for us;
         "to" each rival, and "groups" of queries against the best one; "gain" and "gain_unseen" of these.
     """
-    own = [name for name in scores if name.startswith(f"beyond/{variants.OURS}, ")]
+    own = [name for name in scores if name.endswith(f", {MATCHED}")]
     ours = max(own, key=lambda name: np.mean([one["val"] for one in chosen[name]]))
     figures = {title: {name: [one["standard", title].to_numpy() for one in tables] for name, tables in scores.items()}
                for title in TITLES}
