@@ -50,10 +50,10 @@ PROFILES = {
         DetectorSettings(steps=60, enlarged=(1.0,), view=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(most=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
         retrieval=RetrievalSettings(least_score=0.3),  # after 60 steps, a detector is never sure
-        comparison=ComparisonSettings(epochs=1, tries=2)),
+        comparison=ComparisonSettings(epochs=1)),
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
     "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
-        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0), tries=0)),
+        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0))),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
@@ -61,7 +61,7 @@ PROFILES = {
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512, learning_rate=2e-3),
         RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
         pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=500),
-        comparison=ComparisonSettings(epochs=2, seeds=3, rates=(0.5, 1.0, 2.0), tries=0, at_once=0)),
+        comparison=ComparisonSettings(epochs=2, seeds=3, rates=(0.5, 1.0, 2.0), at_once=0)),
     "product1m": Profile(
         "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),

@@ -43,14 +43,6 @@ Judged = list[tuple[Job | None, Path]]  # each model (None: without one) with th
 # ------------------------------------------------------------------------------------------------- vectors
 
 
-def mined(run: Run) -> ComposedPairs | None:
-    """The train photos of one product with their neighbours by both modalities; None where they are too few."""
-    table, store = stages.samples(run, "train"), stages.region_store(run)[0]
-    pairs = stages.pairs_of(run, table, store, stages.pretrained(run))
-    found = beyond.composed(pairs, list(table["caption"]), variants.COMPOSED, run.seed)
-    return found if isinstance(found, ComposedPairs) else None
-
-
 def vectors_of_parts(run: Run, found: ComposedPairs, model: Capture | None, how: batches.BatchSettings) -> Blocks:
     """The mined photos as gallery items: the blocks of `retrieval.embed_side`, one row a photo."""
     table = stages.samples(run, "train").iloc[found.parts]
@@ -74,7 +66,7 @@ class Judging:
 
     retrieval: retrieval.RetrievalSettings
     batches: batches.BatchSettings
-    composed: beyond.ComposedSettings
+    mining: beyond.ComposedSettings
     whitening: WhiteningSettings
 
 
@@ -82,12 +74,13 @@ def judged(run: Run, job: Job | None) -> Path:
     """The folder with the figures on test of a model, plain and matched, as val has chosen for either."""
     how = run.profile.batches if job is None else comparison.training_of(run, job).batches
     folder = run.stages / "regions" if job is None else comparison.trained(run, job)
-    settings = Judging(run.profile.retrieval, how, variants.COMPOSED, WhiteningSettings())
+    settings = Judging(run.profile.retrieval, how, stages.MINING, WhiteningSettings())
 
     def make(unfinished: Path) -> None:
         model = None if job is None else Capture.from_pretrained(folder).to(stages.detector.pick_device()).eval()
-        found, sides = mined(run), {split: embedded(run, stages.samples(run, split), model, how, split == "gallery")
-                                    for split in ("val", "test", "gallery")}
+        found = stages.mined(run, stages.pretrained(run))
+        sides = {split: embedded(run, stages.samples(run, split), model, how, split == "gallery")
+                 for split in ("val", "test", "gallery")}
         maps = whitening.learned(vectors_of_parts(run, found, model, how), found.near, settings.whitening)
         after = {split: whitening.mapped(side, maps) for split, side in sides.items()}
         methods = PLAIN if job is None else OF_MODEL
@@ -116,7 +109,7 @@ def compared(run: Run) -> tuple[Judged, Judged]:
     """
     if not comparison.comparable(run) or not comparison.trainable(run) or stages.caption_words(run) is None:
         return [], []
-    if mined(run) is None:
+    if stages.mined(run, stages.pretrained(run)) is None:
         return [], []
     settings, forms = run.profile.comparison, variants.beyond()
     tries = [Job(f"beyond/{name}", form, settings.epochs, 1.0, run.seed) for name, form in forms.items()]
@@ -128,7 +121,7 @@ def compared(run: Run) -> tuple[Judged, Judged]:
 
 def tried(run: Run) -> dict[str, dict[str, float]]:
     """Figures on val of the late fusion, mapped in other ways: standard mAP@10 and mAR@10, by what was changed."""
-    found, how = mined(run), run.profile.batches
+    found, how = stages.mined(run, stages.pretrained(run)), run.profile.batches
     sides = {split: embedded(run, stages.samples(run, split), None, how, split == "gallery")
              for split in ("val", "gallery")}
     parts, settings, rng = vectors_of_parts(run, found, None, how), WhiteningSettings(), np.random.default_rng(run.seed)
@@ -151,7 +144,7 @@ def tried(run: Run) -> dict[str, dict[str, float]]:
 
 def seconds_to_learn(run: Run) -> float:
     """Seconds that mining the pairs and learning the maps take, vectors of the photos given."""
-    started, found = time.perf_counter(), mined(run)
+    started, found = time.perf_counter(), stages.mined(run, stages.pretrained(run))
     whitening.learned(vectors_of_parts(run, found, None, run.profile.batches), found.near, WhiteningSettings())
     return time.perf_counter() - started
 

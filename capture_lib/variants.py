@@ -48,7 +48,7 @@ class ComparisonSettings:
     seeds: int = 1  # of CAPTURE and its rivals
     ablation_seeds: int = 1
     rates: tuple[float, ...] = (1.0,)  # shares of the learning rate, of which val chooses by short trainings
-    tries: int = 4  # of the settings in `beyond`, compared by short trainings; 0 = all
+    tries: int = 2  # of the recipes in `beyond`, compared by short trainings; 0 = all
     at_once: int = 2  # trainings side by side, each by a process of one thread; 0 = one after the other
 
 
