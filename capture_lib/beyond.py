@@ -1,4 +1,4 @@
-"""Beyond the paper: a loss for the joint vector itself, from the same unlabelled pairs (notebook 08).
+"""Beyond the paper: pairs mined without labels, and a loss for the joint vector itself (notebook 08).
 
 A photo with one instance and its caption are a known part. Parts are composed to queries of several products, their
 captions mixed: what is asked with one region of such a query is a photo of the same product. Which photos those are
