@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from capture_lib import batches, encoder, pretrain, regions, retrieval, stages
+from capture_lib import batches, beyond, encoder, pretrain, regions, retrieval, stages, whitening
 from capture_lib.catalog import Catalog
 from capture_lib.detector import load_backbone, pick_device
 from capture_lib.encoder import EncoderSettings
@@ -36,6 +36,8 @@ READINGS = {"last stage": ("stage", 1), "last stage, 2×2": ("stage", 2), "head"
 FROZEN = "frozen"
 UNTRAINED, PRETRAINED = "CAPTURE, untrained", "CAPTURE, pretrained on pairs"
 BESIDE = f"{PRETRAINED}, beside frozen"
+MATCHED = "frozen, whitened by mined pairs"
+RIDGES = (0.1, 1.0, 10.0)  # of which val chooses: a pretrained network's vectors are long, its photos few
 Vectors = dict[str, np.ndarray]  # (n, F) by split
 
 
@@ -234,6 +236,22 @@ def embedded(run: Run, rows: pd.DataFrame, store: RegionStore, tokenizer: batche
     return retrieval.embed_side(rows, pairs, model, None, run.profile.retrieval, single=True)
 
 
+def matched(run: Run, table: pd.DataFrame, store: RegionStore, frozen: Vectors) -> dict[str, Vectors]:
+    """The frozen features as they are, and whitened by pairs mined from the photos and captions of a table (notebook
+    08), by the ridge; photos and captions have their say, captions of val, test and gallery don't."""
+    kinds = {"as they are": frozen}
+    with TemporaryDirectory() as name:
+        tokenizer = batches.make_tokenizer(run.profile.batches, table["caption"], Path(name))
+    pairs = batches.make_pairs(table, store, tokenizer, run.profile.batches)
+    found = beyond.composed(pairs, list(table["caption"]), stages.MINING, run.seed)
+    if isinstance(found, beyond.ComposedPairs):
+        own = np.asarray(store.features[pairs.rows[found.parts], 0], np.float32)
+        for ridge in RIDGES:
+            root = whitening.learned({"own": own}, found.near, whitening.WhiteningSettings(ridge=ridge))["own"]
+            kinds[f"ridge {ridge:g}"] = {side: unit(vectors) @ root for side, vectors in frozen.items()}
+    return kinds
+
+
 def joined(vectors: Vectors, others: Vectors, share: float) -> Vectors:
     """Vectors whose cosine is the weighted mean of two: `share` of the first, the rest of the others."""
     return {side: np.concatenate([share ** 0.5 * unit(vectors[side]), (1 - share) ** 0.5 * unit(others[side])], 1)
@@ -276,6 +294,7 @@ def with_pairs(run: Run, backbone: str, weights: str, settings: AdaptationSettin
     store = whole_store(list(everything["sample_id"]), vectors)
     frozen = {side: vectors[store.rows(list(rows["sample_id"]))] for side, rows in sides.items()}
     kinds = of_capture(captures(run, train, store, sides, settings), frozen, settings.shares)
+    kinds[MATCHED] = matched(run, train, store, frozen)
     options |= {kind: {name: (found, photos.on_val(found)) for name, found in tried.items()}
                 for kind, tried in kinds.items()}
     chosen = {FROZEN: frozen} | {kind: options[kind][best(options[kind])][0] for kind in kinds}

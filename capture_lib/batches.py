@@ -31,6 +31,7 @@ class BatchSettings:
     masked_regions: float = 0.15
     zeroed: float = 0.9  # share of the masked regions whose feature is zeroed
     global_token: bool = True  # False: the first region token is zero, and not the mean of the regions (ablation)
+    alone: bool = False  # True: one region is asked for without the others' empty places (as the recipe beyond trains)
 
 
 # ------------------------------------------------------------------------------------------------- words
@@ -88,6 +89,7 @@ class Pairs:
     store: RegionStore
     special: dict[str, int]  # ids of [PAD], [CLS], [SEP], [MASK], and "size" of the vocabulary
     global_token: bool = True  # as in `BatchSettings`
+    alone: bool = False
 
     def batch(self, chosen: np.ndarray, instance: np.ndarray | None = None) -> dict[str, Tensor]:
         """The model's input for pairs `chosen` (B,), nothing masked.
@@ -100,8 +102,11 @@ class Pairs:
         kept = real if instance is None else real & (torch.arange(real.shape[1]) == torch.from_numpy(instance)[:, None])
         features = torch.from_numpy(self.store.features[rows]).float()  # (B, R, F)
         averaged = real & self.global_token
-        return {**self.words(chosen),
-                **with_global_token(features, torch.from_numpy(self.store.boxes[rows]), averaged, kept)}
+        seen = with_global_token(features, torch.from_numpy(self.store.boxes[rows]), averaged, kept)
+        if self.alone and instance is not None:
+            places = torch.stack([torch.zeros(len(rows), dtype=torch.long), 1 + torch.from_numpy(instance)], 1)
+            seen = {name: value[torch.arange(len(rows))[:, None], places] for name, value in seen.items()}
+        return {**self.words(chosen), **seen}
 
     def real(self, chosen: np.ndarray) -> Tensor:
         """Which of the R regions of pairs `chosen` there are, (B, R) bool."""
@@ -258,4 +263,5 @@ def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPiece
     """The pairs of a table of samples (columns sample_id, caption) whose photos are in the store."""
     special = {name: tokenizer.token_to_id(name) for name in SPECIAL} | {"size": tokenizer.get_vocab_size()}
     tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)
-    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special, settings.global_token)
+    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special, settings.global_token,
+                 settings.alone)

@@ -95,8 +95,10 @@ def trained(run: Run, job: Job) -> Path:
 
     def make(unfinished: Path) -> None:
         chosen = np.random.default_rng([settings.seed, 12]).permutation(len(table))[:round(settings.share * len(table))]
-        pairs = limited(batches.make_pairs(table.iloc[np.sort(chosen)], regions.open_store(folder),
-                                           batches.load_tokenizer(own), settings.batches), settings.most)
+        rows = table.iloc[np.sort(chosen)]
+        pairs = limited(batches.make_pairs(rows, regions.open_store(folder), batches.load_tokenizer(own),
+                                           settings.batches), settings.most)
+        pairs = stages.by_recipe(pairs, rows, settings.pretrain, settings.seed)
         fresh = pretrain.build_model(settings.capture, pairs, settings.seed, settings.pretrain.tasks,
                                      settings.pretrain.bert)
         kept = replace(settings.pretrain, keep_every=run.profile.pretrain.keep_every)

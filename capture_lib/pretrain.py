@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from capture_lib import ranks
 from capture_lib.batches import BatchSettings, Pairs, ahead, masked_on
 from capture_lib.bert import start_from_bert
+from capture_lib.beyond import TARGET, TASK, ComposedSettings, composed_loss
 from capture_lib.detector import pick_device
 from capture_lib.faults import InputError
 from capture_lib.losses import NOT_PREDICTED, pretext_losses
@@ -25,6 +26,7 @@ from capture_lib.state import forget, keep, last_kept, last_state
 
 TASKS = ("mlm", "mrp", "contrastive")  # the final recipe
 BEFORE_CROSS, AFTER_JOINT = "before cross", "after joint"  # where the contrastive loss sits; paper: before
+PAPER, BEYOND = "paper", "beyond"  # recipes
 MATCHING = "itm"  # image-text matching: the paper describes it and leaves it out
 MASKING, DROPOUT = 4, 5  # what a seed is for
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")  # of the model, in a batch
@@ -45,6 +47,8 @@ class PretrainSettings:
     keep_every: int = 100  # steps after which the state is kept, so that a stopped run goes on from there
     log: str = ""  # a folder for TensorBoard's logs; empty = none
     bert: str = ""  # a folder with bert-base-chinese, or its name on the hub, for the text side; empty = a random start
+    recipe: str = PAPER  # or BEYOND: the joint vector has a loss of its own (ours, `capture_lib.beyond`)
+    composed: ComposedSettings | None = None  # of the recipe BEYOND; None: its defaults
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -53,6 +57,8 @@ class PretrainSettings:
         if self.contrast not in (BEFORE_CROSS, AFTER_JOINT):
             raise InputError(f"PretrainSettings: contrast is {self.contrast!r}; give {BEFORE_CROSS!r} or "
                              f"{AFTER_JOINT!r}")
+        if self.recipe not in (PAPER, BEYOND):
+            raise InputError(f"PretrainSettings: recipe is {self.recipe!r}; give {PAPER!r} or {BEYOND!r}")
 
 
 def of_result(settings: PretrainSettings) -> PretrainSettings:
@@ -247,7 +253,10 @@ def losses_of(model: Capture, batch: dict[str, Tensor], settings: PretrainSettin
         if settings.contrast == AFTER_JOINT:  # between H_IMG and H_TXT, which have seen each other
             out |= {"text_contrastive": out["text_pooled"], "region_contrastive": out["region_pooled"]}
         losses = pretext_losses(model, batch, out, settings.temperature)
-    return of_whole_batch({name: losses[name] for name in settings.tasks}, batch)
+        losses = {name: losses[name] for name in settings.tasks}
+        if TARGET in batch:
+            losses[TASK] = composed_loss(model, batch, (settings.composed or ComposedSettings()).temperature)
+    return of_whole_batch(losses, batch)
 
 
 class Objective(nn.Module):

@@ -50,7 +50,7 @@ PROFILES = {
         DetectorSettings(steps=60, enlarged=(1.0,), view=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(most=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
         retrieval=RetrievalSettings(least_score=0.3),  # after 60 steps, a detector is never sure
-        comparison=ComparisonSettings(epochs=1)),
+        comparison=ComparisonSettings(epochs=1, tries=1)),
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
     "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
         epochs=3, seeds=3, rates=(0.5, 1.0, 2.0))),

@@ -38,6 +38,7 @@ class RetrievalSettings:
     most_overlap: float = 0.2  # IoU above which two proposals are one instance
     depth: int = 100  # length of a ranking
     text_dimensions: int = 256  # of the character n-gram vectors
+    matched: bool = False  # vectors whitened by mined pairs (ours, `whitening`); a live search has them plain
     index: str = "exact"  # of a live search: exact, ivf or hnsw (`index.KINDS`); an evaluation is always exact
 
     def __post_init__(self) -> None:
@@ -76,6 +77,10 @@ READINGS = {  # which blocks a reading joins; "product" multiplies the first two
     "words": ("words",),
 } | {f"fusion {weight}": ("regions", "words") for weight in (0.2, 0.35, 0.5, 0.65, 0.8)}  # weight of the regions
 PAPER = ("product",)  # H_IMG × H_TXT
+READINGS |= {f"blend {name} {share} {weight}": (*READINGS[name], "regions", "words")
+             for name in ("product", "joint", "contrastive", "all") for share in (0.3, 0.5, 0.7)
+             for weight in (0.5, 0.65)}  # shares: of the vectors, and of the regions in the fusion beside them
+BLENDS = tuple(name for name in READINGS if name.startswith("blend"))
 OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image", "product, contrastive", "all")
 METHODS = {
     "capture/instance": Method("instance", PAPER),
@@ -204,6 +209,10 @@ def embed_side(table: pd.DataFrame, pairs: Pairs, model: Capture | None, words: 
 
 def read(blocks: Blocks, reading: str) -> np.ndarray:
     """The vectors (n, ·) float32, of length 1, that a reading takes from the blocks."""
+    if reading.startswith("blend"):
+        _, name, share, weight = reading.split()
+        raw = read(blocks, f"fusion {weight}")
+        return np.concatenate([float(share) ** 0.5 * read(blocks, name), (1 - float(share)) ** 0.5 * raw], 1)
     parts = [unit(blocks[name]) for name in READINGS[reading]]
     if reading.startswith("product"):
         parts = [unit(parts[0] * parts[1]), *parts[2:]]

@@ -19,6 +19,7 @@ from capture_lib import (
     ablation,
     batches,
     bert,
+    beyond,
     detector,
     encoder,
     model,
@@ -27,6 +28,7 @@ from capture_lib import (
     regions,
     retrieval,
     synthesis,
+    whitening,
 )
 from capture_lib.batches import Pairs
 from capture_lib.catalog import Catalog, read_catalog
@@ -39,6 +41,7 @@ from capture_lib.retrieval import Choice, Side, Words
 from capture_lib.runs import Origin, Run, default_catalog, open_run, say_once, shown, write_json
 
 LEAST_FOREGROUNDS = 20  # fewer cannot train a proposal network
+MINING = beyond.ComposedSettings(weight=0.65)  # of the pairs that vectors are whitened by
 LEAST_PAIRS = 32  # fewer cannot train CAPTURE
 
 
@@ -178,6 +181,7 @@ def pretrained(run: Run) -> Pretrained:
         if not enough:
             return
         pairs = batches.make_pairs(train, store, batches.load_tokenizer(folder), run.profile.batches)
+        pairs = by_recipe(pairs, train, run.profile.pretrain, run.seed)
         fresh = pretrain.build_model(run.profile.capture, pairs, run.seed, tasks, start)
         settings = pretrain.PretrainSettings(**{**run.profile.pretrain.__dict__, "tasks": tasks})
         pretrain.train(fresh, pairs, run.profile.batches, settings, folder, run.seed)
@@ -190,6 +194,13 @@ def pretrained(run: Run) -> Pretrained:
     if trained:
         trained.to(detector.pick_device()).eval()
     return Pretrained(trained, batches.load_tokenizer(folder), tasks, folder)
+
+
+def by_recipe(pairs: Pairs, table: pd.DataFrame, settings: pretrain.PretrainSettings, seed: int) -> Pairs:
+    """The pairs of a table's rows as the recipe trains on them; without captions there is nothing to compose."""
+    if settings.recipe == pretrain.PAPER or not any(table["caption"]):
+        return pairs
+    return beyond.composed(pairs, list(table["caption"]), settings.composed or beyond.ComposedSettings(), seed)
 
 
 @dataclass(frozen=True)
@@ -218,7 +229,28 @@ def embedded(run: Run) -> dict[str, Side]:
         if len(table):
             sides[name] = retrieval.embed_side(table, pairs_of(run, table, store, trained), trained.model, words,
                                                run.profile.retrieval, single=name == "gallery")
-    return sides
+    return matched(run, sides, trained, words) if run.profile.retrieval.matched else sides
+
+
+def matched(run: Run, sides: dict[str, Side], trained: Pretrained, words: Words | None) -> dict[str, Side]:
+    """The sides after whitening by mined pairs (notebook 08); as they are where too few can be mined."""
+    found = mined(run, trained) if words else None
+    if found is None:
+        return sides
+    table = samples(run, "train").iloc[found.parts]
+    pairs = pairs_of(run, table, found.store, trained)
+    parts = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, single=True)
+    maps = whitening.learned(parts.instance, found.near, whitening.WhiteningSettings())
+    return {name: whitening.mapped(side, maps) for name, side in sides.items()}
+
+
+def mined(run: Run, trained: Pretrained) -> beyond.ComposedPairs | None:
+    """The train photos of one product with their neighbours by both modalities; None where they are too few."""
+    table, store = samples(run, "train"), region_store(run)[0]
+    if not any(table["caption"]):
+        return None
+    found = beyond.composed(pairs_of(run, table, store, trained), list(table["caption"]), MINING, run.seed)
+    return found if isinstance(found, beyond.ComposedPairs) else None
 
 
 def caption_words(run: Run) -> Words | None:

@@ -10,12 +10,14 @@ from functools import cache
 
 import torch
 
+from capture_lib.beyond import ComposedSettings
 from capture_lib.model import Capture, CaptureSettings
 from capture_lib.retrieval import OF_CAPTURE
 
 RELEASED_LAYERS = 14  # 4 text and visual, 4 cross, 6 joint: what the names of layer counts are scaled from
 LAYERS = ("066", "222", "255", "525", "552", "606", "660", "888")  # of the released configurations
 PROPOSALS, TRUE_BOXES, WHOLE = "proposals", "true boxes", "whole photo"
+OURS, BY_PAPER, NO_GLOBAL = "beyond", "paper", "paper, no global token"  # recipes of notebook 08
 STREAMS = ("contrastive", "contrastive image")  # what a model without cross and joint layers can be read by
 
 
@@ -46,6 +48,7 @@ class ComparisonSettings:
     seeds: int = 1  # of CAPTURE and its rivals
     ablation_seeds: int = 1
     rates: tuple[float, ...] = (1.0,)  # shares of the learning rate, of which val chooses by short trainings
+    tries: int = 2  # of the recipes in `beyond`, compared by short trainings; 0 = all
     at_once: int = 2  # trainings side by side, each by a process of one thread; 0 = one after the other
 
 
@@ -123,4 +126,18 @@ def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
             TRUE_BOXES: Variant(asked=TRUE_BOXES), WHOLE: Variant(regions=WHOLE, asked=WHOLE)},
         "pairs": {"half the pairs": Variant(share=0.5), "a quarter of the pairs": Variant(share=0.25),
                   "an eighth of the pairs": Variant(share=0.125)},
+    }
+
+
+COMPOSED = ComposedSettings(pretext=0.125, queries=0.7, weight=0.65)  # as val has chosen
+
+
+def beyond() -> dict[str, Variant]:
+    """CAPTURE by the paper's recipe and by ours, and ours with one thing changed (notebook 08)."""
+    def ours(**changed: float) -> Variant:
+        return Variant(pretrain={"recipe": "beyond", "composed": replace(COMPOSED, **changed)}, batches={"alone": True})
+
+    return {
+        BY_PAPER: Variant(), OURS: ours(), NO_GLOBAL: Variant(batches={"global_token": False}),
+        "own photo as answer": ours(neighbours=0), "one right answer": ours(drawn=1.0), "random parts": ours(alike=0),
     }

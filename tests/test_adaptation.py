@@ -125,7 +125,7 @@ def test_photos_are_trained_on_and_compared_with_the_frozen_start(run, weights):
 
 def test_pairs_are_pretrained_on_beside_the_frozen_start(run, weights, tmp_path):
     found = adaptation.with_pairs(run, "test_resnet", weights, SMALL)
-    kinds = [adaptation.UNTRAINED, adaptation.PRETRAINED, adaptation.BESIDE]
+    kinds = [adaptation.UNTRAINED, adaptation.PRETRAINED, adaptation.BESIDE, adaptation.MATCHED]
     assert list(found["rows"]) == ["chance", "frozen", *kinds] and set(found["tried"]) == {"frozen", *kinds}
     assert all(name.startswith("rate 0.001, ") for name in found["tried"][kinds[1]])
     unjudged = run.catalog.table[run.catalog.table["split"] != "val"]

@@ -1,0 +1,281 @@
+"""Mined pairs: whitening by them; composed queries, their answers, captions and loss; plain and matched compared."""
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from drawn import TINY, TOY, TOY_BATCHES, make_catalog, random_pairs, refused
+
+from capture_lib import beyond, comparison, intervals, pretrain, recipes, retrieval, stages, variants, whitening
+from capture_lib.beyond import ANCHOR, ITEM, TARGET, ComposedPairs, ComposedSettings
+from capture_lib.encoder import identity
+from capture_lib.profiles import PROFILES
+from capture_lib.retrieval import BLENDS, READINGS, Side, read, unit
+from capture_lib.runs import Run
+from capture_lib.variants import BY_PAPER, OURS, ComparisonSettings
+
+KINDS = 4
+SETTINGS = ComposedSettings(neighbours=5, alike=8, most_parts=3)
+
+
+def composed(folder: Path, how: ComposedSettings = SETTINGS, count: int = 64) -> ComposedPairs:
+    """Pairs of four products, photo i shows product i % 4 alone; region features and captions tell the product."""
+    captions = [f"品{chr(0x4E00 + i % KINDS)} kind{i % KINDS} kind{i % KINDS} lot{i % 3}" for i in range(count)]
+    pairs = random_pairs(captions, TOY_BATCHES, folder)
+    store, rng = pairs.store, np.random.default_rng(0)
+    centres = rng.normal(size=(KINDS, store.features.shape[2]))
+    features = np.zeros(store.features.shape, np.float16)
+    features[:, 0] = centres[np.arange(count) % KINDS] + rng.normal(0, 0.1, (count, centres.shape[1]))
+    store = replace(store, features=features, counts=np.ones(count, np.int32), scores=np.ones_like(store.scores))
+    found = beyond.composed(replace(pairs, store=store), captions, how, 0)
+    assert isinstance(found, ComposedPairs)
+    return found
+
+
+def products(pairs: ComposedPairs, drawn: dict, kind: str) -> np.ndarray:
+    """Which product each composed query or answer shows, by its region feature."""
+    first = pairs.of_first(np.arange(len(pairs.parts)), "features")
+    asked = drawn[kind + "region_features"][:, 1].numpy()
+    return ((asked[:, None] - first[None]) ** 2).sum(2).argmin(1) % KINDS
+
+
+def test_answers_show_the_query_s_product_and_are_not_its_own_photo(tmp_path: Path):
+    pairs = composed(tmp_path)
+    drawn = pairs.compose(30, np.random.default_rng(1))
+    np.testing.assert_array_equal(products(pairs, drawn, ANCHOR), products(pairs, drawn, ITEM))
+    asked, answered = (drawn[kind + "region_features"][:, 1] for kind in (ANCHOR, ITEM))
+    assert not (asked == answered).all(1).any()
+    assert (pairs.near != np.arange(len(pairs.parts))[:, None]).all()
+
+
+def test_mined_neighbours_are_those_of_a_full_sort(tmp_path: Path):
+    pairs = composed(tmp_path)
+    alike = pairs.fused @ pairs.fused.T
+    np.fill_diagonal(alike, -np.inf)
+    expected = -np.sort(-alike, 1)[:, :pairs.near.shape[1]]
+    np.testing.assert_allclose(np.take_along_axis(alike, pairs.near, 1), expected, atol=1e-5)
+
+
+def test_without_neighbours_the_answer_is_the_part_s_own_photo(tmp_path: Path):
+    pairs = composed(tmp_path, replace(SETTINGS, neighbours=0))
+    drawn = pairs.compose(12, np.random.default_rng(0))
+    assert torch.equal(drawn[ANCHOR + "region_features"][:, 1], drawn[ITEM + "region_features"][:, 1])
+
+
+def test_targets_are_shares_and_the_drawn_answer_has_half(tmp_path: Path):
+    pairs = composed(tmp_path)
+    drawn = pairs.compose(30, np.random.default_rng(2))
+    target, same = drawn[TARGET].numpy(), products(pairs, drawn, ANCHOR)[:, None] == products(pairs, drawn, ITEM)
+    np.testing.assert_allclose(target.sum(1), 1, atol=1e-5)
+    assert (target.diagonal() >= SETTINGS.drawn).all() and (target >= 0).all()
+    assert target[same].sum() > 0.9 * len(target), "what is spread goes to the same product"
+    hard = composed(tmp_path, replace(SETTINGS, drawn=1.0)).compose(9, np.random.default_rng(2))
+    assert torch.equal(hard[TARGET], torch.eye(9))
+
+
+def test_a_mixed_caption_has_words_of_its_parts_alone_and_fits(tmp_path: Path):
+    pairs = composed(tmp_path)
+    pad, start, end = (pairs.special[name] for name in ("[PAD]", "[CLS]", "[SEP]"))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        group = pairs.group(3, rng)
+        text = pairs.mixed(group, rng)
+        words = text[text != pad]
+        assert len(text) == pairs.tokens.shape[1] and words[0] == start and words[-1] == end
+        assert set(words[1:-1]) <= set(pairs.tokens[pairs.parts[group]].ravel())
+
+
+def test_parts_of_one_query_share_caption_and_global_token(tmp_path: Path):
+    pairs = composed(tmp_path)
+    drawn = pairs.compose(40, np.random.default_rng(3))
+    means, texts = drawn[ANCHOR + "region_features"][:, 0], drawn[ANCHOR + "input_ids"]
+    together = (means[:-1] == means[1:]).all(1)
+    assert together.any() and (texts[:-1] == texts[1:]).all(1)[together].all()
+
+
+def test_a_query_has_the_form_that_it_has_at_search_time(tmp_path: Path):
+    pairs = composed(tmp_path)
+    drawn = pairs.compose(6, np.random.default_rng(0))
+    alone = replace(pairs, alone=True).batch(np.arange(6), np.zeros(6, np.int64))
+    assert {name: value.shape for name, value in alone.items()} == {
+        name: drawn[ANCHOR + name].shape for name in alone}
+    whole = pairs.batch(np.arange(6), np.zeros(6, np.int64))
+    model = pretrain.build_model(replace(TOY, dropout=0.0), pairs, 0).eval()
+    torch.testing.assert_close(beyond.joint(model(**alone)), beyond.joint(model(**whole)))
+
+
+def test_the_joint_vector_is_the_one_that_retrieval_reads(tmp_path: Path):
+    pairs = composed(tmp_path)
+    out = pretrain.build_model(TOY, pairs, 0).eval()(**pairs.batch(np.arange(8)))
+    blocks = {name: value.detach().numpy() for name, value in out.items()}
+    np.testing.assert_allclose(beyond.joint(out).detach(), read(blocks, "joint"), atol=1e-6)
+
+
+def test_no_loss_of_the_paper_reaches_the_vectors_that_are_read_and_ours_does(tmp_path: Path):
+    pairs = composed(tmp_path)
+    model = pretrain.build_model(TOY, pairs, 0).eval()
+    batch = pairs.masked_batch(np.arange(32), TOY_BATCHES, torch.Generator().manual_seed(0))
+    out = model(**{name: batch[name] for name in pretrain.INPUTS})
+    for loss in pretrain.pretext_losses(model, batch, out).values():
+        for name in ("text_sequence", "region_sequence"):
+            grad = torch.autograd.grad(loss, out[name], retain_graph=True, allow_unused=True)[0]
+            assert grad is None or not grad[:, 0].any()
+    beyond.composed_loss(model, batch, 0.07).backward()
+    assert model.text_output.dense.weight.grad.any() and model.region_output.dense.weight.grad.any()
+
+
+def test_the_loss_is_a_cross_entropy_over_the_answers(tmp_path: Path):
+    pairs = composed(tmp_path)
+    model = pretrain.build_model(TOY, pairs, 0).eval()
+    drawn = pairs.compose(5, np.random.default_rng(0))
+    asked, held = (beyond.joint(model(**{name: drawn[kind + name] for name in beyond.INPUTS})).detach().numpy()
+                   for kind in (ANCHOR, ITEM))
+    expected = 0.0
+    for row, target in zip(asked, drawn[TARGET].numpy(), strict=True):
+        odds = np.exp(held @ row / 0.1)
+        expected -= (target * np.log(odds / odds.sum())).sum() / 5
+    assert beyond.composed_loss(model, drawn, 0.1).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_recipe_learns_and_the_same_seed_draws_the_same(tmp_path: Path):
+    pairs = composed(tmp_path)
+    settings = pretrain.PretrainSettings(recipe=pretrain.BEYOND, batch=32, epochs=8, learning_rate=3e-3)
+    drawn = [next(iter(pretrain.drawn_batches(pairs, TOY_BATCHES, settings, 0))) for _ in range(2)]
+    assert all(torch.equal(value, drawn[1][name]) for name, value in drawn[0].items())
+    model = pretrain.build_model(replace(TOY, dropout=0.0), pairs, 0)
+    history = pretrain.train(model, pairs, TOY_BATCHES, settings, tmp_path, 0)
+    assert set(history[0]) == {"mlm", "mrp", "contrastive", beyond.TASK} and len(history) == 16
+    losses = [own[beyond.TASK] for own in history]  # photos of one product can't be told apart: it stays above 0
+    assert np.mean(losses[-4:]) < losses[0] - 0.1
+
+
+def test_no_label_can_be_read():
+    source = inspect.getsource(beyond)
+    assert not any(f"{quote}{name}" in source for quote in "\"'." for name in ("labels", "products", "box_labels"))
+    assert list(inspect.signature(beyond.composed).parameters) == ["pairs", "captions", "how", "seed"]
+
+
+def test_too_few_photos_of_one_product_leave_the_pairs_as_they_are(tmp_path: Path, capsys):
+    pairs = random_pairs([f"词{i}" for i in range(8)], TOY_BATCHES, tmp_path)
+    assert beyond.composed(pairs, [f"词{i}" for i in range(8)], SETTINGS, 0) is pairs
+    assert "nothing is composed" in capsys.readouterr().out
+
+
+def test_a_recipe_that_there_is_not_is_refused():
+    refused(lambda: pretrain.PretrainSettings(recipe="better"), "recipe", "'better'", "'beyond'")
+    assert all(profile.pretrain.recipe == pretrain.PAPER for profile in PROFILES.values())
+
+
+def test_a_blend_s_cosine_is_the_weighted_mean_of_its_parts():
+    rng = np.random.default_rng(0)
+    blocks = {name: rng.random((6, 5)) for name in READINGS[BLENDS[0]]}
+    for name in BLENDS:
+        blocks |= {block: rng.random((6, 5)) for block in READINGS[name]}
+        _, reading, share, weight = name.split()
+        whole, own, raw = (read(blocks, one) for one in (name, reading, f"fusion {weight}"))
+        expected = float(share) * own @ own.T + (1 - float(share)) * raw @ raw.T
+        np.testing.assert_allclose(whole @ whole.T, expected, atol=1e-5)
+
+
+def test_whitening_leaves_differences_alike_in_every_direction():
+    rng = np.random.default_rng(0)
+    apart = rng.normal(size=(5000, 6)) @ rng.normal(size=(6, 6))
+    root = whitening.inverse_root(apart, 0.0)
+    np.testing.assert_allclose((apart @ root).T @ (apart @ root) / len(apart), np.eye(6), atol=1e-6)
+    np.testing.assert_allclose(root, root.T, atol=1e-8)
+
+
+def test_matched_pairs_bring_products_together_and_pairs_at_random_do_not():
+    rng = np.random.default_rng(1)
+    product = np.repeat(np.arange(20), 20)
+    centres = np.concatenate([rng.normal(0, 0.3, (20, 8)), np.zeros((20, 8))], 1)  # the other half is noise
+    vectors = centres[product] + rng.normal(size=(400, 16)) * np.repeat([0.05, 1.0], 8)
+    near = np.stack([rng.choice(np.flatnonzero(product == own), 3) for own in product])
+    random = rng.integers(400, size=near.shape)
+
+    def right(mapped: np.ndarray) -> float:
+        return identity(mapped, product)[1].mean()
+
+    settings = whitening.WhiteningSettings()
+    maps = {name: whitening.learned({"a": vectors}, those, settings)["a"] for name, those in
+            {"matched": near, "random": random}.items()}
+    figures = {name: right(unit(vectors) @ own) for name, own in maps.items()}
+    assert figures["matched"] > 0.9 > right(vectors) + 0.2
+    assert figures["random"] < figures["matched"] - 0.2
+
+
+def test_mapped_sides_have_other_vectors_and_nothing_else_changes():
+    rng = np.random.default_rng(2)
+    blocks = {"regions": rng.random((5, 4)), "words": rng.random((5, 3))}
+    side = Side(["a"], [["x"]], ["c"], np.zeros(5, int), np.zeros(5, int), {"words": blocks["words"][:1]}, blocks)
+    maps = {"words": 2 * np.eye(3)}
+    after = whitening.mapped(side, maps)
+    np.testing.assert_allclose(after.instance["words"], unit(blocks["words"]), atol=1e-6)
+    assert after.instance["regions"] is blocks["regions"] and after.ids == side.ids
+    both = {"words": np.diag([3.0, 1, 1]), "regions": np.eye(4)}
+    assert whitening.mapped(side, both, ("regions",)).instance["words"] is blocks["words"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Stages of toy size, on photos of one product each, which a hardly trained detector would not know."""
+    folder = tmp_path_factory.mktemp("beyond")
+    profile = replace(TINY, comparison=ComparisonSettings(epochs=1, at_once=0))
+    return Run(profile, make_catalog(folder / "shop", train=60, gallery=16, val=8, test=8), folder / "report", 0)
+
+
+@pytest.fixture
+def single(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "find_instances", lambda boxes, scores, settings: [0])
+
+
+def test_plain_and_matched_vectors_are_judged_by_the_same_readings(run: Run, single: None, monkeypatch):
+    monkeypatch.setitem(recipes.OF_MODEL, "blend", retrieval.Method("instance", BLENDS[:2]))
+    tries, finals = recipes.compared(run)
+    assert [job.name for job, _ in tries] == [f"beyond/{BY_PAPER}", f"beyond/{OURS}"]
+    assert [job and job.name for job, _ in finals] == [None, f"beyond/{BY_PAPER}"]
+    scores = comparison.gathered([folder for _, folder in finals], comparison.read_scores)
+    chosen = comparison.gathered([folder for _, folder in finals], comparison.read_chosen)
+    plain = [name for name in chosen if not name.endswith(", matched")]
+    assert set(plain) == {"late-fusion", "image-only", "text-only", "paper, product", "paper, chosen", "paper, blend"}
+    for name in plain:
+        assert set(chosen[name][0]["tried"]) == set(chosen[f"{name}, matched"][0]["tried"])
+    found = recipes.results(scores, chosen, np.array(["seen", "unseen"] * 4, object))
+    rivals = {name: np.mean(scores[name][0]["standard", "mAP@10"]) for name in plain}
+    assert rivals[found["rival"]] == max(rivals.values()) and found["ours"].endswith(", matched")
+    own = [scores[name][0]["standard", "mAP@10"] for name in (found["ours"], found["rival"])]
+    assert found["gain"]["mean"] == pytest.approx(intervals.paired_difference(*own)["value"])
+    assert found["groups"]["unseen"]["queries"] == 4
+    alike = comparison.read_scores(comparison.plain(run))["late-fusion"]
+    pd.testing.assert_frame_equal(scores["late-fusion"][0], alike)
+    ways = recipes.tried(run)
+    assert ways["plain"]["mAP@10"] == pytest.approx(chosen["late-fusion"][0]["val"])
+    assert ways["matched"]["mAP@10"] == pytest.approx(chosen["late-fusion, matched"][0]["val"])
+    cost = recipes.cost(run, finals, 1)
+    assert cost["time_ratio"] > 1 and cost["composed_step_ratio"] > 0
+
+
+def test_a_profile_may_ask_for_matched_vectors_and_for_the_recipe(run: Run, single: None):
+    plain = stages.embedded(run)
+    wanted = replace(run, profile=replace(run.profile, retrieval=replace(run.profile.retrieval, matched=True)))
+    after = stages.embedded(wanted)
+    assert not np.allclose(after["test"].instance["words"], plain["test"].instance["words"])
+    assert after["test"].instance["words"].shape == plain["test"].instance["words"].shape
+    profile = replace(run.profile, name="beyond", pretrain=replace(TINY.pretrain, recipe=pretrain.BEYOND))
+    assert stages.pretrained(replace(run, profile=profile)).model is not None
+
+
+def test_without_captions_nothing_is_mined(tmp_path: Path):
+    bare = Run(TINY, make_catalog(tmp_path / "shop", 40, 8, 8, 8, captions=False), tmp_path / "report", 0)
+    assert recipes.compared(bare) == ([], [])
+
+
+def test_every_recipe_has_settings_that_exist():
+    forms = variants.beyond()
+    assert {BY_PAPER, OURS} <= set(forms)
+    for form in forms.values():
+        replace(pretrain.PretrainSettings(), **form.pretrain)
