@@ -208,7 +208,8 @@ def results(scores: dict[str, list], chosen: dict[str, list[dict]], kinds: np.nd
 
     Returns:
         the names of ours and of the best rival: the one with the highest mAP@10 on test, the hardest choice for us;
-        "to" each rival, and "groups" of queries against the best one; "gain" and "gain_unseen" of these.
+        "to" each rival, and "groups" of queries against the best one; "gain" and "gain_unseen" of these; "matching",
+        what whitening alone does to each plain method.
     """
     own = [name for name in scores if name.endswith(f", {MATCHED}")]
     ours = max(own, key=lambda name: np.mean([one["val"] for one in chosen[name]]))
@@ -224,4 +225,6 @@ def results(scores: dict[str, list], chosen: dict[str, list[dict]], kinds: np.nd
             groups[kind]["queries"] = int(queries.sum())
     return {"ours": ours, "rival": best, "groups": groups, "gain": groups["all"]["mAP@10"],
             "gain_unseen": groups.get(UNSEEN, {}).get("mAP@10"),
-            "to": {name: {title: gain(of[ours], of[name]) for title, of in figures.items()} for name in rivals}}
+            "to": {name: {title: gain(of[ours], of[name]) for title, of in figures.items()} for name in rivals},
+            "matching": {name: {title: gain(of[f"{name}, {MATCHED}"], of[name]) for title, of in figures.items()}
+                         for name in rivals}}
