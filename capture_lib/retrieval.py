@@ -38,7 +38,7 @@ class RetrievalSettings:
     most_overlap: float = 0.2  # IoU above which two proposals are one instance
     depth: int = 100  # length of a ranking
     text_dimensions: int = 256  # of the character n-gram vectors
-    matched: bool = False  # vectors whitened by mined pairs (ours, `whitening`); a live search has them plain
+    matched: bool = False  # vectors whitened by mined pairs (ours, `whitening`)
     index: str = "exact"  # of a live search: exact, ivf or hnsw (`index.KINDS`); an evaluation is always exact
 
     def __post_init__(self) -> None:

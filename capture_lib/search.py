@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from capture_lib import batches, index, regions, retrieval, stages
+from capture_lib import batches, index, regions, retrieval, stages, whitening
 from capture_lib.detector import Detector, pick_device, to_tensor
 from capture_lib.faults import InputError
 from capture_lib.index import Index
@@ -77,6 +77,7 @@ class Searcher:
     gallery: Side
     choices: dict[str, dict]
     forms: Sequence[str] = ASKED
+    maps: dict[str, np.ndarray] = field(default_factory=dict)  # by which vectors are whitened, where a profile says so
     added: list[Side] = field(default_factory=list)
     items: dict[int, Item] = field(init=False)  # by number; without those that were removed
     indices: dict[tuple[str, str], Index] = field(init=False, default_factory=dict)  # by form, reading; once asked for
@@ -101,8 +102,9 @@ class Searcher:
         pairs = stages.pairs_of(run, table, store, trained)
         words = stages.caption_words(run) if any(table["caption"]) else None
         gallery = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, True, forms)
-        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words, gallery,
-                   stages.stored_choices(run), forms)
+        maps = stages.maps_of(run, trained, words)
+        return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words,
+                   whitening.mapped(gallery, maps), stages.stored_choices(run), forms, maps)
 
     def ask(self, image: Path, caption: str = "", most: int = 10) -> Answer:
         """Detects the products of a photo, embeds each with the caption and searches the gallery.
@@ -151,8 +153,9 @@ class Searcher:
         `single`: each shows one product. Without `worded`, their character n-grams are left out.
         """
         pairs = batches.make_pairs(table, store, self.trained.tokenizer, self.run.profile.batches)
-        return retrieval.embed_side(table, pairs, self.trained.model, self.words if worded else None,
+        side = retrieval.embed_side(table, pairs, self.trained.model, self.words if worded else None,
                                     self.run.profile.retrieval, single, self.forms)
+        return whitening.mapped(side, self.maps)
 
     def add(self, items: list[Item]) -> None:
         """Describes and embeds photos of single products and adds them to the gallery; nothing is built anew.

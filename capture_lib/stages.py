@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -229,19 +230,22 @@ def embedded(run: Run) -> dict[str, Side]:
         if len(table):
             sides[name] = retrieval.embed_side(table, pairs_of(run, table, store, trained), trained.model, words,
                                                run.profile.retrieval, single=name == "gallery")
-    return matched(run, sides, trained, words) if run.profile.retrieval.matched else sides
+    maps = maps_of(run, trained, words)
+    return {name: whitening.mapped(side, maps) for name, side in sides.items()}
 
 
-def matched(run: Run, sides: dict[str, Side], trained: Pretrained, words: Words | None) -> dict[str, Side]:
-    """The sides after whitening by mined pairs (notebook 08); as they are where too few can be mined."""
-    found = mined(run, trained) if words else None
+def maps_of(run: Run, trained: Pretrained, words: Words | None) -> dict[str, np.ndarray]:
+    """The maps (D, D) by which vectors are whitened, by block (notebook 08).
+
+    Empty where the profile has plain vectors, or where too few pairs can be mined.
+    """
+    found = mined(run, trained) if words and run.profile.retrieval.matched else None
     if found is None:
-        return sides
+        return {}
     table = samples(run, "train").iloc[found.parts]
     pairs = pairs_of(run, table, found.store, trained)
     parts = retrieval.embed_side(table, pairs, trained.model, words, run.profile.retrieval, single=True)
-    maps = whitening.learned(parts.instance, found.near, whitening.WhiteningSettings())
-    return {name: whitening.mapped(side, maps) for name, side in sides.items()}
+    return whitening.learned(parts.instance, found.near, whitening.WhiteningSettings())
 
 
 def mined(run: Run, trained: Pretrained) -> beyond.ComposedPairs | None:

@@ -16,6 +16,7 @@ from capture_lib.encoder import identity
 from capture_lib.profiles import PROFILES
 from capture_lib.retrieval import BLENDS, READINGS, Side, read, unit
 from capture_lib.runs import Run
+from capture_lib.search import Searcher
 from capture_lib.variants import BY_PAPER, OURS, ComparisonSettings
 
 KINDS = 4
@@ -277,6 +278,12 @@ def test_a_profile_may_ask_for_matched_vectors_and_for_the_recipe(run: Run, sing
     after = stages.embedded(wanted)
     assert not np.allclose(after["test"].instance["words"], plain["test"].instance["words"])
     assert after["test"].instance["words"].shape == plain["test"].instance["words"].shape
+    searcher = Searcher.open(wanted)  # a live search compares the same vectors
+    np.testing.assert_allclose(searcher.gallery.instance["words"], after["gallery"].instance["words"], atol=1e-6)
+    row = wanted.catalog.split("test")[:1]
+    asked = searcher.embed(row, stages.region_store(wanted)[0], single=False)
+    np.testing.assert_allclose(asked.instance["regions"], after["test"].instance["regions"][after["test"].owners == 0],
+                               atol=1e-5)
     profile = replace(run.profile, name="beyond", pretrain=replace(TINY.pretrain, recipe=pretrain.BEYOND))
     assert stages.pretrained(replace(run, profile=profile)).model is not None
 
