@@ -1,5 +1,6 @@
 """What a run changed: each notebook's figures against those of its run before, and what both were made with."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,12 +16,20 @@ WORDS = " · looked_into"  # of a claim: other figures, in words
 def keep(out: Path, stem: str) -> None:
     """Keeps a notebook's figures for comparison, before it is executed anew.
 
-    After a try that failed they stay: what stood before that try is kept already.
+    After a try that failed they stay: what stood before that try is kept already. A damaged file is not kept.
     """
     file = out / "metrics" / f"{stem}.json"
-    if file.is_file() and not (out / "notebooks" / f"{stem}.failed.ipynb").is_file():
+    if is_object(file) and not (out / "notebooks" / f"{stem}.failed.ipynb").is_file():
         with write_atomically(out / KEPT / file.name) as beside:
             shutil.copyfile(file, beside)
+
+
+def is_object(file: Path) -> bool:
+    """True where a file is there and holds a JSON object."""
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def compare(before: dict[str, dict], now: dict[str, dict]) -> dict:

@@ -48,10 +48,11 @@ def run_notebooks(
         resume: keep what an earlier run executed from the same parameters, catalog, notebooks and library.
 
     Raises:
-        InputError: no such notebook or catalog, or a notebook doesn't take the parameters.
+        InputError: no such notebook or catalog, `out` can't be written to, or a notebook doesn't take the parameters.
         NotebookFailed: a cell raised; the notebooks before it are kept, those after it were not started.
     """
     out = Path(out).resolve()
+    check_writable(out)
     folder = str(Path(catalog).resolve()) if catalog else ""
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
     every = find_notebooks(notebooks)
@@ -72,8 +73,12 @@ def run_notebooks(
         expected = usual.get(file.stem, {}).get("seconds")
         print(f"[{number}/{len(files)}] {file.stem}" + (f", usually {duration(expected)}" if expected else "") + " … ",
               end="", flush=True)
-        changes.keep(out, file.stem)
-        seconds = execute(file, parameters, out / "notebooks")
+        try:
+            changes.keep(out, file.stem)
+            seconds = execute(file, parameters, out / "notebooks")
+        except BaseException as stop:  # Ctrl-C too: what is said of it starts on a line of its own
+            print("failed" if isinstance(stop, NotebookFailed) else "stopped", flush=True)
+            raise
         ahead = [usual.get(later.stem, {}).get("seconds") for later in files[number:] if later not in kept]
         print(f"done in {duration(seconds)} ({pace(time.perf_counter() - started, ahead)})", flush=True)
         timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": prints[file]}
@@ -87,6 +92,15 @@ def find_notebooks(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder}: no notebooks here; expected files such as 01_data.ipynb")
     return files
+
+
+def check_writable(out: Path) -> None:
+    """Raises InputError unless `out` is a folder that can be written to, or made; makes nothing."""
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest}: a file, not a folder; name another folder with --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest}: cannot be written to; name another folder with --out")
 
 
 def check_parameters(file: Path, parameters: dict[str, str | int]) -> None:
@@ -121,9 +135,12 @@ def read_timings(out: Path) -> dict[str, dict]:
     """What earlier runs noted of each notebook, `{stem: {"seconds", "fingerprint"}}`; empty without any."""
     file = out / "timings.json"
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except json.JSONDecodeError:
-        raise InputError(f"{file}: not JSON; remove the file and run again") from None
+        timings = json.loads(file.read_text()) if file.is_file() else {}
+        if all(isinstance(timing, dict) for timing in timings.values()):
+            return timings
+    except (ValueError, AttributeError):
+        pass
+    raise InputError(f"{file}: not JSON with an object for each notebook; remove the file and run again")
 
 
 def is_done(out: Path, file: Path, timings: dict[str, dict], fingerprint: str) -> bool:
@@ -149,7 +166,6 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> float
                 str(file), target, parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT),
                 extra_arguments=["--IPKernelApp.log_level=50"])  # its notes are not for our readers
     except (PapermillExecutionError, DeadKernelError) as error:
-        print("failed", flush=True)
         running.replace(failed)
         write_page(failed)
         raise NotebookFailed(file.stem, failing_cell(failed), one_line(error), failed) from None

@@ -98,7 +98,15 @@ def read_metrics(folder: Path) -> dict[str, dict]:
 def read_notebooks(folder: Path) -> dict[str, NotebookNode]:
     """The executed notebooks by stem in order; one that failed in its last run by its stem with `.failed`."""
     found = {file.stem: file for file in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
-    return {stem: nbformat.read(file, as_version=4) for stem, file in found.items() if f"{stem}.failed" not in found}
+    return {stem: read_notebook(file) for stem, file in found.items() if f"{stem}.failed" not in found}
+
+
+def read_notebook(file: Path) -> NotebookNode:
+    """An executed notebook."""
+    try:
+        return nbformat.read(file, as_version=4)
+    except ValueError:  # of nbformat too, where it is not JSON
+        raise InputError(f"{file}: not a notebook; run it again") from None
 
 
 def overview(out: Path, metrics: dict[str, dict], books: dict[str, NotebookNode]) -> dict:

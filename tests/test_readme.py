@@ -7,7 +7,7 @@ import pytest
 
 from capture_lib import figures
 from capture_lib.paths import ROOT
-from capture_lib.results import markdown_ledger, markdown_table
+from capture_lib.results import count_verdicts, markdown_ledger, markdown_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRANSFER = ROOT / "reports" / "reference" / "transfer"
@@ -27,6 +27,9 @@ def test_the_rivals_and_the_ledger_are_those_of_the_thorough_run():
               if not name.startswith("ablation/") and not name.endswith("/image")}
     assert markdown_table(rivals, COLUMNS) in README
     assert markdown_ledger(ledger["claims"]) in README
+    counts = count_verdicts(ledger["claims"])
+    assert (f"{counts['reproduced']} are reproduced, {counts['partly']} partly and {counts['not reproduced']} are not"
+            in README)
 
 
 @pytest.mark.parametrize("name, file", [("frozen", "photos"), ("trained on photos", "photos"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from capture_lib import pages, reports, site
+from capture_lib import changes, pages, reports, site
 from capture_lib.faults import InputError
 
 PARAMETERS = 'profile: str = "smoke"\ncatalog: str = ""\nout: str = ""\nseed: int = 0'
@@ -152,6 +152,38 @@ def test_wrong_choices_are_refused(notebooks, tmp_path):
         run(tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="no catalog.parquet here"):
         reports.run_notebooks("smoke", tmp_path / "nothing", tmp_path / "out", notebooks=notebooks)
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/far/below"])
+def test_a_report_below_a_file_is_refused_before_anything_runs(notebooks, tmp_path, capsys, out):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="file: a file, not a folder; name another folder with --out"):
+        run(notebooks, tmp_path / out)
+    assert (tmp_path / "file").read_text() == "kept" and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ["{half", "[1]", '{"01_good": 3}'])
+def test_damaged_timings_are_named(notebooks, tmp_path, text):
+    (tmp_path / "timings.json").write_text(text)
+    with pytest.raises(InputError, match="timings.json: not JSON with an object for each notebook; remove the file"):
+        run(notebooks, tmp_path)
+
+
+def test_an_interruption_ends_the_line_and_leaves_no_half(notebooks, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(notebooks, tmp_path / "out")
+    assert capsys.readouterr().out == "[1/2] 01_good … stopped\n"
+    assert not list((tmp_path / "out" / "notebooks").iterdir())
+
+
+def test_damaged_figures_are_not_kept_for_comparison(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "01_good.json").write_text("{half")
+    changes.keep(tmp_path, "01_good")
+    assert not (tmp_path / changes.KEPT).exists()
 
 
 def test_time_left_is_told_only_where_every_notebook_ahead_is_known():

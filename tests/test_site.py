@@ -270,6 +270,14 @@ def test_a_broken_metrics_file_is_named(tmp_path: Path, folder: str, text: str):
     assert not (tmp_path / "index.html").exists()
 
 
+def test_a_broken_notebook_is_named(tmp_path: Path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "04_x.ipynb").write_text("{half")
+    with pytest.raises(InputError, match="04_x.ipynb: not a notebook; run it again"):
+        site.build(tmp_path)
+    assert not (tmp_path / "index.html").exists()
+
+
 def test_the_end_of_a_run_takes_five_lines_at_most(report: Path):
     lines = site.summary(report)
     assert len(lines) <= 5
