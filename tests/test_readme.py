@@ -32,6 +32,16 @@ def test_the_rivals_and_the_ledger_are_those_of_the_thorough_run():
             in README)
 
 
+def test_what_lies_beyond_the_paper_is_as_in_the_reference():
+    found = json.loads((ROOT / "reports" / "reference" / "thorough" / "08_beyond.json").read_text(encoding="utf-8"))
+    ranked = sorted(found["methods"], key=lambda name: -found["methods"][name]["standard"]["mAP@10"]["value"])
+    assert markdown_table({name: found["methods"][name] for name in ranked}, COLUMNS) in README
+    quoted = [found["gain"], found["gain_unseen"], found["matching"]["late-fusion"]["mAP@10"]]
+    for figure in quoted:
+        low, high = (f"{abs(100 * figure[end]):.1f}" for end in ("low", "high"))
+        assert f"{abs(100 * figure['mean']):.1f} [" in README and low in README and high in README
+
+
 @pytest.mark.parametrize("name, file", [("frozen", "photos"), ("trained on photos", "photos"),
                                         ("CAPTURE, untrained", "pairs"), ("CAPTURE, pretrained on pairs", "pairs")])
 def test_what_training_on_real_photos_does_is_as_in_the_reference(name, file):
