@@ -91,7 +91,7 @@ def read_metrics(folder: Path) -> dict[str, dict]:
         try:
             found[file.stem] = {"provenance": {}, **json.loads(file.read_text(encoding="utf-8"))}
         except (ValueError, TypeError):
-            raise InputError(f"{file}: not a JSON object; run its notebook again") from None
+            raise InputError(f"{file}: not a JSON object; remove it and run its notebook again") from None
     return found
 
 
@@ -106,7 +106,7 @@ def read_notebook(file: Path) -> NotebookNode:
     try:
         return nbformat.read(file, as_version=4)
     except ValueError:  # of nbformat too, where it is not JSON
-        raise InputError(f"{file}: not a notebook; run it again") from None
+        raise InputError(f"{file}: not a notebook; remove it and run it again") from None
 
 
 def overview(out: Path, metrics: dict[str, dict], books: dict[str, NotebookNode]) -> dict:

@@ -273,7 +273,7 @@ def test_a_broken_metrics_file_is_named(tmp_path: Path, folder: str, text: str):
 def test_a_broken_notebook_is_named(tmp_path: Path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "04_x.ipynb").write_text("{half")
-    with pytest.raises(InputError, match="04_x.ipynb: not a notebook; run it again"):
+    with pytest.raises(InputError, match="04_x.ipynb: not a notebook; remove it and run it again"):
         site.build(tmp_path)
     assert not (tmp_path / "index.html").exists()
 
