@@ -154,6 +154,7 @@ def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
     assert shown.models == ["image-only"] and len(shown.queries) == 5
     pieces = shown.show(shown.settle(shown.start()))
     assert pieces["answers"].count('class="card unknown"') == 4  # it does not find itself
+    assert "?: no labels to judge by" in pieces["answers"]
     assert 'data-do="wrong" data-key="wrong" disabled' in pieces["controls"]
 
 
