@@ -262,6 +262,9 @@ def search_command(options: argparse.Namespace) -> int:
 
 
 def explore_command(options: argparse.Namespace) -> int:
+    if options.catalog:
+        read_catalog(options.catalog)  # a wrong folder is told before the imports, which take a while
+
     from capture_lib import profiles, widget
 
     profiles.get(options.profile)

@@ -218,7 +218,8 @@ class Explorer:
         try:
             photo = load_photo(BytesIO(content))
         except InputError as error:
-            raise InputError(f"{name}: {str(error).partition(': ')[2]}") from None
+            told = str(error).partition(": ")[2].partition(" (cannot identify")[0] if content else "the file is empty"
+            raise InputError(f"{name}: {told}; all stays as it was") from None
         label = f"own photo {name}"
         self.own = Question(label, photo, self.searcher.describe(photo, label), caption, [])
         self.side.cache_clear()
@@ -355,16 +356,21 @@ def style() -> str:
 def open_explorer(run: Run) -> Explorer:
     """The explorer of a run, whatever its catalog holds: test queries, or else those of val, or else any photos.
 
-    Methods are read and merged as val chose; where nothing can be chosen, by their first reading.
+    Methods are read and merged as val chose; where nothing can be chosen, by their first reading, and there is no
+    "capture-chosen", which would be the same as "capture".
     """
     searcher = Searcher.open(run, FORMS)
     queries = next(table for table in (*(stages.samples(run, split) for split in ("test", "val")),
                                        stages.photographed(run)) if len(table))
+    if not searcher.choices:
+        sides = stages.embedded(run)
+        if "gallery" in sides and {"val", "test"} & set(sides):
+            stages.choices(run, sides)
+            searcher.choices = stages.stored_choices(run)
     if searcher.choices:
         return Explorer(searcher, queries, {name: Choice(found["reading"], found["merge"])
-                                            for name, found in searcher.choices.items()})
-    sides = stages.embedded(run)
-    if "gallery" in sides and {"val", "test"} & set(sides):
-        return Explorer(searcher, queries, stages.choices(run, sides)[0])
+                                            for name, found in searcher.choices.items()
+                                            if found["val"] is not None or not name.startswith("capture-chosen")})
     return Explorer(searcher, queries, {name: Choice(method.readings[0]) for name, method
-                                        in retrieval.possible_methods(searcher.gallery).items()})
+                                        in retrieval.possible_methods(searcher.gallery).items()
+                                        if not name.startswith("capture-chosen")})

@@ -4,6 +4,7 @@ Python draws the pieces of the page and the browser shows them (`templates/explo
 a message. All that a reader has chosen is one `explorer.State`.
 """
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -106,10 +107,49 @@ def write_app(profile: str, catalog: Path | None, file: Path) -> Path:
 
 
 def serve(profile: str, catalog: Path | None, port: int | None = None, browser: bool = True) -> int:
-    """Opens the explorer in the browser through Voilà; returns its exit code when it is stopped."""
-    if catalog:
-        read_catalog(catalog)
+    """Makes the stages that are missing, then opens the explorer in the browser; returns the exit code of the first.
+
+    Stages are made here, where progress is seen and an interrupt is heard, and not by the page: two of them at once
+    would make the same ones.
+
+    Raises:
+        InputError: the catalog is not there or has no photo on disk, or the port is taken.
+    """
+    if catalog and not read_catalog(catalog).photos:
+        raise InputError(f"{catalog}: none of its photos is on disk, so there is nothing to explore")
+    port = free_port(port)
+    print("loading what was trained, or training it first if there is nothing yet …", flush=True)
+    made = subprocess.run([sys.executable, "-m", "capture_lib.stages", "--profile", profile,
+                           *(["--catalog", str(catalog.resolve())] if catalog else [])], check=False)
+    if made.returncode:
+        return made.returncode
     app = write_app(profile, catalog, REPORTS / "explore.ipynb")  # Voilà serves no hidden file
-    options = ["--no-browser"] * (not browser) + [f"--port={port}"] * (port is not None)
+    options = ["--no-browser"] * (not browser) + [f"--port={port}", "--Voila.port_retries=0", "--Voila.log_level=ERROR"]
+    options += [f"--MappingKernelManager.cull_{name}=60" for name in ("interval", "idle_timeout")]  # of closed tabs
     options.append(f"--Voila.tornado_settings={{'headers': {{'Content-Security-Policy': {OWN_STYLES!r}}}}}")
-    return subprocess.run([sys.executable, "-m", "voila", str(app), *options], check=False).returncode
+    print(f"the explorer: http://localhost:{port}/ (each page takes some seconds to load the models; Ctrl-C ends it)",
+          flush=True)
+    with subprocess.Popen([sys.executable, "-m", "voila", str(app), *options]) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:  # the server has heard it too, and ends its kernels
+            server.wait()
+            return 0
+
+
+def free_port(wanted: int | None) -> int:
+    """The port that is wanted, or else the first free one from 8866 on.
+
+    Raises:
+        InputError: it is taken or out of range.
+    """
+    for port in [wanted] if wanted is not None else range(8866, 8966):
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            try:
+                tried.bind(("localhost", port))
+                return port
+            except (OSError, OverflowError):
+                continue
+    raise InputError(f"--port {wanted}: taken, or no port of this machine; leave --port out and a free one is found"
+                     if wanted is not None else "every port from 8866 to 8965 is taken: name one with --port")

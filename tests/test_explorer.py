@@ -154,7 +154,16 @@ def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
     assert shown.models == ["image-only"] and len(shown.queries) == 5
     pieces = shown.show(shown.settle(shown.start()))
     assert pieces["answers"].count('class="card unknown"') == 4  # it does not find itself
+    assert "?: no labels to judge by" in pieces["answers"]
     assert 'data-do="wrong" data-key="wrong" disabled' in pieces["controls"]
+
+
+def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_report: Path, monkeypatch):
+    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(open_run("smoke")).items()}
+    assert "capture-chosen/instance" in unjudged
+    monkeypatch.setattr(stages, "stored_choices", lambda run: unjudged)
+    shown = open_explorer(open_run("smoke"))
+    assert "capture-chosen" not in shown.models and shown.best == "capture/instance"
 
 
 def test_a_gallery_escapes_and_frames():

@@ -1,6 +1,7 @@
 """The explorer in a real browser: in JupyterLab and as an app of Voilà, by mouse and keyboard, with one's own photo."""
 
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from browser import PATIENCE, browser, keep, served  # noqa: F401 (the fixture)
 from PIL import Image
 
 from capture_lib.explorer import PIECES
-from capture_lib.widget import ExplorerWidget, write_app
+from capture_lib.faults import InputError
+from capture_lib.widget import LARGEST_FILE, ExplorerWidget, free_port, serve, write_app
 
 HOSTILE = '''<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">"'&'''
 SHOWN = ".explorer .hits .card"
@@ -58,6 +60,22 @@ def test_stepping_stays_among_the_queries():
         widget.hear(None, {"do": step}, [])
         seen.append(widget.state.query)
     assert seen == [0, 1, 2, 2, 1]
+
+
+def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for wrong in (port, 10**6):
+            with pytest.raises(InputError, match=f"--port {wrong}: taken"):
+                free_port(wrong)
+    assert free_port(port) == port and free_port(None) >= 8866
+    catalog = drawn.make_catalog(tmp_path / "bare", train=3, gallery=0, val=0, test=0)
+    for photo in catalog.photos.values():
+        photo.unlink()
+    with pytest.raises(InputError, match="none of its photos is on disk"):
+        serve("smoke", catalog.folder)
 
 
 # --------------------------------------------------------------------------------------------- in a browser
@@ -125,6 +143,10 @@ def test_picking_a_query_and_a_box_by_mouse_and_keyboard(page):
     assert page.evaluate("document.activeElement.dataset.key") == "box-0"  # the focus outlives the redrawing
     page.keyboard.press("ArrowRight")
     page.wait_for_selector('[data-key="query-3"][aria-pressed="true"]')
+    choose(page, '[data-key="query-11"]', '[data-key="query-11"][aria-pressed="true"]')
+    for number in (12, 13):  # the next strip: the keyboard stays with what is chosen
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector(f'[data-key="query-{number}"][aria-pressed="true"]')
 
 
 def test_what_is_compared_and_how(page):
@@ -176,9 +198,13 @@ def test_a_photo_of_ones_own_with_hostile_words(page, tmp_path):
     assert page.evaluate("window.hacked") is None and page.input_value('[data-name="caption"]') == HOSTILE
     assert page.locator(".card.unknown").count() == 10  # nobody knows what it shows
     keep(page, "explorer-own")
-    (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    page.set_input_files('input[type="file"]', tmp_path / "broken.jpg")
-    page.wait_for_function("document.querySelector('[data-part=note]').innerText.includes('does not decode')")
+    for name, content, said in (("broken.jpg", b"no photo", "does not decode"), ("none.jpg", b"", "is empty"),
+                                ("large.tif", bytes(LARGEST_FILE + 1), "larger than 8 MB"),
+                                ("broken.jpg", b"no photo", "does not decode")):
+        (tmp_path / name).write_bytes(content)
+        page.set_input_files('input[type="file"]', tmp_path / name)
+        page.wait_for_function("said => document.querySelector('[data-part=note]').innerText.includes(said)", arg=said)
+        assert "BytesIO" not in page.locator('[data-part="note"]').inner_text()
 
 
 def test_nothing_moves_when_an_answer_comes(page):

@@ -1,6 +1,8 @@
 // The browser's part of the explorer: it shows the pieces that Python sends, and says what was clicked.
 // Python has escaped every text in them; nothing is put together here.
 const LARGEST = 1600; // pixels of a photo's longer side: a larger one is made smaller before it is sent
+const MOST_BYTES = 8 * 2 ** 20; // of what is sent: the connection breaks at 10 MB
+const PATIENCE = 20000; // milliseconds without an answer until the page says so
 
 function render({ model, el }) {
   const root = document.createElement("div");
@@ -41,14 +43,28 @@ function render({ model, el }) {
     const focused = root.getRootNode().activeElement;
     const key = places[name].contains(focused) ? focused.dataset.key : null;
     places[name].replaceChildren(fresh.content);
-    if (key) places[name].querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+    const strip = places[name].querySelector(".strip"), chosen = strip?.querySelector(".chosen");
+    if (chosen) strip.scrollLeft = chosen.offsetLeft - strip.offsetLeft - (strip.clientWidth - chosen.clientWidth) / 2;
+    if (!key) return;
+    const again = places[name].querySelector(`[data-key="${CSS.escape(key)}"]`)
+      ?? places[name].querySelector('[aria-pressed="true"]'); // it is gone: what is chosen now keeps the keyboard
+    again?.focus({ preventScroll: true });
   }
   const names = Object.keys(places);
   names.forEach((name) => model.on(`change:${name}`, () => draw(name)));
-  model.on("change:answered", () => root.classList.remove("busy"));
+  model.on("change:answered", () => {
+    root.classList.remove("busy");
+    clearTimeout(waiting);
+    draw("note"); // in place of what the browser had to say
+  });
 
+  let waiting;
   function send(content, buffers) {
     root.classList.add("busy");
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      places.note.textContent = "no answer yet; if it stays so, reload the page";
+    }, PATIENCE);
     model.send(content, undefined, buffers);
   }
   const choose = (patch) => send({ do: "set", patch });
@@ -61,8 +77,10 @@ function render({ model, el }) {
   });
   root.addEventListener("change", (event) => {
     const { dataset, type, value, checked, files } = event.target;
-    if (type === "file" && files.length) upload(files[0]);
-    else if (dataset.name) choose({ [dataset.name]: type === "checkbox" ? checked : value });
+    if (type === "file" && files.length) {
+      upload(files[0]);
+      event.target.value = ""; // so that the same file can be handed in again
+    } else if (dataset.name) choose({ [dataset.name]: type === "checkbox" ? checked : value });
   });
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
@@ -92,6 +110,10 @@ function render({ model, el }) {
       }
     } catch {
       // a format that the browser cannot read; Python may, or says why not
+    }
+    if (content.size > MOST_BYTES) {
+      places.note.textContent = `${file.name}: larger than 8 MB, and not a photo that the browser can make smaller`;
+      return;
     }
     send({ do: "photo", name: file.name }, [await content.arrayBuffer()]);
   }
