@@ -141,6 +141,8 @@ def test_picking_a_query_and_a_box_by_mouse_and_keyboard(page):
     page.keyboard.press("Enter")
     page.wait_for_selector('[data-key="number-0"][aria-pressed="true"]')
     assert page.evaluate("document.activeElement.dataset.key") == "box-0"  # the focus outlives the redrawing
+    page.keyboard.press("Enter")  # a second time: all boxes again
+    page.wait_for_selector('[data-key="box-all"][aria-pressed="true"]')
     page.keyboard.press("ArrowRight")
     page.wait_for_selector('[data-key="query-3"][aria-pressed="true"]')
     choose(page, '[data-key="query-11"]', '[data-key="query-11"][aria-pressed="true"]')
