@@ -304,6 +304,7 @@ def test_executed_on_the_world(smoke_report: Path, stem: str):
     page = (smoke_report / "notebooks" / f"{stem}.html").read_text(encoding="utf-8")
     assert not re.search(r"<script[^>]+src=|<link[^>]+href=[\"']http|@import", page), "opens offline"
     assert len(page) < 1_500_000
+    assert '<code class="math">' not in page, "a formula that is not drawn"
     tagged = [cell for cell in executed.cells if TAG in cell.metadata.get("tags", [])]
     assert len(pictures_of(executed)) == len(tagged), "a cell with the tag shows no picture"
     provenance = figures_of(smoke_report)[stem]["provenance"]
