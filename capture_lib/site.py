@@ -40,6 +40,11 @@ ABOUT = {  # what a method is, for who has read nothing yet
     "dual-encoder/instance": "rival, as CLIP",
     "image-stream": "the dual encoder's image side alone",
     "text-stream": "the dual encoder's text side alone",
+    "paper, product": "CAPTURE as the paper reads it, in notebook 08",
+    "paper, chosen": "CAPTURE read by the vectors that val chose, in notebook 08",
+    "paper, blend": "CAPTURE beside region features and n-grams, shares as val chose",
+    **{f"{name}, matched": "the same, whitened by pairs that nobody labelled (ours)" for name in (
+        "paper, product", "paper, chosen", "paper, blend", "late-fusion", "image-only", "text-only")},
     "popularity": "one list for every query, what train shows most",
     "chance": "a random order",
 }
