@@ -330,11 +330,12 @@ def all_boxed(run: Run) -> bool:
     return bool((table.loc[table["split"] != "train", "boxes"].map(len) > 0).all())
 
 
-def judge_all(run: Run, jobs: list[Job], map_over: Callable) -> list[Path]:
+def judge_all(run: Run, jobs: list[Job], map_over: Callable, judge: Callable[[Run, Job], Path] = judged
+              ) -> list[Path]:
     """Trains what is not trained yet, several side by side, then judges; the folders of the judgements."""
     first = {training_of(run, job): job for job in reversed(jobs)}  # one of each that are trained in the same way
     for label, work, those in (("models trained or found", trained, list(first.values())[::-1]),
-                               ("models judged or found", judged, jobs)):
+                               ("models judged or found", judge, jobs)):
         folders = list(progress(map_over(partial(quietly, work, run), those), label, len(those)))
     return folders
 

@@ -27,7 +27,8 @@ from capture_lib.search import Item, Searcher
 
 MODELS = {  # the first part of a method's name, for readers
     "capture-chosen": "CAPTURE, vectors chosen on val", "capture": "CAPTURE, the paper's product",
-    "image-only": "image alone", "text-only": "text alone", "late-fusion": "image + text, late fusion",
+    "beyond": "ours, beyond the paper", "image-only": "image alone", "text-only": "text alone",
+    "late-fusion": "image + text, late fusion",
 }
 OWN = -1  # the number of a reader's own photo among the queries
 STRIP = 12  # queries to pick from at a time

@@ -1,4 +1,7 @@
-"""Beyond the paper: CAPTURE and plain vectors, read as they are and after `whitening` by mined pairs (notebook 08)."""
+"""Beyond the paper: CAPTURE beside plain vectors, matched, smoothed and merged by ours; and with each part left out.
+
+Matched is what `whitening` by mined pairs makes of vectors; the rest is `retrieval`'s. Notebook 08 shows it.
+"""
 
 import json
 import sys
@@ -26,8 +29,9 @@ from capture_lib.beyond import ComposedPairs
 from capture_lib.catalog import HELD_OUT, SEEN, UNSEEN
 from capture_lib.comparison import Job
 from capture_lib.model import Capture
-from capture_lib.retrieval import BLENDS, METHODS, OF_CAPTURE, PAPER, Blocks, Method, Side
+from capture_lib.retrieval import BLENDS, METHODS, OF_CAPTURE, PAPER, YIELDING, Blocks, Method, Side
 from capture_lib.runs import Run
+from capture_lib.synthesis import mapping
 from capture_lib.whitening import WhiteningSettings
 
 TITLES = ("mAP@10", "mAR@10")
@@ -37,6 +41,16 @@ ALL = "whitened by all differences"  # the control: pairs drawn at random
 PLAIN = {name: METHODS[name] for name in ("late-fusion", "image-only", "text-only")}  # what needs no model
 OF_MODEL = {"product": Method("instance", PAPER), "chosen": Method("instance", OF_CAPTURE),
             "blend": Method("instance", BLENDS)}
+KNOWN = (*PLAIN, f"{variants.BY_PAPER}, product", f"{variants.BY_PAPER}, chosen")  # the rivals: what 05 and 06 have
+WHOLE = METHODS["beyond/instance"]
+OURS, NO_CAPTURE = f"{variants.BY_PAPER}, beyond", "beyond without CAPTURE"
+PARTS = {  # ours, and ours with one part left out: whether vectors are matched, and how they are searched
+    "beyond": (MATCHED, WHOLE),
+    "beyond without matching": (BEFORE, WHOLE),
+    "beyond without smoothing": (MATCHED, replace(WHOLE, smoothed=False)),
+    "beyond without yielding": (MATCHED, replace(WHOLE, merges=("score",))),
+    "beyond without raw vectors": (MATCHED, replace(WHOLE, readings=OF_CAPTURE)),
+}
 Judged = list[tuple[Job | None, Path]]  # each model (None: without one) with the folder of its judgement
 
 
@@ -79,16 +93,14 @@ def judged(run: Run, job: Job | None) -> Path:
     def make(unfinished: Path) -> None:
         model = None if job is None else Capture.from_pretrained(folder).to(stages.detector.pick_device()).eval()
         found = stages.mined(run, stages.pretrained(run))
-        sides = {split: embedded(run, stages.samples(run, split), model, how, split == "gallery")
+        plain = {split: embedded(run, stages.samples(run, split), model, how, split == "gallery")
                  for split in ("val", "test", "gallery")}
         maps = whitening.learned(vectors_of_parts(run, found, model, how), found.near, settings.whitening)
-        after = {split: whitening.mapped(side, maps) for split, side in sides.items()}
-        methods = PLAIN if job is None else OF_MODEL
+        sides = {BEFORE: plain, MATCHED: {split: whitening.mapped(side, maps) for split, side in plain.items()}}
         scores, chosen = {}, {}
-        for kind, those in ((BEFORE, sides), (MATCHED, after)):
-            own, options = comparison.judgement(those, methods, run.profile.retrieval.depth)
-            scores |= {named(job, kind, name): table for name, table in own.items()}
-            chosen |= {named(job, kind, name): table for name, table in options.items()}
+        for kind, those in sides.items():
+            own, options = comparison.judgement(those, methods_of(job, kind), run.profile.retrieval.depth)
+            scores, chosen = scores | own, chosen | options
         comparison.keep(unfinished, scores, chosen)
 
     table = stages.photographed(run)[["sample_id", "split", "image", "caption", "labels"]]
@@ -96,10 +108,15 @@ def judged(run: Run, job: Job | None) -> Path:
                      comparison.anew(make), name=f"recipes/{job.part if job else 'without-a-model'}")
 
 
-def named(job: Job | None, kind: str, method: str) -> str:
-    """The name of a method: what it reads, of which model, and whether it is matched."""
-    model = f"{job.name.removeprefix('beyond/')}, " if job else ""
-    return f"{model}{method}{', matched' if kind == MATCHED else ''}"
+def methods_of(job: Job | None, kind: str) -> dict[str, Method]:
+    """The ways to search by vectors of a kind, plain or matched, of a model or (None) without one."""
+    after = ", matched" if kind == MATCHED else ""
+    if job is None:
+        without = {NO_CAPTURE: replace(WHOLE, readings=METHODS["late-fusion"].readings)} if kind == MATCHED else {}
+        return {f"{name}{after}": method for name, method in PLAIN.items()} | without
+    model = job.name.removeprefix("beyond/")
+    return ({f"{model}, {name}{after}": method for name, method in OF_MODEL.items()} |
+            {f"{model}, {name}": method for name, (of, method) in PARTS.items() if of == kind})
 
 
 def compared(run: Run) -> tuple[Judged, Judged]:
@@ -114,28 +131,37 @@ def compared(run: Run) -> tuple[Judged, Judged]:
     settings, forms = run.profile.comparison, variants.beyond()
     tries = [Job(f"beyond/{name}", form, settings.epochs, 1.0, run.seed) for name, form in forms.items()]
     tries = tries[:settings.tries or None]
-    finals = [None, *(Job(f"beyond/{variants.BY_PAPER}", forms[variants.BY_PAPER], run.profile.pretrain.epochs, 1.0,
-                          run.seed + more) for more in range(settings.seeds))]
-    return [(job, judged(run, job)) for job in tries], [(job, judged(run, job)) for job in finals]
+    finals = [Job(f"beyond/{name}", forms[name], run.profile.pretrain.epochs, 1.0, run.seed + more)
+              for name in settings.recipes for more in range(settings.seeds)]
+    jobs = [*tries, *finals]
+    with mapping(settings.at_once if len(jobs) > 2 else 0) as map_over:  # processes take a while to start
+        folders = comparison.judge_all(run, jobs, map_over, judged)
+    judgements = list(zip(jobs, folders, strict=True))
+    return judgements[:len(tries)], [(None, judged(run, None)), *judgements[len(tries):]]
 
 
 def tried(run: Run) -> dict[str, dict[str, float]]:
-    """Figures on val of the late fusion, mapped in other ways: standard mAP@10 and mAR@10, by what was changed."""
+    """Figures on val of the late fusion, searched in other ways: standard mAP@10 and mAR@10, by what was changed."""
     found, how = stages.mined(run, stages.pretrained(run)), run.profile.batches
     sides = {split: embedded(run, stages.samples(run, split), None, how, split == "gallery")
              for split in ("val", "gallery")}
     parts, settings, rng = vectors_of_parts(run, found, None, how), WhiteningSettings(), np.random.default_rng(run.seed)
-    maps = whitening.learned(parts, found.near, settings)
-    ways = {BEFORE: ({}, ()), MATCHED: (maps, ()), "words alone": (maps, ("words",)),
-            "regions alone": (maps, ("regions",)),
-            ALL: (whitening.learned(parts, rng.integers(len(found.parts), size=found.near.shape), settings), ())}
+    maps, fusion = whitening.learned(parts, found.near, settings), METHODS["late-fusion"]
+    smoothed = replace(fusion, smoothed=True)
+    ways = {BEFORE: ({}, (), fusion), "smoothed alone": ({}, (), smoothed),
+            "yielding alone": ({}, (), replace(fusion, merges=(YIELDING,))), MATCHED: (maps, (), fusion),
+            "words alone": (maps, ("words",), fusion), "regions alone": (maps, ("regions",), fusion),
+            ALL: (whitening.learned(parts, rng.integers(len(found.parts), size=found.near.shape), settings), (),
+                  fusion)}
     for more in ({"neighbours": 1}, {"neighbours": 10}, {"ridge": 0.02}, {"ridge": 0.5}):
         name = ", ".join(f"{key} {value:g}" for key, value in more.items())
-        ways[name] = (whitening.learned(parts, found.near, replace(settings, **more)), ())
+        ways[name] = (whitening.learned(parts, found.near, replace(settings, **more)), (), fusion)
+    ways |= {"matched, smoothed": (maps, (), smoothed),
+             "matched, smoothed, yielding": (maps, (), replace(smoothed, merges=(YIELDING,)))}
     figures = {}
-    for name, (own, only) in ways.items():
+    for name, (own, only, method) in ways.items():
         after = {split: whitening.mapped(side, own, only) for split, side in sides.items()}
-        choice, _ = retrieval.choose(METHODS["late-fusion"], after["val"], after["gallery"])
+        choice, _ = retrieval.choose(method, after["val"], after["gallery"])
         ranked = retrieval.rank(after["val"], after["gallery"], "instance", choice)
         table = retrieval.score(ranked, after["val"], after["gallery"])
         figures[name] = {title: float(table["standard", title].mean()) for title in TITLES}
@@ -143,16 +169,20 @@ def tried(run: Run) -> dict[str, dict[str, float]]:
 
 
 def seconds_to_learn(run: Run) -> float:
-    """Seconds that mining the pairs and learning the maps take, vectors of the photos given."""
-    started, found = time.perf_counter(), stages.mined(run, stages.pretrained(run))
-    whitening.learned(vectors_of_parts(run, found, None, run.profile.batches), found.near, WhiteningSettings())
+    """Seconds that mining the pairs, learning the maps and smoothing the gallery take; embedding it is in any way."""
+    trained = stages.pretrained(run)
+    gallery = embedded(run, stages.samples(run, "gallery"), trained.model, run.profile.batches, single=True)
+    started, found = time.perf_counter(), stages.mined(run, trained)
+    parts = vectors_of_parts(run, found, trained.model, run.profile.batches)
+    after = whitening.mapped(gallery, whitening.learned(parts, found.near, WhiteningSettings()))
+    retrieval.smooth(retrieval.read(after.instance, WHOLE.readings[0]))
     return time.perf_counter() - started
 
 
 def step_seconds(run: Run, steps: int) -> dict[str, np.ndarray]:
     """Seconds (steps,) that an optimiser step takes with either recipe, its batch and all; by turns, so that whatever
     else runs on the machine slows both. The first step of each is not counted."""
-    trainings = {name: training(run, variants.beyond()[name]) for name in (variants.BY_PAPER, variants.OURS)}
+    trainings = {name: training(run, variants.beyond()[name]) for name in (variants.BY_PAPER, variants.COMPOSED)}
     seconds = {name: [] for name in trainings}
     for _ in range(steps + 1):
         for name, training_steps in trainings.items():
@@ -163,16 +193,17 @@ def step_seconds(run: Run, steps: int) -> dict[str, np.ndarray]:
 
 
 def cost(run: Run, finals: Judged, steps: int) -> dict[str, float]:
-    """What matching adds to the paper's recipe, as multiples, and what a step of either recipe takes.
+    """What ours adds to a training by the paper's recipe, as multiples, and what a step with composed queries takes.
 
-    Nothing is trained: the models are those of the paper's recipe, so the optimiser steps are the same.
+    The model is that of the paper's recipe, so the optimiser steps are the same: mining, learning the maps and
+    smoothing the gallery are what is added.
     """
     seconds = {name: float(np.median(own)) for name, own in step_seconds(run, steps).items()}
     job = next(job for job, _ in finals if job)
     count = len(json.loads((comparison.trained(run, job) / "history.json").read_text(encoding="utf-8")))
     training_s, more = seconds[variants.BY_PAPER] * count, seconds_to_learn(run)
     return {"steps_ratio": 1.0, "time_ratio": (training_s + more) / training_s, "learning_s": more,
-            "training_s": training_s, "composed_step_ratio": seconds[variants.OURS] / seconds[variants.BY_PAPER]}
+            "training_s": training_s, "composed_step_ratio": seconds[variants.COMPOSED] / seconds[variants.BY_PAPER]}
 
 
 def training(run: Run, variant: variants.Variant) -> Iterator[None]:
@@ -199,32 +230,37 @@ def gain(ours: list[np.ndarray], rival: list[np.ndarray], queries: np.ndarray | 
     return {"mean": found["value"], "low": found["low"], "high": found["high"]}
 
 
-def results(scores: dict[str, list], chosen: dict[str, list[dict]], kinds: np.ndarray) -> dict:
-    """Ours, the matched reading that is best on val, against every plain one: paired, training noise included.
+def results(scores: dict[str, list], kinds: np.ndarray) -> dict:
+    """Ours against every rival and with each part left out: paired, training noise included.
 
     Args:
-        scores, chosen: by method, as from `comparison.read_scores` and `read_chosen`, one for each training.
+        scores: by method, as from `comparison.read_scores`, one for each training.
         kinds: (Q,) what training showed of each test query's products.
 
     Returns:
-        the names of ours and of the best rival: the one with the highest mAP@10 on test, the hardest choice for us;
-        "to" each rival, and "groups" of queries against the best one; "gain" and "gain_unseen" of these; "matching",
-        what whitening alone does to each plain method.
+        "rival", the best of `KNOWN`: the one with the highest mAP@10 on test, the hardest choice for us; "plain", the
+        best of all that isn't matched, the blend among them, which is new too; "groups" and "groups_plain" of queries
+        against these two; "gain" and "gain_unseen" over the rival; "to" each plain method; "parts", ours against
+        itself without each part; "matching", what whitening alone does to each plain method.
     """
-    own = [name for name in scores if name.endswith(f", {MATCHED}")]
-    ours = max(own, key=lambda name: np.mean([one["val"] for one in chosen[name]]))
     figures = {title: {name: [one["standard", title].to_numpy() for one in tables] for name, tables in scores.items()}
                for title in TITLES}
-    rivals = [name for name in scores if name not in own]
-    best = max(rivals, key=lambda name: np.mean(figures["mAP@10"][name]))
-    groups = {}
-    for kind in ("all", SEEN, UNSEEN, HELD_OUT):
-        queries = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
-        if queries.any():
-            groups[kind] = {title: gain(of[ours], of[best], queries) for title, of in figures.items()}
-            groups[kind]["queries"] = int(queries.sum())
-    return {"ours": ours, "rival": best, "groups": groups, "gain": groups["all"]["mAP@10"],
-            "gain_unseen": groups.get(UNSEEN, {}).get("mAP@10"),
-            "to": {name: {title: gain(of[ours], of[name]) for title, of in figures.items()} for name in rivals},
-            "matching": {name: {title: gain(of[f"{name}, {MATCHED}"], of[name]) for title, of in figures.items()}
-                         for name in rivals}}
+
+    def against(other: str, ours: str = OURS, queries: np.ndarray | slice = slice(None)) -> dict[str, dict]:
+        return {title: gain(of[ours], of[other], queries) for title, of in figures.items()}
+
+    def by_group(other: str) -> dict[str, dict]:
+        those = {"all": np.ones(len(kinds), bool)} | {kind: kinds == kind for kind in (SEEN, UNSEEN, HELD_OUT)}
+        return {kind: against(other, queries=queries) | {"queries": int(queries.sum())}
+                for kind, queries in those.items() if queries.any()}
+
+    plain = [name for name in scores if f"{name}, {MATCHED}" in scores]
+    rival, best = (max(those, key=lambda name: np.mean(figures["mAP@10"][name]))
+                   for those in ([name for name in plain if name in KNOWN], plain))
+    groups = by_group(rival)
+    return {"ours": OURS, "rival": rival, "plain": best, "groups": groups, "groups_plain": by_group(best),
+            "gain": groups["all"]["mAP@10"], "gain_unseen": groups.get(UNSEEN, {}).get("mAP@10"),
+            "to": {name: against(name) for name in plain},
+            "parts": {name: against(name) for name in (NO_CAPTURE, *(f"{variants.BY_PAPER}, {part}" for part in PARTS))
+                      if name != OURS},
+            "matching": {name: against(name, f"{name}, {MATCHED}") for name in plain}}

@@ -303,6 +303,7 @@ def commit() -> str:
 
 
 def hardware() -> dict:
-    """The machine in a few words."""
+    """The machine in a few words, and torch's threads: another number of them sums in another order."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"machine": platform.machine(), "system": sys.platform, "cores": os.cpu_count(), "gpus": gpus}
+    return {"machine": platform.machine(), "system": sys.platform, "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "gpus": gpus}

@@ -66,7 +66,8 @@ class Answer:
 class Searcher:
     """Everything that answering needs, loaded once.
 
-    The items of the gallery are numbered, those that are added go on counting, and no number is used twice.
+    The items of the gallery are numbered, those that are added go on counting, and no number is used twice. It is
+    never smoothed here (`retrieval.smooth`), for it changes.
     """
 
     run: Run
@@ -118,7 +119,8 @@ class Searcher:
             return Answer("image-only", "regions", photo, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), [])
         table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
         query = self.embed(table, one, single=False, worded=bool(caption))
-        possible = {name for name, method in retrieval.possible_methods(query).items() if method.form == "instance"}
+        methods = retrieval.possible_methods(query, self.run.profile.retrieval.matched)
+        possible = {name for name, method in methods.items() if method.form == "instance"}
         method, choice = best_on_val(self.choices, possible) if caption else ("image-only", Choice("regions"))
         scores, numbers = self.index(choice.reading).search(retrieval.read(query.instance, choice.reading), most)
         hits = [self.hits(found, values) for found, values in zip(numbers, scores, strict=True)]

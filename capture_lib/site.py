@@ -43,6 +43,10 @@ ABOUT = {  # what a method is, for who has read nothing yet
     "paper, product": "CAPTURE as the paper reads it, in notebook 08",
     "paper, chosen": "CAPTURE read by the vectors that val chose, in notebook 08",
     "paper, blend": "CAPTURE beside region features and n-grams, shares as val chose",
+    "paper, beyond": "ours: CAPTURE beside raw vectors, matched, smoothed, its lists yielding",
+    "beyond without CAPTURE": "ours without the model",
+    **{f"paper, beyond without {part}": f"ours without {part}" for part in
+       ("matching", "smoothing", "yielding", "raw vectors")},
     **{f"{name}, matched": "the same, whitened by pairs that nobody labelled (ours)" for name in (
         "paper, product", "paper, chosen", "paper, blend", "late-fusion", "image-only", "text-only")},
     "popularity": "one list for every query, what train shows most",
@@ -160,7 +164,8 @@ def run_of(metrics: dict[str, dict], timings: dict[str, dict]) -> dict[str, str]
 def machine(hardware: dict) -> str:
     """A machine in a few words."""
     gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
-    return f"{hardware['cores']} cores {hardware.get('machine', '')}, {gpus}" if "cores" in hardware else ""
+    threads = f", {hardware['threads']} threads" if "threads" in hardware else ""
+    return f"{hardware['cores']} cores {hardware.get('machine', '')}{threads}, {gpus}" if "cores" in hardware else ""
 
 
 def provenance(metrics: dict[str, dict]) -> list[tuple[str, list[tuple[str, list[str]]]]]:

@@ -281,7 +281,7 @@ def choices(run: Run, sides: dict[str, Side]) -> tuple[dict[str, Choice], dict[s
     labelled = val if val and any(val.labels) else None
     queries = sides.get("test") or sides["val"]
     found = {name: retrieval.choose(method, labelled, sides["gallery"], run.profile.retrieval.depth)
-             for name, method in retrieval.possible_methods(queries).items()}
+             for name, method in retrieval.possible_methods(queries, run.profile.retrieval.matched).items()}
     chosen = {name: choice for name, (choice, _) in found.items()}
     with write_atomically(run.stages / "retrieval") as folder:
         origin_of_choices(run).write(folder)

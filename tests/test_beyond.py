@@ -17,7 +17,7 @@ from capture_lib.profiles import PROFILES
 from capture_lib.retrieval import BLENDS, READINGS, Side, read, unit
 from capture_lib.runs import Run
 from capture_lib.search import Searcher
-from capture_lib.variants import BY_PAPER, OURS, ComparisonSettings
+from capture_lib.variants import BY_PAPER, COMPOSED, ComparisonSettings
 
 KINDS = 4
 SETTINGS = ComposedSettings(neighbours=5, alike=8, most_parts=3)
@@ -246,30 +246,66 @@ def single(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "find_instances", lambda boxes, scores, settings: [0])
 
 
-def test_plain_and_matched_vectors_are_judged_by_the_same_readings(run: Run, single: None, monkeypatch):
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blends to choose from, not thirty-six."""
     monkeypatch.setitem(recipes.OF_MODEL, "blend", retrieval.Method("instance", BLENDS[:2]))
+    for name, (kind, method) in recipes.PARTS.items():
+        if method.readings == BLENDS:
+            monkeypatch.setitem(recipes.PARTS, name, (kind, replace(method, readings=BLENDS[:2])))
+
+
+def test_ours_is_compared_with_all_that_is_plain_and_with_itself_without_each_part(run: Run, single: None, few: None):
     tries, finals = recipes.compared(run)
-    assert [job.name for job, _ in tries] == [f"beyond/{BY_PAPER}", f"beyond/{OURS}"]
+    assert [job.name for job, _ in tries] == [f"beyond/{BY_PAPER}", f"beyond/{COMPOSED}"]
     assert [job and job.name for job, _ in finals] == [None, f"beyond/{BY_PAPER}"]
     scores = comparison.gathered([folder for _, folder in finals], comparison.read_scores)
     chosen = comparison.gathered([folder for _, folder in finals], comparison.read_chosen)
-    plain = [name for name in chosen if not name.endswith(", matched")]
-    assert set(plain) == {"late-fusion", "image-only", "text-only", "paper, product", "paper, chosen", "paper, blend"}
-    for name in plain:
+    plain = {"late-fusion", "image-only", "text-only", "paper, product", "paper, chosen", "paper, blend"}
+    without = {"beyond without CAPTURE", *(f"paper, beyond without {part}" for part in
+                                           ("matching", "smoothing", "yielding", "raw vectors"))}
+    assert set(chosen) == plain | {f"{name}, matched" for name in plain} | without | {"paper, beyond"}
+    for name in plain:  # the same readings, the same merges
         assert set(chosen[name][0]["tried"]) == set(chosen[f"{name}, matched"][0]["tried"])
-    found = recipes.results(scores, chosen, np.array(["seen", "unseen"] * 4, object))
-    rivals = {name: np.mean(scores[name][0]["standard", "mAP@10"]) for name in plain}
-    assert rivals[found["rival"]] == max(rivals.values()) and found["ours"].endswith(", matched")
+    merges = {name: chosen[name][0]["merge"] for name in without}
+    assert merges == {name: "score" if name.endswith("yielding") else "yielding" for name in without}
+    assert [name for name in chosen if chosen[name][0]["smoothed"]] == [
+        name for name in chosen if "beyond" in name and name != "paper, beyond without smoothing"]
+    found = recipes.results(scores, np.array(["seen", "unseen"] * 4, object))
+    figures = {name: np.mean(scores[name][0]["standard", "mAP@10"]) for name in plain}
+    assert figures[found["plain"]] == max(figures.values())
+    assert found["rival"] != "paper, blend" and found["ours"] == "paper, beyond" and set(found["parts"]) == without
+    assert figures[found["rival"]] == max(figures[name] for name in plain - {"paper, blend"})
     own = [scores[name][0]["standard", "mAP@10"] for name in (found["ours"], found["rival"])]
     assert found["gain"]["mean"] == pytest.approx(intervals.paired_difference(*own)["value"])
+    assert found["gain_unseen"]["mean"] == pytest.approx(np.mean((own[0] - own[1])[1::2]))
     assert found["groups"]["unseen"]["queries"] == 4
     alike = comparison.read_scores(comparison.plain(run))["late-fusion"]
     pd.testing.assert_frame_equal(scores["late-fusion"][0], alike)
     ways = recipes.tried(run)
-    assert ways["plain"]["mAP@10"] == pytest.approx(chosen["late-fusion"][0]["val"])
-    assert ways["matched"]["mAP@10"] == pytest.approx(chosen["late-fusion, matched"][0]["val"])
+    for way, name in {"plain": "late-fusion", "matched": "late-fusion, matched",
+                      "matched, smoothed, yielding": "beyond without CAPTURE"}.items():
+        assert ways[way]["mAP@10"] == pytest.approx(chosen[name][0]["val"])
     cost = recipes.cost(run, finals, 1)
     assert cost["time_ratio"] > 1 and cost["composed_step_ratio"] > 0
+
+
+def test_what_is_judged_is_what_the_parts_say_by_hand(run: Run, single: None, few: None):
+    """Ours, from matched vectors: neighbours averaged one by one, hits sorted one by one."""
+    scores = comparison.read_scores(recipes.compared(run)[1][1][1])["paper, beyond"]
+    chosen = comparison.read_chosen(recipes.compared(run)[1][1][1])["paper, beyond"]
+    wanted = replace(run, profile=replace(run.profile, retrieval=replace(run.profile.retrieval, matched=True)))
+    sides = stages.embedded(wanted)
+    queries, gallery = (read(sides[split].instance, chosen["reading"]) for split in ("test", "gallery"))
+    moved = []
+    for vector in gallery:
+        mean = gallery[np.argsort(-gallery @ vector)[:4]].mean(0)
+        moved.append(0.4 * vector + 0.6 * mean / np.linalg.norm(mean))
+        moved[-1] /= np.linalg.norm(moved[-1])
+    alike = queries @ np.stack(moved).T  # every photo is one instance here: nothing is merged
+    labels = np.array([labels[0] for labels in sides["gallery"].labels])
+    for row, own, labelled in zip(alike, scores["standard", "Prec@10"], sides["test"].labels, strict=True):
+        assert own == pytest.approx(np.isin(labels[np.argsort(-row)[:10]], labelled).mean())
 
 
 def test_a_profile_may_ask_for_matched_vectors_and_for_the_recipe(run: Run, single: None):
@@ -284,6 +320,8 @@ def test_a_profile_may_ask_for_matched_vectors_and_for_the_recipe(run: Run, sing
     asked = searcher.embed(row, stages.region_store(wanted)[0], single=False)
     np.testing.assert_allclose(asked.instance["regions"], after["test"].instance["regions"][after["test"].owners == 0],
                                atol=1e-5)
+    _, tried = stages.choices(wanted, after)
+    assert "beyond/instance" in tried and "beyond/instance" not in stages.choices(run, plain)[1]
     profile = replace(run.profile, name="beyond", pretrain=replace(TINY.pretrain, recipe=pretrain.BEYOND))
     assert stages.pretrained(replace(run, profile=profile)).model is not None
 
@@ -295,6 +333,6 @@ def test_without_captions_nothing_is_mined(tmp_path: Path):
 
 def test_every_recipe_has_settings_that_exist():
     forms = variants.beyond()
-    assert {BY_PAPER, OURS} <= set(forms)
+    assert {BY_PAPER, COMPOSED} <= set(forms)
     for form in forms.values():
         replace(pretrain.PretrainSettings(), **form.pretrain)

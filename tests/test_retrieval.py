@@ -228,7 +228,8 @@ def test_search_is_exact(depth):
 def loop_merge(rows: np.ndarray, scores: np.ndarray, how: str, depth: int) -> list[tuple]:
     """Merging by hand: hits in order, each gallery row at its first place only."""
     hits = [(i, place, rows[i, place], scores[i, place]) for i in range(len(rows)) for place in range(rows.shape[1])]
-    hits.sort(key=lambda hit: -hit[3] if how == "score" else (hit[1], -hit[3]))
+    keys = {"score": lambda hit: -hit[3], "yielding": lambda hit: 0.002 * hit[1] - hit[3]}
+    hits.sort(key=keys.get(how, lambda hit: (hit[1], -hit[3])))
     kept, seen = [], set()
     for instance, _, row, score in loop_turns(hits) if how == "balanced" else hits:
         if row not in seen:
@@ -253,7 +254,7 @@ def loop_turns(hits: list[tuple]) -> list[tuple]:
             return brought
 
 
-@pytest.mark.parametrize("how", retrieval.MERGES)
+@pytest.mark.parametrize("how", [*retrieval.MERGES, retrieval.YIELDING])
 @pytest.mark.parametrize(("instances", "depth"), [(1, 8), (2, 8), (3, 5), (5, 100)])
 def test_merging_is_merging_by_hand(how, instances, depth):
     rng = np.random.default_rng(instances)
@@ -298,6 +299,26 @@ def test_tied_instances_take_turns_in_their_order():
 @pytest.mark.parametrize("how", retrieval.MERGES)
 def test_lists_without_hits_merge_to_none(how):
     assert retrieval.merge(np.zeros((2, 0), np.int64), np.zeros((2, 0)), how, 10).rows.shape == (0,)
+
+
+def test_an_instance_that_brought_many_hits_yields_to_one_that_brought_few():
+    rows, scores = np.array([[0, 1, 2], [3, 4, 5]]), np.array([[0.900, 0.8995, 0.899], [0.8985, 0.80, 0.79]])
+    found = {how: retrieval.merge(rows, scores, how, 4) for how in ("score", "yielding")}
+    assert found["score"].rows.tolist() == [0, 1, 2, 3] and found["yielding"].rows.tolist() == [0, 3, 1, 2]
+    assert found["yielding"].scores.tolist() == [0.900, 0.8985, 0.8995, 0.899]  # what is shown stays the cosine
+
+
+def test_smoothing_brings_a_product_s_photos_together_and_keeps_lengths():
+    rng = np.random.default_rng(0)
+    product = np.repeat(np.arange(12), 8)
+    vectors = retrieval.unit(rng.normal(size=(12, 6))[product] + rng.normal(0, 0.6, (96, 6)))
+    after = retrieval.smooth(vectors)
+    assert after == pytest.approx(retrieval.unit(after), abs=1e-6) and after.dtype == np.float32
+    asking = retrieval.unit(rng.normal(0, 0.6, (96, 6)) + vectors)
+    right = [(product[np.argsort(-asking @ held.T)[:, :8]] == product[:, None]).mean() for held in (vectors, after)]
+    assert right[1] > right[0] + 0.05
+    assert retrieval.smooth(vectors, neighbours=1) == pytest.approx(vectors, abs=1e-6)
+    assert retrieval.smooth(vectors[:2]).shape == (2, 6)  # fewer than the neighbours
 
 
 @pytest.mark.parametrize("depth", [40, 9])
