@@ -98,13 +98,14 @@ def duration(seconds: float) -> str:
 def main_methods(metrics: dict[str, dict]) -> dict[str, dict]:
     """Baselines, CAPTURE and its rivals, best first by standard mAP@10; a later notebook's figures count.
 
-    Left out are ablations, and what rivals do with one query a photo.
+    Left out are ablations, methods without one of their parts, and what rivals do with one query a photo.
     """
     found = {}
     for stem in sorted(metrics):
         for name, value in metrics[stem].items():
             found |= value if name == "methods" and is_methods(value) else {}
-    kept = {name: method for name, method in found.items() if not name.startswith("ablation/")
+    kept = {name: method for name, method in found.items()
+            if not name.startswith("ablation/") and " without " not in name
             and (name.startswith("capture") or not name.endswith("/image"))}
     return dict(sorted(kept.items(), key=lambda pair: -middle(pair[1]["standard"].get("mAP@10"))))
 

@@ -59,7 +59,8 @@ METRICS = {
     "07_claims": {"claims": [claim("A & B", "reproduced", 0.09), claim("C", "partly", -0.002, 0.01),
                              claim("D", "not reproduced", -0.1, "79.36 against 74.69"),
                              claim("E", "not testable here", None)]},
-    "08_beyond": {"gain": {"mean": 0.041, "low": 0.012, "high": 0.07}},
+    "08_beyond": {"gain": {"mean": 0.041, "low": 0.012, "high": 0.07},
+                  "methods": {"paper, beyond without smoothing": method(0.95)}},
 }
 
 
@@ -185,7 +186,7 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
     assert "✓ reproduced 1 of 2 hold C a − b" in said
     assert "+1.0 -0.2 [-2.7, +2.8] ◐ partly" in said and "79.36 against 74.69 -10.0" in said
     assert "not available not available ○ not testable here" in said
-    assert "ablation/" not in said.split("Claims:")[0] and "two-stream/image" not in said
+    assert "ablation/" not in said.split("Claims:")[0] and "two-stream/image" not in said and "without" not in said
     assert "This run is not complete" in said and "InputError: no room" in said
 
 
