@@ -53,7 +53,7 @@ PROFILES = {
         comparison=ComparisonSettings(epochs=1, tries=1)),
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
     "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
-        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0), recipes=(BY_PAPER, COMPOSED))),
+        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0), tries=3, recipes=(BY_PAPER, COMPOSED))),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
