@@ -12,7 +12,7 @@ from capture_lib.pretrain import PretrainSettings
 from capture_lib.regions import RegionSettings
 from capture_lib.retrieval import RetrievalSettings
 from capture_lib.synthesis import SynthesisSettings
-from capture_lib.variants import BY_PAPER, COMPOSED, ComparisonSettings
+from capture_lib.variants import ComparisonSettings
 from capture_lib.world import SIZES, WorldSettings
 
 SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ffn=512, visual_ffn=512, text_layers=2,
@@ -53,7 +53,7 @@ PROFILES = {
         comparison=ComparisonSettings(epochs=1, tries=1)),
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
     "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
-        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0), tries=3, recipes=(BY_PAPER, COMPOSED))),
+        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0), tries=3)),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),

@@ -49,7 +49,6 @@ class ComparisonSettings:
     ablation_seeds: int = 1
     rates: tuple[float, ...] = (1.0,)  # shares of the learning rate, of which val chooses by short trainings
     tries: int = 2  # of the trainings in `beyond`, compared when short; 0 = all
-    recipes: tuple[str, ...] = (BY_PAPER,)  # those of them that are judged in full length, with every seed
     at_once: int = 2  # trainings side by side, each by a process of one thread; 0 = one after the other
 
 

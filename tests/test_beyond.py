@@ -286,8 +286,20 @@ def test_ours_is_compared_with_all_that_is_plain_and_with_itself_without_each_pa
     for way, name in {"plain": "late-fusion", "matched": "late-fusion, matched",
                       "matched, smoothed, yielding": "beyond without CAPTURE"}.items():
         assert ways[way]["mAP@10"] == pytest.approx(chosen[name][0]["val"])
+    assert {"late interaction, strength 1", "late interaction, strength 4"} <= set(ways)
     cost = recipes.cost(run, finals, 1)
     assert cost["time_ratio"] > 1 and cost["composed_step_ratio"] > 0
+
+
+def test_without_strength_an_attending_query_has_its_caption_s_words(run: Run, single: None):
+    found, words = stages.mined(run, stages.pretrained(run)), stages.caption_words(run)
+    parts = recipes.vectors_of_parts(run, found, None, run.profile.batches)
+    maps = whitening.learned(parts, found.near, whitening.WhiteningSettings())
+    side = recipes.embedded(run, stages.samples(run, "val"), None, run.profile.batches, single=False)
+    side = whitening.mapped(side, maps)
+    plain, strong = (recipes.attending(side, words, maps, parts, strength).instance["words"] for strength in (0, 4))
+    np.testing.assert_allclose(plain, side.instance["words"], atol=1e-5)
+    assert not np.allclose(strong, plain, atol=1e-3)
 
 
 def test_what_is_judged_is_what_the_parts_say_by_hand(run: Run, single: None, few: None):
