@@ -47,7 +47,7 @@ ABOUT = {  # what a method is, for who has read nothing yet
     "beyond without CAPTURE": "ours without the model",
     **{f"paper, beyond without {part}": f"ours without {part}" for part in
        ("matching", "smoothing", "yielding", "raw vectors")},
-    **{f"{name}, matched": "the same, whitened by pairs that nobody labelled (ours)" for name in (
+    **{f"{name}, matched": "whitened by pairs that nobody labelled (ours)" for name in (
         "paper, product", "paper, chosen", "paper, blend", "late-fusion", "image-only", "text-only")},
     "popularity": "one list for every query, what train shows most",
     "chance": "a random order",

@@ -192,7 +192,7 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
 
 def test_the_index_tells_what_differs(report: Path):
     said = text_of(report / "index.html").split("What differs from the previous run")[-1]
-    assert "5 of 135 figures differ from the previous run (2029-12-31 00:00:00 UTC), 4 outside their interval" in said
+    assert "5 of 141 figures differ from the previous run (2029-12-31 00:00:00 UTC), 4 outside their interval" in said
     assert "commit old abc all" in said and "C not reproduced partly" in said
     assert "image-only, mAP@10 60.0 [58.0, 63.0] 68.0 [66.0, 71.0] +8.0 outside" in said
     assert "chance, mAP@10 2.0 [0.0, 5.0] 2.0 [0.0, 5.0] 0 equal" in said
@@ -300,7 +300,7 @@ def test_equal_runs_differ_in_nothing_whatever_time_they_took():
     before = copy.deepcopy(METRICS) | {"04_pretraining": {"samples_per_second": 7.0, "toy": {"seconds": 2}}}
     found = changes.compare(with_provenance(before, wall_time_s=1, written="x"), with_provenance(again))
     assert not found["figures"] and not found["origin"] and not found["verdicts"] and not found["new"]
-    assert changes.said(found) == "nothing differs from the previous run (x UTC): 135 figures are equal"
+    assert changes.said(found) == "nothing differs from the previous run (x UTC): 141 figures are equal"
 
 
 def test_figures_that_come_and_go_are_counted_and_other_notebooks_not_compared():
