@@ -8,7 +8,7 @@ reports: .venv/installed
 	$(BIN)/capture run --profile cpu
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

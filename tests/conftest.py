@@ -10,15 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: threa
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), those who share a fixture meet: a file's tests, and all that read the report."""
-    for item in items:
-        own = "smoke_report" if "smoke_report" in item.fixturenames else item.path.stem
-        alone = "executed_on" in item.name  # long ones that share nothing
-        item.add_marker(pytest.mark.xdist_group(item.name if alone else own))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the checkout; tests that need it are skipped where it is absent."""
