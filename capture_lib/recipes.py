@@ -186,10 +186,10 @@ def attending(side: Side, words: Words, maps: dict[str, np.ndarray], parts: Bloc
     of_parts = {name: unit(unit(parts[name]) @ maps[name]) for name in ("regions", "words")}
     expected = unit(Ridge().fit(of_parts["regions"], of_parts["words"]).predict(side.instance["regions"]))
     counts, ngrams = words.tfidf.transform(side.captions), words.svd.components_.T @ maps["words"]  # (n, T), (T, D)
-    rows = []
+    directions, rows = unit(ngrams), []
     for owner, wanted in zip(side.owners, expected, strict=True):
-        row = counts[owner]
-        weights = row.data * np.exp(strength * unit(ngrams[row.indices]) @ wanted)
+        row = counts[owner]  # without an n-gram where there is no caption
+        weights = row.data * np.exp(strength * directions[row.indices] @ wanted)
         rows.append(weights @ ngrams[row.indices])
     return replace(side, instance=side.instance | {"words": unit(np.array(rows))})
 

@@ -44,9 +44,6 @@ ABOUT = {  # what a method is, for who has read nothing yet
     "paper, chosen": "CAPTURE read by the vectors that val chose, in notebook 08",
     "paper, blend": "CAPTURE beside region features and n-grams, shares as val chose",
     "paper, beyond": "ours: CAPTURE beside raw vectors, matched, smoothed, its lists yielding",
-    "beyond without CAPTURE": "ours without the model",
-    **{f"paper, beyond without {part}": f"ours without {part}" for part in
-       ("matching", "smoothing", "yielding", "raw vectors")},
     **{f"{name}, matched": "whitened by pairs that nobody labelled (ours)" for name in (
         "paper, product", "paper, chosen", "paper, blend", "late-fusion", "image-only", "text-only")},
     "popularity": "one list for every query, what train shows most",

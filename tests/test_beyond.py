@@ -300,6 +300,8 @@ def test_without_strength_an_attending_query_has_its_caption_s_words(run: Run, s
     plain, strong = (recipes.attending(side, words, maps, parts, strength).instance["words"] for strength in (0, 4))
     np.testing.assert_allclose(plain, side.instance["words"], atol=1e-5)
     assert not np.allclose(strong, plain, atol=1e-3)
+    silent = replace(side, captions=[""] * len(side.captions))
+    assert not recipes.attending(silent, words, maps, parts, 4).instance["words"].any()
 
 
 def test_what_is_judged_is_what_the_parts_say_by_hand(run: Run, single: None, few: None):
