@@ -3,6 +3,7 @@
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,6 +222,25 @@ def test_nothing_moves_when_an_answer_comes(page):
     keep(page, "explorer-phone")
 
 
+def execute_first_cell(lab) -> None:
+    """Runs the first cell until the explorer is there; says what the notebook shows where it doesn't come.
+
+    A key that comes while the notebook still settles is lost, so it is pressed again where nothing runs; a headless
+    page that nobody looks at may not draw, so it is brought to the front, and each screenshot makes it draw.
+    """
+    lab.bring_to_front()
+    started = time.monotonic()
+    while not lab.locator(SHOWN).count():
+        prompts = lab.locator(".jp-InputPrompt").all_inner_texts()
+        if time.monotonic() - started > PATIENCE:
+            pytest.fail(f"no explorer in {PATIENCE} s: {prompts} {lab.locator('.jp-OutputArea').all_inner_texts()}")
+        if prompts and prompts[0] == "[ ]:":
+            lab.locator(".jp-Notebook .cm-content").first.click()
+            lab.keyboard.press("Shift+Enter")
+        lab.wait_for_timeout(3000)
+        keep(lab, "explorer-lab")
+
+
 def test_in_jupyterlab_captions_stay_text_and_its_keys_stay_out(browser, smoke_report, tmp_path):  # noqa: F811
     book = nbformat.read(write_app("smoke", None, tmp_path / "explore.ipynb"), as_version=4)
     lines = book.cells[0].source.splitlines()
@@ -237,9 +257,7 @@ def test_in_jupyterlab_captions_stay_text_and_its_keys_stay_out(browser, smoke_r
         lab.set_default_timeout(PATIENCE * 1000)
         lab.goto(f"{address}/lab/tree/explore.ipynb")
         lab.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')  # the kernel has started
-        lab.click(".jp-Notebook .cm-content")
-        lab.keyboard.press("Shift+Enter")
-        lab.wait_for_selector(SHOWN)
+        execute_first_cell(lab)
         lab.wait_for_function("text => document.querySelector('.said').innerText.includes(text)", arg=HOSTILE)
         assert lab.evaluate("window.hacked") is None
         cells = lab.locator(".jp-Cell").count()
