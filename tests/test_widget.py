@@ -225,8 +225,9 @@ def test_nothing_moves_when_an_answer_comes(page):
 def execute_first_cell(lab) -> None:
     """Runs the first cell until the explorer is there; says what the notebook shows where it doesn't come.
 
-    A key that comes while the notebook still settles is lost, so it is pressed again where nothing runs; a headless
-    page that nobody looks at may not draw, so it is brought to the front, and each screenshot makes it draw.
+    On a fresh machine one key press sometimes brought nothing, for a reason not found. A key may be lost while the
+    notebook still settles: it is pressed again where nothing runs. A headless page in the background may not draw: it
+    is brought to the front, and each screenshot makes it draw.
     """
     lab.bring_to_front()
     started = time.monotonic()
