@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from capture_lib.faults import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
@@ -13,18 +15,22 @@ REPORTS = ROOT / "reports"
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to (a file or a folder); it takes its place on success only."""
+    """Yield a path beside the file `path` to write to; it takes the file's place on success only.
+
+    Raises:
+        InputError: `path` is a folder, which would be lost; nothing is written.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    remove(beside)
+    beside.unlink(missing_ok=True)
     try:
         yield beside
-        if path.is_dir():  # a folder cannot be renamed over a folder that holds files
-            shutil.rmtree(path)
         beside.replace(path)
     finally:
-        remove(beside)
+        beside.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

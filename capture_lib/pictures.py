@@ -7,8 +7,6 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from capture_lib.paths import write_atomically
-
 TAG = "picture"
 MOST = 4  # pictures of one cell that a card shows
 DATA = re.compile(r"data:image/(webp|png|jpeg);base64,([A-Za-z0-9+/=\s]+)")
@@ -69,11 +67,12 @@ def write_pictures(cards: dict[str, list[dict]], out: Path) -> dict[str, list[di
 
     Of a card all rows are kept for notebook 00, the first few pictures for the others.
     """
-    with write_atomically(out / "pictures") as folder:
-        folder.mkdir()
-        placed = {stem: [write_card(stem, number, card, folder) for number, card in enumerate(of_book, start=1)]
-                  for stem, of_book in cards.items()}
-    return placed
+    folder = out / "pictures"
+    folder.mkdir(exist_ok=True)
+    for outdated in folder.glob("[0-9][0-9]_*-*-*-*.*"):  # those of an earlier run, by the names that we give
+        outdated.unlink()
+    return {stem: [write_card(stem, number, card, folder) for number, card in enumerate(of_book, start=1)]
+            for stem, of_book in cards.items()}
 
 
 def write_card(stem: str, number: int, card: dict, folder: Path) -> dict:

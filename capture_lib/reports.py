@@ -24,6 +24,7 @@ from capture_lib.pages import to_html
 from capture_lib.paths import NOTEBOOKS, REPORTS, ROOT, write_atomically
 from capture_lib.results import duration
 
+MARK = ".capture-report"  # an empty file in every folder that a run made
 PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
 
 
@@ -53,6 +54,7 @@ def run_notebooks(
     """
     out = Path(out).resolve()
     check_writable(out)
+    check_ours(out)
     folder = str(Path(catalog).resolve()) if catalog else ""
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
     every = find_notebooks(notebooks)
@@ -63,6 +65,8 @@ def run_notebooks(
     if not files:
         raise InputError(f"{notebooks}: no notebook starts with {only!r}; name one by its number, such as 03")
     timings = read_timings(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
     usual = read_timings(REPORTS / "reference" / profile) | timings  # of a machine like ours, until there are our own
     kept = [file for file in files if resume and is_done(out, file, timings, prints[file])]
     started = time.perf_counter()
@@ -101,6 +105,14 @@ def check_writable(out: Path) -> None:
         raise InputError(f"{nearest}: a file, not a folder; name another folder with --out")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"{nearest}: cannot be written to; name another folder with --out")
+
+
+def check_ours(out: Path) -> None:
+    """Raise InputError where `out` holds files and no run made it; make nothing."""
+    marks = (MARK, "timings.json", "metrics")  # the last two: of a run by an earlier version
+    if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in marks):
+        raise InputError(f"{out}: holds files that no run made, and a report would overwrite some; "
+                         "name an empty folder with --out")
 
 
 def check_parameters(file: Path, parameters: dict[str, str | int]) -> None:

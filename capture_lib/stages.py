@@ -35,11 +35,10 @@ from capture_lib.batches import Pairs
 from capture_lib.catalog import Catalog, read_catalog
 from capture_lib.faults import InputError
 from capture_lib.model import Capture
-from capture_lib.paths import write_atomically
 from capture_lib.progress import say
 from capture_lib.regions import RegionStore
 from capture_lib.retrieval import Choice, Side, Words
-from capture_lib.runs import Origin, Run, default_catalog, open_run, say_once, shown, write_json
+from capture_lib.runs import RECORD, Origin, Run, default_catalog, open_run, say_once, shown, write_json
 
 LEAST_FOREGROUNDS = 20  # fewer cannot train a proposal network
 MINING = beyond.ComposedSettings(weight=0.65)  # of the pairs that vectors are whitened by
@@ -283,10 +282,11 @@ def choices(run: Run, sides: dict[str, Side]) -> tuple[dict[str, Choice], dict[s
     found = {name: retrieval.choose(method, labelled, sides["gallery"], run.profile.retrieval.depth)
              for name, method in retrieval.possible_methods(queries, run.profile.retrieval.matched).items()}
     chosen = {name: choice for name, (choice, _) in found.items()}
-    with write_atomically(run.stages / "retrieval") as folder:
-        origin_of_choices(run).write(folder)
-        write_json(folder / "choices.json", {name: {**choice.__dict__, "val": max(tried.values(), default=None)}
-                                             for name, (choice, tried) in found.items()})
+    folder = run.stages / "retrieval"
+    (folder / RECORD).unlink(missing_ok=True)  # until both files are there, the choices don't hold
+    write_json(folder / "choices.json", {name: {**choice.__dict__, "val": max(tried.values(), default=None)}
+                                         for name, (choice, tried) in found.items()})
+    origin_of_choices(run).write(folder)
     return chosen, {name: tried for name, (_, tried) in found.items()}
 
 
