@@ -7,12 +7,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from capture_lib.catalog import Catalog, read_catalog
-from capture_lib.faults import InputError
-from capture_lib.lists import from_lists, quality
-from capture_lib.paths import REPORTS, write_atomically
-from capture_lib.photos import load_photo
-from capture_lib.tables import from_table
+from capture_lib.catalog.lists import from_lists, quality
+from capture_lib.catalog.own_table import from_table
+from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.table import Catalog, read_catalog
+from capture_lib.utils import REPORTS, InputError, write_atomically
 
 # The other modules are imported where they are used: they bring torch with them, and `capture --help` is quick.
 
@@ -122,7 +121,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    from capture_lib import profiles, reports, site
+    from capture_lib import profiles
+    from capture_lib.report import execute as reports
+    from capture_lib.report import site
 
     profile = profiles.get(options.profile)
     if options.catalog:
@@ -194,14 +195,14 @@ def show_quality(folder: Path, made: Catalog) -> None:
 
 def default_folder(name: str) -> Path:
     """The folder of a new catalog, below data/."""
-    from capture_lib.paths import DATA
+    from capture_lib.utils import DATA
 
     return DATA / (name or "catalog")
 
 
 def download_command(options: argparse.Namespace) -> int:
-    from capture_lib import shards
-    from capture_lib.download import DownloadSettings, download
+    from capture_lib.catalog import shards
+    from capture_lib.catalog.download import DownloadSettings, download
 
     catalog, missing = read_catalog(options.catalog), {}
     if options.export:
@@ -212,7 +213,7 @@ def download_command(options: argparse.Namespace) -> int:
         print(f"{taken:,} photos taken in, {refused:,} refused (not a photo that decodes, or no sample of ours)")
     else:
         missing = download(catalog, DownloadSettings(options.connections, options.per_host, options.interval,
-                                                     options.tries, most_seconds=options.seconds))
+                                                     options.tries, max_seconds=options.seconds))
     found = len(Catalog(catalog.folder, catalog.table).photos)
     print(f"{catalog.folder}: {found:,} of {len(catalog.table):,} photos are on disk")
     if missing:
@@ -223,8 +224,8 @@ def download_command(options: argparse.Namespace) -> int:
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    from capture_lib.metrics import DEFINITIONS, evaluate_lists
-    from capture_lib.runs import write_json
+    from capture_lib.experiments.run import write_json
+    from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
 
     result = evaluate_lists(options.lists, options.rankings)
     for warning in result["warnings"]:
@@ -241,8 +242,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def search_command(options: argparse.Namespace) -> int:
-    from capture_lib import search
-    from capture_lib.runs import open_run
+    from capture_lib.experiments.run import open_run
+    from capture_lib.retrieval import search
 
     read_catalog(options.catalog)
     load_photo(options.image)  # a photo that can't be read is said before anything is trained
@@ -250,7 +251,7 @@ def search_command(options: argparse.Namespace) -> int:
     searcher = search.Searcher.open(run)
     answer = searcher.ask(options.image, options.caption)
     if answer.hits:
-        print(f"compared by {answer.method}, reading {answer.reading}")
+        print(f"compared by {answer.method}, reading {answer.representation}")
     else:
         print(f"{options.image}: no product was found in this photo, so there is nothing to search for")
     for number, hits in enumerate(answer.hits, start=1):
@@ -265,7 +266,8 @@ def explore_command(options: argparse.Namespace) -> int:
     if options.catalog:
         read_catalog(options.catalog)  # a wrong folder is told before the imports, which take a while
 
-    from capture_lib import profiles, widget
+    from capture_lib import profiles
+    from capture_lib.explorer import widget
 
     profiles.get(options.profile)
     return widget.serve(options.profile, options.catalog, options.port, not options.no_browser)
@@ -274,8 +276,10 @@ def explore_command(options: argparse.Namespace) -> int:
 def transfer_command(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from capture_lib import figures, profiles, transfer
-    from capture_lib.runs import open_run, write_json
+    from capture_lib import profiles
+    from capture_lib.experiments.run import open_run, write_json
+    from capture_lib.proposals import transfer
+    from capture_lib.report import figures
 
     if bool(options.backbone) != bool(options.weights):
         raise InputError("--backbone and --weights go together: a timm name, and a file of weights for it")
@@ -308,7 +312,7 @@ def transfer_command(options: argparse.Namespace) -> int:
 
 
 def convert_command(options: argparse.Namespace) -> int:
-    from capture_lib import released
+    from capture_lib.model import released
 
     if (options.config is None) == (options.from_released is not None):
         raise InputError("--config FILE, the released configuration, goes with --from-released and only with it")

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from capture_lib.ablation import AblationSettings
-from capture_lib.batches import BatchSettings
-from capture_lib.detector import DetectorSettings
-from capture_lib.encoder import EncoderSettings
-from capture_lib.faults import InputError
-from capture_lib.model import CaptureSettings
-from capture_lib.pretrain import PretrainSettings
-from capture_lib.regions import RegionSettings
-from capture_lib.retrieval import RetrievalSettings
-from capture_lib.synthesis import SynthesisSettings
-from capture_lib.variants import ComparisonSettings
+from capture_lib.experiments.synthesis_ablation import AblationSettings
+from capture_lib.experiments.variants import ComparisonSettings
+from capture_lib.model.capture import CaptureSettings
+from capture_lib.proposals.composites import SynthesisSettings
+from capture_lib.proposals.detector import DetectorSettings
+from capture_lib.proposals.region_encoder import EncoderSettings
+from capture_lib.proposals.region_store import RegionSettings
+from capture_lib.retrieval.embedding import RetrievalSettings
+from capture_lib.training.batches import BatchSettings
+from capture_lib.training.pretrain import PretrainSettings
+from capture_lib.utils import InputError
 from capture_lib.world import SIZES, WorldSettings
 
 SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ffn=512, visual_ffn=512, text_layers=2,
@@ -47,9 +47,9 @@ PROFILES = {
     "smoke": Profile(
         "smoke", SIZES["mini"], SynthesisSettings(photos=300, composites=400),
         AblationSettings(composites=30, steps=2, photos=8),
-        DetectorSettings(steps=60, enlarged=(1.0,), view=128), EncoderSettings(steps=40, batch=32),
-        RegionSettings(most=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
-        retrieval=RetrievalSettings(least_score=0.3),  # after 60 steps, a detector is never sure
+        DetectorSettings(steps=60, enlarged=(1.0,), search_size=128), EncoderSettings(steps=40, batch=32),
+        RegionSettings(max_regions=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
+        retrieval=RetrievalSettings(min_score=0.3),  # after 60 steps, a detector is never sure
         comparison=ComparisonSettings(epochs=1, tries=1)),
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
     "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
@@ -57,19 +57,19 @@ PROFILES = {
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
-        DetectorSettings(backbone="resnet50", size=224, view=320, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
+        DetectorSettings(backbone="resnet50", size=224, search_size=320, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512, learning_rate=2e-3),
-        RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
+        RegionSettings(max_regions=36, batch=256, workers=16), capture=CaptureSettings(),
         pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=500),
-        comparison=ComparisonSettings(epochs=2, seeds=3, rates=(0.5, 1.0, 2.0), at_once=0)),
+        comparison=ComparisonSettings(epochs=2, seeds=3, rates=(0.5, 1.0, 2.0), parallel_jobs=0)),
     "product1m": Profile(
         "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
         AblationSettings(composites=10_000, steps=1_000, photos=1_000),
-        DetectorSettings(backbone="resnet50", size=224, view=320, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
+        DetectorSettings(backbone="resnet50", size=224, search_size=320, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
         EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512, learning_rate=2e-3),
-        RegionSettings(most=36, batch=256, workers=16), capture=CaptureSettings(),
+        RegionSettings(max_regions=36, batch=256, workers=16), capture=CaptureSettings(),
         pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=2_000),
-        comparison=ComparisonSettings(epochs=1, rates=(0.5, 1.0, 2.0), at_once=0)),
+        comparison=ComparisonSettings(epochs=1, rates=(0.5, 1.0, 2.0), parallel_jobs=0)),
 }
 
 

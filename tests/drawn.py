@@ -7,28 +7,29 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from capture_lib import batches, synthesis
-from capture_lib.ablation import AblationSettings
-from capture_lib.batches import BatchSettings, Pairs
-from capture_lib.catalog import Catalog, read_catalog, write_catalog
-from capture_lib.detector import DetectorSettings
-from capture_lib.encoder import EncoderSettings
-from capture_lib.faults import InputError
-from capture_lib.model import CaptureSettings
-from capture_lib.pretrain import PretrainSettings
+from capture_lib.catalog.table import Catalog, read_catalog, write_catalog
+from capture_lib.experiments.synthesis_ablation import AblationSettings
+from capture_lib.model.capture import CaptureSettings
 from capture_lib.profiles import Profile
-from capture_lib.regions import RegionSettings, RegionStore
-from capture_lib.synthesis import SynthesisSettings
+from capture_lib.proposals import composites as synthesis
+from capture_lib.proposals.composites import SynthesisSettings
+from capture_lib.proposals.detector import DetectorSettings
+from capture_lib.proposals.region_encoder import EncoderSettings
+from capture_lib.proposals.region_store import RegionSettings, RegionStore
+from capture_lib.training import batches
+from capture_lib.training.batches import BatchSettings, Pairs
+from capture_lib.training.pretrain import PretrainSettings
+from capture_lib.utils import InputError
 from capture_lib.world.planning import WorldSettings
 
 KINDS = 8  # products that differ in colour and band
 GROUND = 245  # grey of the drawn ground
 TINY = Profile(
-    "tiny", None, SynthesisSettings(photos=24, foreground_size=48, composites=40, size=48, most_products=3, workers=0),
-    AblationSettings(composites=20, steps=2, photos=4, at_once=1),
-    DetectorSettings(backbone="test_resnet", size=48, view=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
+    "tiny", None, SynthesisSettings(photos=24, foreground_size=48, composites=40, size=48, max_products=3, workers=0),
+    AblationSettings(composites=20, steps=2, photos=4, parallel_jobs=1),
+    DetectorSettings(backbone="test_resnet", size=48, search_size=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
     EncoderSettings(backbone="test_resnet", crop=16, channels=4, steps=4, batch=6),
-    RegionSettings(most=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),
+    RegionSettings(max_regions=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),
     CaptureSettings(text_length=12, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
                     visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
                     joint_layers=1, joint_heads=2, output=16),

@@ -12,14 +12,15 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
-IMPORTED = ["capture_lib.stages", "accelerate", "torch.nn.parallel", "test_restart", "test_ranks"]
+IMPORTED = ["capture_lib.experiments.stages", "accelerate", "torch.nn.parallel", "test_restart", "test_distributed"]
 
 
 def processes() -> ForkServerContext:
     """Where to start a process from."""
     context = multiprocessing.get_context("forkserver")
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the server, which imports from here
+    here = Path(__file__).parent
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (here.parent, here, here / "unit")))  # what the server imports from
     context.set_forkserver_preload(IMPORTED)
     ensure_running()
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)

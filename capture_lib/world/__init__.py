@@ -19,11 +19,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from capture_lib.catalog import SPLITS, write_catalog
-from capture_lib.faults import InputError
-from capture_lib.paths import remove, write_atomically
-from capture_lib.photos import load_photo
-from capture_lib.progress import progress
+from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.table import SPLITS, write_catalog
+from capture_lib.utils import InputError, progress, remove, write_atomically
 from capture_lib.world import staging
 from capture_lib.world.planning import (
     SIZES,

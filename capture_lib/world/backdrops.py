@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from capture_lib.photos import load_photo
+from capture_lib.catalog.photos import load_photo
 from capture_lib.world.drawing import paint_over
 from capture_lib.world.textures import TABLES, TEXTURES, UNDER, WALLS, blend, colour_of, grid, hsv, leaf
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from capture_lib.metrics import RESAMPLES, bootstrap
+from capture_lib.retrieval.metrics import RESAMPLES, bootstrap
 
 # Of the 9,220 queries of the published dev and test lists, letters of any case; per query, or per label of a query.
 REAL = {

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from capture_lib import retrieval
-from capture_lib.catalog import Catalog
-from capture_lib.detector import pick_device
-from capture_lib.encoder import CropEncoder, EncoderSettings
-from capture_lib.metrics import RESAMPLES, bootstrap
-from capture_lib.photos import load_photo
-from capture_lib.progress import progress
-from capture_lib.regions import RegionSettings, encode_boxes
-from capture_lib.retrieval import Choice, Ranking, RetrievalSettings, Side, Words
+from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.table import Catalog
+from capture_lib.proposals.region_encoder import CropEncoder, EncoderSettings
+from capture_lib.proposals.region_store import RegionSettings, encode_boxes
+from capture_lib.retrieval import embedding as retrieval
+from capture_lib.retrieval.embedding import Choice, EmbeddedSet, Ranking, RetrievalSettings, Words
+from capture_lib.retrieval.metrics import RESAMPLES, bootstrap
+from capture_lib.utils import pick_device, progress
 
 DEPTH = 100  # of the rankings
 BINS = 4  # of red, green and blue each
@@ -52,10 +51,10 @@ def difficulty(catalog: Catalog, split: str = "val", seed: int = 0) -> dict[str,
     return {name: _standard(rankings, asked, held, seed) for name, rankings in figures.items()}
 
 
-def _side(table: pd.DataFrame) -> Side:
+def _side(table: pd.DataFrame) -> EmbeddedSet:
     """Samples without vectors; each true box is an instance."""
     owners = np.repeat(np.arange(len(table)), table["boxes"].map(len))
-    return Side(list(table["sample_id"]), list(table["labels"]), list(table["caption"]), owners,
+    return EmbeddedSet(list(table["sample_id"]), list(table["labels"]), list(table["caption"]), owners,
                 np.zeros(len(owners), np.int64), {}, {})
 
 
@@ -81,6 +80,6 @@ def _worded(words: Words, table: pd.DataFrame) -> np.ndarray:
     return np.repeat(words.vectors(list(table["caption"])), table["boxes"].map(len), axis=0)
 
 
-def _standard(rankings: list[Ranking], queries: Side, gallery: Side, seed: int) -> dict[str, float]:
+def _standard(rankings: list[Ranking], queries: EmbeddedSet, gallery: EmbeddedSet, seed: int) -> dict[str, float]:
     scores = retrieval.score(rankings, queries, gallery)["standard", "mAP@10"]
     return bootstrap(scores.to_numpy()[:, None], RESAMPLES, seed)[0]

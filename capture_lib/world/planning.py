@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from capture_lib.catalog import HELD_OUT, SEEN, SPLITS, UNSEEN
-from capture_lib.faults import InputError
+from capture_lib.catalog.table import HELD_OUT, SEEN, SPLITS, UNSEEN
+from capture_lib.utils import InputError
 from capture_lib.world import wording
 
 # Pieces in a multi-product photo: published dev and test queries with that many labels. Queries with one label

@@ -1,0 +1,1 @@
+"""The table of samples and their photos: read, checked, downloaded."""

@@ -1,0 +1,1 @@
+"""Runs and their cached stages, variants, comparison, claims."""

@@ -1,0 +1,1 @@
+"""Clicking through results."""

@@ -1,0 +1,1 @@
+"""Embeddings, rankings, metrics and statistics."""

@@ -1,0 +1,1 @@
+"""Batches of masked pairs and the pretraining loop."""

@@ -1,0 +1,233 @@
+"""Notebooks are executed in order, kept, resumed; the page of one opens offline and escapes what it shows."""
+
+import base64
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from capture_lib.report import changes, site
+from capture_lib.report import execute as reports
+from capture_lib.report import page as pages
+from capture_lib.utils import InputError
+
+PARAMETERS = 'profile: str = "smoke"\ncatalog: str = ""\nout: str = ""\nseed: int = 0'
+LOADED = re.compile(r"""<script|<link|@import|src(set)?\s*=\s*["']?(https?:)?//|url\(\s*["']?(https?:)?//""")
+
+
+def write_notebook(file: Path, *cells: str, parameters: str = PARAMETERS) -> None:
+    """A notebook with a parameters cell in front; cells that start with # are markdown."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    make = {True: nbformat.v4.new_markdown_cell, False: nbformat.v4.new_code_cell}
+    notebook.cells += [make[cell.startswith("#")](cell) for cell in cells]
+    nbformat.write(notebook, file)
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    """Two notebooks: a good one with everything a page can hold, and one that divides by zero."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(
+        folder / "01_good.ipynb",
+        "# The 数据\n\n**Goal.** Show `what` is\nthere. Then more.\n\nWith $\\tau \\le 1$.",
+        "from pathlib import Path\nimport os\n(Path(out) / 'ran.txt').open('a').write(f'{seed}')",
+        "print('report', os.environ['CAPTURE_REPORT'], profile)",
+        "from ipywidgets import IntSlider\nIntSlider()",
+    )
+    write_notebook(folder / "02_bad.ipynb", "# Bad", "fine = 1", "fine / 0", "'never reached'")
+    return folder
+
+
+def run(notebooks, out, **options):
+    return reports.run_notebooks("smoke", None, out, seed=7, notebooks=notebooks, **options)
+
+
+def ran(out):
+    """How many times the good notebook was executed, and with which seed."""
+    return (out / "ran.txt").read_text()
+
+
+def test_a_run_executes_keeps_fails_clearly_and_resumes(notebooks, tmp_path, capsys):
+    out = tmp_path / "out {1}"  # papermill takes braces in a path for a format
+    out.mkdir()
+    with pytest.raises(reports.NotebookFailed) as failure:
+        run(notebooks, out)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\[1/2\] 01_good … done in [\d.]+ s \(elapsed 0:\d\d\)", lines[0])
+    assert lines[1] == "[2/2] 02_bad … failed"
+
+    kept = out / "notebooks" / "02_bad.failed.ipynb"
+    assert (failure.value.name, failure.value.cell) == ("02_bad", 4)  # the injected parameters are a cell too
+    assert failure.value.error == "ZeroDivisionError: division by zero"
+    assert str(kept) in str(failure.value) and "--resume" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert "division by zero" in kept.read_text()
+    assert {file.name for file in (out / "notebooks").iterdir()} == {
+        "01_good.ipynb", "01_good.html", "02_bad.failed.ipynb", "02_bad.failed.html"}
+
+    executed = nbformat.read(out / "notebooks" / "01_good.ipynb", as_version=4)
+    assert "widgets" not in executed.metadata
+    printed = [output.get("text") for cell in executed.cells for output in cell.get("outputs", [])]
+    assert "report 1 smoke\n" in printed
+
+    index = site.build(out).read_text()
+    assert "Failed in its last run" in index and 'href="notebooks/02_bad.failed.html"' in index
+    assert "ZeroDivisionError: division by zero" in index
+    assert "The 数据" in index and "Show what is there." in index and "Then more" not in index
+
+    write_notebook(notebooks / "02_bad.ipynb", "# Bad", "'mended'")
+    run(notebooks, out, resume=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[1/2] 01_good … kept from an earlier run"
+    assert lines[1].startswith("[2/2] 02_bad … done in")
+    assert ran(out) == "7"
+    assert not kept.exists() and not kept.with_suffix(".html").exists()
+    assert "Failed" not in site.build(out).read_text()
+
+
+def test_resume_runs_again_what_has_changed(notebooks, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    run(notebooks, out, only="01")
+    assert "02_bad" not in capsys.readouterr().out
+    reports.run_notebooks("smoke", None, out, seed=8, notebooks=notebooks, only="01", resume=True)
+    assert ran(out) == "78"
+    files = reports.find_notebooks(notebooks)
+    parameters = {"profile": "smoke", "catalog": "", "out": str(out), "seed": 8}
+    before = reports.fingerprints(files, parameters, "")
+    write_notebook(files[1], "# Other")
+    after = reports.fingerprints(files, parameters, "")
+    assert before[files[0]] == after[files[0]] and before[files[1]] != after[files[1]]
+    write_notebook(files[0], "# Other")  # later notebooks build on this one
+    assert reports.fingerprints(files, parameters, "")[files[1]] != after[files[1]]
+    assert reports.fingerprints(files, parameters, "other photos")[files[0]] != before[files[0]]
+
+
+def test_the_figures_before_are_kept_for_comparison(tmp_path):
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    folder.mkdir()
+    cells = ["from pathlib import Path", "file = Path(out) / 'metrics' / '01_counts.json'",
+             "file.parent.mkdir(parents=True, exist_ok=True)", "file.write_text(f'{{\"seed\": {seed}}}')"]
+    write_notebook(folder / "01_counts.ipynb", *cells)
+    assert site.summary(out)[-2] == "no earlier run in this folder to compare with"
+    for seed in (1, 1, 2):
+        reports.run_notebooks("smoke", None, out, seed=seed, notebooks=folder)
+        if seed == 1:
+            told = site.summary(out)[-2]
+    assert told.startswith("nothing differs from the previous run") and "1 figures are equal" in told
+    assert site.summary(out)[-2].startswith("1 of 1 figures differ")
+    write_notebook(folder / "01_counts.ipynb", *cells[:-1], cells[-1].replace("{seed}", "3"), "1 / 0")
+    for _ in range(2):  # what stood before a try that failed stays the one to compare with
+        with pytest.raises(reports.NotebookFailed):
+            reports.run_notebooks("smoke", None, out, seed=3, notebooks=folder)
+    assert (out / "previous" / "01_counts.json").read_text() == '{"seed": 2}'
+
+
+def test_a_dead_kernel_is_told_like_any_failure(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder / "01_dies.ipynb", "import os", "os._exit(1)", "'never reached'")
+    with pytest.raises(reports.NotebookFailed, match="notebook 01_dies, cell 4: the kernel died"):
+        run(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("parameters", "message"), [
+    (PARAMETERS.replace("seed: int = 0", ""), "unknown parameter 'seed'; write `seed: int"),
+    (PARAMETERS.replace("seed: int", "seed: str"), "parameter 'seed' is of type str; annotate it int"),
+    ("", "unknown parameter 'profile'"),
+])
+def test_parameters_are_checked_before_anything_runs(notebooks, tmp_path, parameters, message):
+    write_notebook(notebooks / "03_odd.ipynb", parameters=parameters)
+    with pytest.raises(InputError, match=f"03_odd.ipynb: {message}"):
+        run(notebooks, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_choices_are_refused(notebooks, tmp_path):
+    with pytest.raises(InputError, match="no notebook starts with '09'"):
+        run(notebooks, tmp_path / "out", only="09")
+    with pytest.raises(InputError, match="no notebooks here"):
+        run(tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match="no catalog.parquet here"):
+        reports.run_notebooks("smoke", tmp_path / "nothing", tmp_path / "out", notebooks=notebooks)
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/far/below"])
+def test_a_report_below_a_file_is_refused_before_anything_runs(notebooks, tmp_path, capsys, out):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="file: a file, not a folder; name another folder with --out"):
+        run(notebooks, tmp_path / out)
+    assert (tmp_path / "file").read_text() == "kept" and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ["{half", "[1]", '{"01_good": 3}'])
+def test_damaged_timings_are_named(notebooks, tmp_path, text):
+    (tmp_path / "timings.json").write_text(text)
+    with pytest.raises(InputError, match="timings.json: not JSON with an object for each notebook; remove the file"):
+        run(notebooks, tmp_path)
+
+
+def test_an_interruption_ends_the_line_and_leaves_no_half(notebooks, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(notebooks, tmp_path / "out")
+    assert capsys.readouterr().out == "[1/2] 01_good … stopped\n"
+    assert not list((tmp_path / "out" / "notebooks").iterdir())
+
+
+def test_damaged_figures_are_not_kept_for_comparison(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "01_good.json").write_text("{half")
+    changes.keep(tmp_path, "01_good")
+    assert not (tmp_path / changes.KEPT).exists()
+
+
+def test_time_left_is_told_only_where_every_notebook_ahead_is_known():
+    assert reports.pace(151, [100.0, 140.0]) == "elapsed 2:31, about 4 min left"
+    assert reports.pace(5, [None, 140.0]) == "elapsed 0:05"
+    assert reports.pace(59.7, []) == "elapsed 1:00"
+
+
+# --------------------------------------------------------------------------------------------- the pages
+
+
+def test_a_notebook_page_is_offline_and_whole():
+    code = nbformat.v4.new_code_cell("1", execution_count=1, outputs=[
+        nbformat.v4.new_output("display_data", {"text/latex": r"$\displaystyle \frac{a}{b}$"}),
+        nbformat.v4.new_output("stream", name="stdout", text="<script>alert('caption')</script>"),
+    ])
+    text = ("# 标题 <b>bold</b>\n\nInline $x_i \\le \\tau$, [next](05_retrieval.ipynb#top), "
+            "[paper](https://arxiv.org).\n\n"
+            "$$\\begin{aligned} a &= \\frac{1}{2} \\\\ b &= 3 \\end{aligned}$$\n\n$\\nosuchcommand{x} < 1$")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), code])
+    page = pages.to_html(notebook, "title")
+    assert not LOADED.search(page)
+    assert "标题" in page and "Noto Sans CJK SC" in page
+    assert 'href="05_retrieval.html#top"' in page and 'href="https://arxiv.org"' in page
+    assert len(re.findall(r'<img[^>]*class="math"', page)) == 4  # x, a, b and the cell's output
+    assert page.count('class="math-block"') == 2  # an aligned formula is a picture a line
+    assert r'<code class="math">\nosuchcommand{x} &lt; 1</code>' in page
+    assert "$" not in re.sub(r"<style.*?</style>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("tex", [
+    r"H = H_{\mathrm{IMG}} \odot H_{\mathrm{TXT}}", r"\lVert x \rVert_2 \le 1",
+    r"\sum\limits_{i=1}^{N} \dfrac{1}{i}",
+    r"\operatorname*{softmax}\bigl(QK^\top / \sqrt{d}\bigr) V", r"\left\lfloor \tfrac{N}{n} \right\rfloor",
+    "\\mathbb{R}^{B \\times R\n\\times D}",
+])
+def test_common_formulas_are_drawn(tex):
+    drawn = pages.formula(tex)
+    assert drawn.startswith("<img")
+    assert b"<path" in base64.b64decode(re.search(r"base64,([^\"]+)", drawn)[1])
+    assert drawn == pages.formula(tex)
+
+
+def test_chinese_in_a_formula_stays_text():
+    assert pages.formula(r"\text{中文}") == r'<code class="math">\text{中文}</code>'

@@ -1,0 +1,175 @@
+"""The explorer: answers as the evaluation gives them, for any catalog; no text of a catalog becomes markup."""
+
+import re
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import drawn
+import numpy as np
+import pytest
+from PIL import Image
+
+from capture_lib.catalog.table import read_catalog, write_catalog
+from capture_lib.experiments import stages
+from capture_lib.experiments.run import Run, open_run
+from capture_lib.explorer.view import OWN, PIECES, Explorer, State, open_explorer
+from capture_lib.report import figures
+from capture_lib.retrieval import embedding as retrieval
+from capture_lib.utils import InputError
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def explorer(smoke_report: Path) -> Explorer:
+    return open_explorer(open_run("smoke"))
+
+
+@pytest.fixture(scope="module")
+def sides(smoke_report: Path) -> dict[str, retrieval.EmbeddedSet]:
+    return stages.embedded(open_run("smoke"))
+
+
+@pytest.mark.parametrize("name", ["capture-chosen/instance", "capture/image", "image-only", "text-only", "late-fusion"])
+def test_hits_are_those_of_the_evaluation(explorer: Explorer, sides, name: str):
+    level = retrieval.METHODS[name].level
+    ranked = retrieval.rank(sides["test"], sides["gallery"], level, explorer.choices[name])
+    for number in (0, 7, 39):
+        state = explorer.settle(replace(State(), query=number, model=name.split("/")[0], level=level))
+        found = explorer.ranking(state)
+        np.testing.assert_allclose(found.scores, ranked[number].scores, atol=1e-4)
+        ours, theirs = set(found.rows[:10]), set(ranked[number].rows[:10])
+        assert len(ours & theirs) >= 9  # but for near ties: here a query is embedded alone
+
+
+def test_a_box_has_its_own_hits(explorer: Explorer, sides):
+    number = int(np.bincount(sides["test"].owners).argmax())  # the query with the most instances
+    state = explorer.settle(replace(explorer.start(), query=number))
+    boxes = len(explorer.side(*explorer.asked(state)).regions)
+    assert boxes == np.sum(sides["test"].owners == number) > 1
+    lists = [explorer.ranking(replace(state, box=box)) for box in range(boxes)]
+    merged = explorer.ranking(state)
+    assert set(merged.rows[:10]) <= {row for one in lists for row in one.rows}
+    assert [set(one.instances) for one in lists] == [{box} for box in range(boxes)]
+
+
+def test_a_state_that_cannot_be_gives_way(explorer: Explorer):
+    state = explorer.settle(State(query=10**6, box=99, model="nonsense", item=10**6, level="instance"))
+    assert (state.query, state.box, state.item, state.model) == (0, None, None, explorer.models[0])
+    assert explorer.settle(State(model="text-only")).level == "image"
+    assert explorer.settle(State(query=OWN)).query == 0  # nobody has handed in a photo
+    brand = sorted(explorer.brands[-1])[0]
+    assert brand in explorer.brands[explorer.settle(State(brand=brand)).query]
+    with pytest.raises(InputError, match="'query' cannot be 'x'"):
+        State().changed({"query": "x"})
+
+
+def test_filters_let_through_what_they_say(explorer: Explorer):
+    every = [set(labels) for labels in explorer.queries["labels"]]
+    brand = max(set().union(*explorer.brands), key=lambda name: sum(name in of for of in explorer.brands))
+    passing = explorer.passing(State(brand=brand))
+    assert passing.tolist() == [n for n, of in enumerate(every) if any(label.startswith(brand) for label in of)]
+    assert len(explorer.passing(State(brand="nobody's"))) == 0
+    assert "no query has this brand" in explorer.show(explorer.settle(State(brand="nobody's")))["picker"]
+
+
+def test_the_next_wrong_one_is_the_next_and_wrong(explorer: Explorer):
+    state = explorer.settle(replace(explorer.start(), query=5))
+    right = {}
+    for number in range(len(explorer.queries)):
+        first = explorer.ranking(explorer.settle(replace(state, query=number))).rows[0]
+        right[number] = explorer.evaluated(first, explorer.queries["labels"][number])
+    order = [*range(6, len(right)), *range(6)]
+    assert explorer.next_wrong(state) == next((number for number in order if right[number] is False), None)
+
+
+def test_without_words_nothing_is_compared_by_words(explorer: Explorer):
+    state = explorer.settle(State(model="text-only", worded=False))
+    assert len(explorer.ranking(state).rows) == 0
+    assert "There are no words to compare" in explorer.show(state)["answers"]
+    with_words, without = (explorer.ranking(explorer.settle(State(model="image-only", worded=worded)))
+                           for worded in (True, False))
+    np.testing.assert_array_equal(with_words.rows, without.rows)
+    words = explorer.searcher.items[5].caption  # typed: the photo that has them is found
+    typed = explorer.ranking(explorer.settle(State(model="text-only", caption=words)))
+    assert typed.scores[0] == pytest.approx(1, abs=1e-5) and explorer.searcher.items[typed.rows[0]].caption == words
+
+
+def test_neighbours_are_the_nearest_others(explorer: Explorer):
+    state = explorer.settle(replace(explorer.start(), item=3))
+    vectors = explorer.searcher.vectors(explorer.choices[explorer.best].representation, state.level)
+    cosines = vectors @ vectors[3]
+    cosines[3] = -2
+    found = explorer.neighbours(3, state)
+    np.testing.assert_allclose([score for _, score in found], -np.sort(-cosines)[:8], atol=1e-5)
+    assert 3 not in [row for row, _ in found]
+
+
+def test_a_photo_of_ones_own(explorer: Explorer):
+    taken = BytesIO()
+    Image.fromarray(drawn.draw([1, 2])[0]).save(taken, "PNG")
+    explorer.take_photo(taken.getvalue(), "mine.png")
+    state = explorer.settle(replace(explorer.start(), query=OWN, caption="words"))
+    pieces = explorer.show(state)
+    assert state.query == OWN and "mine.png" in pieces["query"] and "what it shows is not known" in pieces["query"]
+    assert pieces["answers"].count('class="card unknown"') == 10
+    with pytest.raises(InputError, match="bad.png: the photo does not decode"):
+        explorer.take_photo(b"nothing", "bad.png")
+    assert explorer.own.name == "own photo mine.png"
+
+
+def test_text_from_a_catalog_stays_text(explorer: Explorer):
+    queries = explorer.queries.assign(caption=HOSTILE, labels=[[f"{HOSTILE} 面霜"]] * len(explorer.queries))
+    shown = Explorer(explorer.searcher, queries, explorer.choices)
+    items = dict(shown.searcher.items)
+    shown.searcher.items = {n: replace(item, caption=HOSTILE, labels=[HOSTILE]) for n, item in items.items()}
+    try:
+        state = shown.settle(State(model="image-only", item=1, map="kind", brand=""))
+        drawn_pieces = "".join(shown.show(state, HOSTILE).values()) + shown.page(0, "image-only").data
+    finally:
+        shown.searcher.items = items
+    assert "<script" not in drawn_pieces and drawn_pieces.count("&lt;script&gt;") > 20
+
+
+def test_a_page_for_a_report_holds_all_that_a_click_would_show(explorer: Explorer):
+    page = explorer.page(0, "capture-chosen/instance", most=6).data
+    boxes = len(explorer.side(*explorer.asked(explorer.settle(explorer.start()))).regions)
+    assert page.count('<li class="card') == 6 + 5 * boxes and explorer.queries["sample_id"][0] in page
+    assert "<button" not in page and "data-set" not in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_every_piece_is_drawn_for_every_method(explorer: Explorer):
+    for name in explorer.choices:
+        pieces = explorer.show(explorer.settle(State(model=name.split("/")[0], level=retrieval.METHODS[name].level)))
+        assert set(pieces) == set(PIECES) and pieces["answers"].count('<li class="card') == 10
+
+
+def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
+    """No captions, no labels, no gallery: image against image, and nothing is called right."""
+    catalog = drawn.make_catalog(tmp_path / "bare", train=5, gallery=0, val=0, test=0, captions=False)
+    catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
+    write_catalog(catalog.table, catalog.folder)
+    shown = open_explorer(Run(drawn.TINY, read_catalog(catalog.folder), tmp_path / "out", 0))
+    assert shown.models == ["image-only"] and len(shown.queries) == 5
+    pieces = shown.show(shown.settle(shown.start()))
+    assert pieces["answers"].count('class="card unknown"') == 4  # it does not find itself
+    assert "?: no labels to judge by" in pieces["answers"]
+    assert 'data-do="wrong" data-key="wrong" disabled' in pieces["controls"]
+
+
+def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_report: Path, monkeypatch):
+    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(open_run("smoke")).items()}
+    assert "capture-chosen/instance" in unjudged
+    monkeypatch.setattr(stages, "stored_choices", lambda run: unjudged)
+    shown = open_explorer(open_run("smoke"))
+    assert "capture-chosen" not in shown.models and shown.best == "capture/instance"
+
+
+def test_a_gallery_escapes_and_frames():
+    photo = np.zeros((20, 30, 3), np.uint8)
+    shown = figures.gallery([photo, photo], ["<b>", "ok"], [figures.RIGHT, figures.WRONG]).data
+    assert "&lt;b&gt;" in shown and figures.RIGHT in shown and figures.WRONG in shown
+    assert shown.count("data:image/webp;base64,") == 2

@@ -1,0 +1,245 @@
+"""Foregrounds: masks against drawn truth, what is thrown out, photos without a product, and photos of any kind."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from drawn import GROUND, draw
+from PIL import Image
+
+from capture_lib.catalog.photos import fit
+from capture_lib.proposals import foregrounds
+from capture_lib.proposals.foregrounds import Cut
+from capture_lib.utils import InputError
+
+
+def truth_of(box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape[:2], np.uint8)
+    x1, y1, x2, y2 = box.astype(int)
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+# ---- sizes and edges
+@pytest.mark.parametrize(("shape", "fitted"), [((50, 100, 3), (32, 64, 3)), ((100, 50, 3), (64, 32, 3)),
+                                               ((300, 900, 3), (21, 64, 3)), ((1, 1, 3), (64, 64, 3)),
+                                               ((100, 20_000, 3), (1, 64, 3)), ((64, 48, 4), (64, 48, 4))])
+def test_the_longer_side_is_fitted_and_the_aspect_kept(shape, fitted):
+    assert fit(np.zeros(shape, np.uint8), 64).shape == fitted
+
+
+@pytest.mark.parametrize(("inset", "width"), [(0, 5), (0, 3), (6, 2)])
+def test_a_frame_is_found_and_a_product_is_none(inset, width):
+    photo, _ = draw([3], 120, 160)
+    assert foregrounds.frame_width(photo) == 0
+    cv2.rectangle(photo, (inset, inset), (159 - inset, 119 - inset), (200, 20, 90), 1)
+    for line in range(width):
+        cv2.rectangle(photo, (inset + line, inset + line), (159 - inset - line, 119 - inset - line), (200, 20, 90), 1)
+    assert inset + width <= foregrounds.frame_width(photo) <= inset + width + 1
+    photo[:, :40] = GROUND  # three sides are no frame
+    assert foregrounds.frame_width(photo) == 0
+
+
+def test_sharp_edges_are_those_of_things_and_not_of_shadows():
+    y, x = np.mgrid[:224, :224]
+    step = np.where(x < 112, 200, 140).astype(np.uint8)
+    photo = np.repeat(step[..., None], 3, 2)
+    soft = cv2.GaussianBlur(photo, (0, 0), 7)
+    assert foregrounds.sharp_edges(photo).max() > 8 * foregrounds.sharp_edges(soft).max()
+    twice = foregrounds.sharp_edges(cv2.resize(photo, (448, 448), interpolation=cv2.INTER_NEAREST))
+    assert twice.max() == pytest.approx(foregrounds.sharp_edges(photo).max(), rel=0.25)  # whatever the photo's size
+
+
+@pytest.mark.parametrize("level", [1.0, 5.0])
+def test_flooding_leaves_what_edges_enclose(level):
+    edges = np.zeros((120, 120), np.float32)
+    cv2.rectangle(edges, (20, 30), (60, 90), 6.0, 1)  # closed
+    cv2.polylines(edges, [np.array([[80, 90], [80, 30], [110, 30], [110, 90]])], False, 6.0, 1)  # open below
+    cv2.line(edges, (0, 110), (119, 110), 9.0, 1)  # from rim to rim
+    dry = foregrounds.flood(edges, level)
+    assert dry[32:88, 22:58].all() and dry.sum() == pytest.approx(41 * 61, abs=150)
+    assert not foregrounds.flood(edges, 7.0).any()
+
+
+# ---- masks
+@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("side", [96, 224])
+def test_a_drawn_product_is_cut_out(kind, side):
+    photo, boxes = draw([kind], side, side)
+    cut = foregrounds.cut_out(photo)
+    truth = truth_of(boxes[0], photo.shape)
+    assert set(np.unique(cut.mask)) == {0, 1} and cut.mask.dtype == np.uint8
+    assert foregrounds.iou(cut.mask, truth) > 0.95
+    assert foregrounds.faults(cut, single=False) == []
+
+
+def test_a_white_product_with_a_dark_label_is_cut_out_whole():
+    """Colour alone would give the label: the body is almost as bright as the ground, but it has an outline."""
+    photo = np.full((224, 224, 3), GROUND, np.uint8)
+    photo[50:180, 70:150] = GROUND - 20
+    photo[90:150, 80:140] = (120, 20, 30)
+    truth = truth_of(np.array([70, 50, 150, 180]), photo.shape)
+    assert foregrounds.iou(foregrounds.cut_out(photo).mask, truth) > 0.95
+
+
+def test_a_soft_shadow_and_a_frame_are_left_out():
+    photo, boxes = draw([2], 224, 224)
+    truth = truth_of(boxes[0], photo.shape)
+    shadow = cv2.GaussianBlur(np.roll(truth, (6, 14), (0, 1)).astype(np.float32), (0, 0), 8) * (1 - truth)
+    photo = (photo * (1 - 0.3 * shadow[..., None])).astype(np.uint8)
+    cv2.rectangle(photo, (0, 0), (223, 223), (30, 90, 200), 13)
+    assert foregrounds.iou(foregrounds.cut_out(photo).mask, truth) > 0.9
+
+
+def test_grabcut_moves_the_border_of_a_start_to_the_edge_and_no_further():
+    photo, boxes = draw([1], 224, 224)
+    truth = truth_of(boxes[0], photo.shape)
+    for start in (cv2.erode(truth, foregrounds.disc(4)), cv2.dilate(truth, foregrounds.disc(4))):
+        assert foregrounds.iou(foregrounds.grabcut(photo, start), truth) > 0.98
+    aside = np.zeros_like(truth)
+    aside[20:50, 5:30] = 1  # ground alone
+    found = foregrounds.grabcut(photo, aside)
+    assert not found[:, 45:].any() and not found[70:].any()
+    assert not foregrounds.grabcut(photo, np.zeros_like(truth)).any()
+
+
+def test_a_cut_does_not_depend_on_what_ran_before():
+    """Else its masks would depend on which worker got which photos."""
+    photo, _ = draw([3])
+    plain = (photo == GROUND).all(2)
+    ground = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)  # many colours at the border
+    photo[plain] = cv2.resize(ground, (96, 96))[plain]
+    masks = set()
+    for seed in range(6):
+        cv2.setRNGSeed(seed)
+        masks.add(foregrounds.cut_out(photo).mask.tobytes())
+    assert len(masks) == 1
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 64), (64, 1), (2, 2), (5, 64), (17, 300)])
+@pytest.mark.parametrize("noise", [False, True])
+def test_photos_without_a_product_give_faults_and_no_crash(shape, noise):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (*shape, 3)).astype(np.uint8) if noise else np.full((*shape, 3), 200, np.uint8)
+    cut = foregrounds.cut_out(photo)
+    assert cut.mask.shape == shape and set(np.unique(cut.mask)) <= {0, 1}
+    assert foregrounds.faults(cut, single=True)
+    if not noise:
+        assert foregrounds.faults(cut, single=True) == ["empty"]
+
+
+def test_tidy_fills_holes_and_removes_specks_only():
+    mask = np.zeros((60, 60), np.uint8)
+    mask[10:40, 10:40] = 1
+    mask[50:55, 10:50] = 1  # a fifth of the area: stays
+    expected = mask.copy()
+    mask[20:25, 20:25] = 0
+    mask[3:7, 50:54] = 1
+    assert np.array_equal(foregrounds.tidy(mask), expected)
+
+
+def test_main_piece_and_its_share():
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2:12, 2:12], mask[20:35, 20:35] = 1, 1
+    piece, share = foregrounds.main_piece(mask)
+    assert piece.sum() == 225 and piece[25, 25] and share == pytest.approx(225 / 325)
+    assert foregrounds.main_piece(np.zeros((5, 5), np.uint8))[1] == 0
+
+
+# ---- what is thrown out
+def box_mask(*boxes: tuple[int, int, int, int], size: int = 100) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+@pytest.mark.parametrize(("mask", "single", "faults"), [
+    (box_mask((20, 20, 70, 70)), False, []),
+    (box_mask(), True, ["empty"]),
+    (box_mask((20, 20, 70, 70), (80, 80, 95, 97)), True, []),
+    (box_mask((20, 20, 70, 70), (75, 75, 95, 95)), False, ["several pieces"]),
+    (box_mask((10, 20, 40, 70), (60, 20, 90, 70)), True, ["several pieces"]),
+    (box_mask((45, 45, 58, 58)), True, ["too small or too large"]),
+    (box_mask((4, 4, 96, 96)), True, ["too small or too large"]),
+    (box_mask((1, 20, 60, 70)), True, ["touches the edge"]),
+    (box_mask((20, 20, 70, 99)), True, ["touches the edge"]),
+    (box_mask((10, 10, 90, 20), (10, 10, 20, 90)), True, ["not compact"]),
+    (box_mask((20, 20, 80, 80), (20, 20, 50, 90)), True, []),
+    (box_mask((20, 20, 80, 58), (20, 20, 50, 90)), False, ["not compact"]),
+    (box_mask((20, 20, 80, 58), (20, 20, 50, 90)), True, [])])
+def test_why_a_mask_is_no_product(mask, single, faults):
+    assert foregrounds.faults(Cut(mask, [], 1.0, 1.0, 0.0), single) == faults
+
+
+@pytest.mark.parametrize(("signs", "single", "faults"), [
+    ((0.1, 1.0, 0.0), True, ["unclear outline"]), ((1.0, 0.1, 0.0), True, ["starts disagree"]),
+    ((1.0, 1.0, 0.5), True, []), ((1.0, 1.0, 0.5), False, ["several pieces"])])
+def test_what_makes_a_good_shape_doubtful(signs, single, faults):
+    assert foregrounds.faults(Cut(box_mask((20, 20, 70, 70)), [], *signs), single) == faults
+
+
+def test_two_products_are_not_taken_for_one():
+    photo, _ = draw([1, 4], 224, 224)
+    assert "several pieces" in foregrounds.faults(foregrounds.cut_out(photo), single=False)
+
+
+# ---- foregrounds of files
+def test_a_cut_foreground_is_tight_in_its_corner_and_keeps_its_pixels(tmp_path):
+    photo, boxes = draw([2], 128, 128)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    square = foregrounds.cut((tmp_path / "a.png", True), size=64, iterations=1)
+    x1, y1, x2, y2 = boxes[0].astype(int)
+    scale = min(1, 64 / max(x2 - x1, y2 - y1))
+    solid = square[..., 3] > 127
+    assert square.shape == (64, 64, 4) and square.dtype == np.uint8
+    assert solid[0].any() and solid[:, 0].any()
+    assert solid.any(1).sum() == pytest.approx((y2 - y1) * scale, abs=2)
+    assert solid.any(0).sum() == pytest.approx((x2 - x1) * scale, abs=2)
+    assert np.abs(square[5:15, 5:15, :3].astype(int) - photo[y1 + 10, x1 + 10]).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 100), (3, 700)])
+def test_photos_of_odd_sizes_are_thrown_out_with_a_reason(tmp_path, size):
+    photo = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    assert foregrounds.cut((tmp_path / "a.png", False), 64, 1) == ["empty"]
+
+
+def saved_as(photo: Image.Image, kind: str, file: Path) -> Path:
+    """The photo in one of the many ways in which shops save theirs."""
+    if kind == "turned by EXIF":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored lying on its side
+        photo.transpose(Image.Transpose.ROTATE_90).save(file := file.with_suffix(".png"), exif=exif)
+    elif kind == "alpha":
+        alpha = Image.fromarray(255 * (np.asarray(photo) != GROUND).any(2).astype(np.uint8))
+        photo.putalpha(alpha)
+        photo.save(file := file.with_suffix(".png"))
+    elif kind == "CMYK":
+        photo.convert("CMYK").save(file := file.with_suffix(".tif"))
+    elif kind == "16 bit":
+        Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(file := file.with_suffix(".png"))
+    elif kind == "animated":
+        photo.save(file := file.with_suffix(".gif"), save_all=True, append_images=[Image.new("RGB", photo.size, "red")])
+    return file
+
+
+@pytest.mark.parametrize("kind", ["turned by EXIF", "alpha", "CMYK", "16 bit", "animated"])
+def test_photos_of_any_kind_are_cut_upright(tmp_path, kind):
+    photo, boxes = draw([2], 128, 128)
+    file = saved_as(Image.fromarray(photo), kind, tmp_path / "a")
+    solid = foregrounds.cut((file, True), 128, 1)[..., 3] > 127
+    x1, y1, x2, y2 = boxes[0] * 2
+    assert (solid.any(0).sum(), solid.any(1).sum()) == pytest.approx(
+        (128 * (x2 - x1) / (y2 - y1), 128), abs=4)
+
+
+def test_a_damaged_photo_is_refused_in_one_line(tmp_path):
+    photo, _ = draw([2], 128, 128)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:80])
+    with pytest.raises(InputError) as error:
+        foregrounds.cut((tmp_path / "a.png", True), 64, 1)
+    assert str(tmp_path / "a.png") in str(error.value) and len(str(error.value).splitlines()) == 1

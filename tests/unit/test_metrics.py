@@ -1,0 +1,462 @@
+"""The metrics against plain loops, the released script's figures, and rankings worked out by hand."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+from sklearn.metrics import average_precision_score
+
+from capture_lib.retrieval import metrics
+from capture_lib.retrieval import statistics as intervals
+from capture_lib.utils import InputError
+
+# ---------------------------------------------------------------------------------------- the naive oracles
+
+
+def loop_released(ranking, asked, gallery, n):
+    """One query by the released rules; an error leaves it with the figures it has by then."""
+    figures = {"mAP": 0.0, "mAR": 0.0, "Prec": 0.0}
+    held = dict(enumerate(gallery))
+    rows = {label: [row for row in held if held[row] == label] for label in gallery}
+    try:
+        positives = [row for label in asked for row in rows[label]]
+        k = min(n, len(positives), len(ranking))
+        hits = [place for place, row in enumerate(ranking[:k], start=1) if row in positives]
+        precision = len(hits) / k
+        precisions = [number / place for number, place in enumerate(hits, start=1)]
+        figures.update(Prec=precision, mAP=sum(precisions) / len(hits) if hits else 0.0)
+        found = [held[row] for row in ranking[:n]]
+        expected = {label: min(asked.count(label) * int(n / len(asked)), len(rows[label])) for label in asked}
+        recalls = [min(found.count(label), expected[label]) / expected[label] for label in set(asked)]
+        figures["mAR"] = sum(recalls) / len(recalls)
+    except (KeyError, ZeroDivisionError):
+        pass
+    return figures
+
+
+def loop_standard(ranking, asked, gallery, n):
+    """One query by the formulas."""
+    held = [gallery[row] if row >= 0 else None for row in ranking[:n]]
+    positives = sum(label in asked for label in gallery)
+    hits, precisions = 0, 0.0
+    for place, label in enumerate(held, start=1):
+        if label in asked:
+            hits += 1
+            precisions += hits / place
+    recalls = []
+    for label in set(asked):
+        expected = min(round(asked.count(label) / len(asked) * n), gallery.count(label))
+        recalls.append(min(held.count(label) / expected, 1) if expected else 0.0)
+    mean_recall = sum(recalls) / len(recalls) if recalls else 0.0
+    return {"mAP": precisions / min(n, positives) if positives else 0.0, "mAR": mean_recall, "Prec": hits / n}
+
+
+def loop(rankings, query_labels, gallery):
+    """All queries, in the table that `per_query` returns."""
+    columns = {}
+    for definition, score in (("released", loop_released), ("standard", loop_standard)):
+        for figure in metrics.FIGURES:
+            for n in metrics.CUTOFFS:
+                columns[definition, f"{figure}@{n}"] = [
+                    score(list(ranking), asked, gallery, n)[figure]
+                    for ranking, asked in zip(rankings, query_labels, strict=True)
+                ]
+    return pd.DataFrame(columns)
+
+
+def random_task(seed, queries=40, items=140, labels=25, strange_labels=0, strange_ids=0.0):
+    """Rankings of every kind: repeated labels, up to 14, short and empty lists, unknown labels and ids."""
+    rng = np.random.default_rng(seed)
+    gallery = [f"brand{c % 4} product{c}" for c in rng.integers(labels, size=items) ** 2 // labels]
+    names = sorted(set(gallery)) + [f"nowhere {i}" for i in range(strange_labels)]
+    asked, rankings = [], []
+    for _ in range(queries):
+        asked.append([str(name) for name in rng.choice(names, rng.choice([1, 2, 3, 5, 12, 14]))])
+        liking = rng.random(items) + [0.6 * (held in asked[-1]) for held in gallery]
+        ranking = np.argsort(-liking)[: rng.choice([0, 3, 60, 100, 130])]
+        rankings.append(np.where(rng.random(len(ranking)) < strange_ids, metrics.NO_ITEM, ranking))
+    return rankings, asked, gallery
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("strange_labels", "strange_ids"), [(0, 0.0), (3, 0.0), (0, 0.02), (3, 0.02)])
+def test_per_query_equals_plain_loops(seed, strange_labels, strange_ids):
+    task = random_task(seed, strange_labels=strange_labels, strange_ids=strange_ids)
+    pd.testing.assert_frame_equal(metrics.per_query(*task), loop(*task), rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------ reference values
+
+
+def test_released_figures_of_the_authors_script(shared):
+    folder = shared / "reference" / "metrics_small"
+    result = metrics.evaluate_lists(folder, folder / "retrieval_id_list.txt", resamples=10)
+    expected = json.loads((folder / "released_script_results.json").read_text())
+    for n in metrics.CUTOFFS:
+        ours = {figure: result["released"][f"{figure}@{n}"]["value"] for figure in metrics.FIGURES}
+        assert ours == pytest.approx(expected[f"top{n}"], abs=1e-9)
+    assert (result["queries"], result["warnings"]) == (120, [])
+
+
+def test_standard_average_precision_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    gallery = [f"product {c}" for c in rng.integers(6, size=90)]
+    rankings = [rng.permutation(90) for _ in range(20)]
+    scores = metrics.per_query(rankings, [["product 1", "product 4"]] * 20, gallery)
+    relevant = np.isin(gallery, ["product 1", "product 4"])
+    by_place = -np.arange(90)
+    expected = [average_precision_score(relevant[ranking], by_place) for ranking in rankings]
+    np.testing.assert_allclose(scores["standard"]["mAP@100"], expected, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- worked by hand
+
+
+def score_one(ranking, asked, gallery, definition):
+    return metrics.per_query([np.array(ranking)], [asked], gallery)[definition].iloc[0]
+
+
+def test_one_hit_at_rank_1_and_nine_misses():
+    gallery = ["a"] * 10 + ["b"] * 10
+    ranking = [0, *range(10, 19)]
+    assert score_one(ranking, ["a"], gallery, "released")["mAP@10"] == 1.0
+    assert score_one(ranking, ["a"], gallery, "standard")["mAP@10"] == pytest.approx(0.1)
+
+
+def test_figures_of_a_small_ranking():
+    gallery = ["a", "a", "b", "c", "c", "c"]
+    ranking = [0, 3, 2, 4]  # hit, miss, hit, miss; one "a" is not ranked
+    released = score_one(ranking, ["a", "b"], gallery, "released")  # k = min(10, 3 positives, 4 ranked)
+    assert released["mAP@10"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert released["Prec@10"] == pytest.approx(2 / 3)
+    assert released["mAR@10"] == pytest.approx((1 / 2 + 1 / 1) / 2)
+    standard = score_one(ranking, ["a", "b"], gallery, "standard")
+    assert standard["mAP@10"] == pytest.approx((1 / 1 + 2 / 3) / 3)
+    assert standard["Prec@10"] == pytest.approx(2 / 10)
+    assert standard["mAR@10"] == pytest.approx((1 / 2 + 1 / 1) / 2)
+
+
+def test_expected_counts_differ_where_n_is_no_multiple_of_the_labels():
+    gallery = ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+    asked = ["a", "a", "b"]  # of ten places: released 6 and 3, standard 7 and 3
+    six = [*range(6), 20, 21, 22, 40]
+    assert score_one(six, asked, gallery, "released")["mAR@10"] == 1.0
+    assert score_one(six, asked, gallery, "standard")["mAR@10"] == pytest.approx((6 / 7 + 1) / 2)
+
+
+def test_more_labels_than_places():
+    names = [f"product {i}" for i in range(12)]
+    gallery = names * 3
+    ranking = np.arange(36)
+    assert score_one(ranking, names, gallery, "released")["mAR@10"] == 0.0  # 10 // 12: nothing is expected
+    assert score_one(ranking, names, gallery, "released")["mAP@10"] == 1.0
+    assert score_one(ranking, names, gallery, "standard")["mAR@10"] == pytest.approx(10 / 12)
+
+
+def test_a_label_that_the_gallery_lacks():
+    gallery = ["a"] * 10 + ["b"] * 10
+    asked = ["a", "nowhere"]
+    assert (score_one(np.arange(20), asked, gallery, "released") == 0).all()
+    standard = score_one(np.arange(20), asked, gallery, "standard")
+    assert standard["mAP@10"] == 1.0
+    assert standard["mAR@10"] == pytest.approx(0.5)
+    assert "1 of 1 queries" in metrics.warnings([np.arange(20)], [asked], gallery)[0]
+    assert metrics.warnings([np.arange(20)], [["a"]], gallery) == []
+
+
+def test_an_id_that_the_gallery_lacks_costs_the_released_recall_only():
+    gallery = ["a"] * 10 + ["b"] * 10
+    ranking = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, metrics.NO_ITEM]
+    released = score_one(ranking, ["a"], gallery, "released")
+    assert released["mAR@10"] == pytest.approx(0.9)
+    assert released["mAR@50"] == 0.0
+    assert released["Prec@50"] == pytest.approx(0.9)
+    assert "hold ids" in metrics.warnings([np.array(ranking)], [["a"]], gallery)[0]
+
+
+def test_a_query_without_labels_counts_as_0():
+    assert (metrics.per_query([np.arange(5)], [[]], ["a"] * 5) == 0).all(axis=None)
+
+
+# ---------------------------------------------------------------------------------------------- properties
+
+
+def test_a_perfect_ranking_has_1_everywhere_it_can():
+    gallery = ["a"] * 60 + ["b"] * 60 + ["c"] * 60
+    mixed = np.ravel(np.column_stack([np.arange(60), np.arange(60, 120)]))[:100]
+    scores = metrics.per_query([mixed, mixed], [["a", "b"], ["b", "a"]], gallery)
+    np.testing.assert_allclose(scores, 1.0)
+
+
+def test_a_ranking_without_a_hit_has_0_everywhere():
+    assert (metrics.per_query([np.arange(5, 10)], [["a"]], ["a"] * 5 + ["b"] * 5) == 0).all(axis=None)
+
+
+def test_order_of_queries_of_labels_and_of_gallery_does_not_matter():
+    rankings, asked, gallery = random_task(7, strange_labels=2, strange_ids=0.01)
+    scores = metrics.per_query(rankings, asked, gallery)
+    rng = np.random.default_rng(1)
+    queries, items = rng.permutation(len(asked)), rng.permutation(len(gallery))
+    place = np.append(np.argsort(items), metrics.NO_ITEM)  # of each gallery row
+    again = metrics.per_query(
+        [place[rankings[q]] for q in queries], [asked[q][::-1] for q in queries], [gallery[i] for i in items]
+    )
+    pd.testing.assert_frame_equal(again, scores.iloc[queries].reset_index(drop=True))
+
+
+def test_moving_a_hit_forward_never_lowers_standard_average_precision():
+    gallery = ["a"] * 5 + ["b"] * 95
+    rankings = [[*range(5, 5 + misses), 0, *range(5 + misses, 99)] for misses in range(12)]
+    values = [score_one(ranking, ["a"], gallery, "standard")["mAP@10"] for ranking in rankings]
+    assert values[:10] == sorted(values[:10], reverse=True)
+    assert values[9] > values[10] == 0
+
+
+def test_rankings_and_queries_must_pair_up():
+    with pytest.raises(ValueError, match="2 rankings for 1 queries"):
+        metrics.per_query([np.arange(3)] * 2, [["a"]], ["a"] * 3)
+
+
+# ----------------------------------------------------------------------------------------------- intervals
+
+
+def test_summary_holds_the_mean_inside_its_interval_and_repeats_itself():
+    scores = metrics.per_query(*random_task(3))
+    summary = metrics.summarise(scores, resamples=200)
+    for definition, figure in scores.columns:
+        interval = summary[definition][figure]
+        assert interval["value"] == pytest.approx(scores[definition][figure].mean())
+        assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
+    assert summary == metrics.summarise(scores, resamples=200)
+    assert summary != metrics.summarise(scores, resamples=200, seed=1)
+
+
+def test_interval_covers_the_true_mean_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+    samples = rng.beta(0.5, 0.8, size=(400, 120))  # 400 test sets of 120 queries; scores pile up at 0 and 1
+    intervals = metrics.bootstrap(samples.T, resamples=400, seed=0)
+    covered = np.mean([found["low"] <= 0.5 / 1.3 <= found["high"] for found in intervals])
+    assert 0.91 <= covered <= 0.98
+
+
+def test_interval_equals_the_plain_bootstrap():
+    values = np.random.default_rng(2).random(50)
+    rng = np.random.default_rng(5)
+    means = [values[rng.integers(50, size=50)].mean() for _ in range(300)]
+    found = metrics.bootstrap(values[:, None], resamples=300, seed=5)[0]
+    assert found["low"] == pytest.approx(np.percentile(means, 2.5))
+    assert found["high"] == pytest.approx(np.percentile(means, 97.5))
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+    rng = np.random.default_rng(0)
+    easiness = rng.random(300)
+    a, b = easiness + 0.02, easiness + rng.normal(0, 0.01, 300)
+    found = metrics.paired_difference(a, b)
+    assert found["value"] == pytest.approx(np.mean(a - b))
+    assert 0.015 < found["low"] < found["value"] < found["high"] < 0.025
+    unpaired = metrics.paired_difference(a, rng.permutation(b))
+    assert unpaired["high"] - unpaired["low"] > 10 * (found["high"] - found["low"])
+    same = metrics.paired_difference(a, a)
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def noisy(rng, trainings, training_noise, noise=0.05, queries=150):
+    """The same method trained several times: (S, Q)."""
+    return [rng.normal(rng.normal(0, training_noise), noise, queries) for _ in range(trainings)]
+
+
+def test_one_training_a_side_gives_the_plain_bootstrap_of_differences():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(80), rng.random(80)
+    expected = metrics.bootstrap((a - b)[:, None], resamples=300, seed=4)[0]
+    for found in (intervals.paired_difference(a, b, 300, 4), intervals.paired_difference([a], [b], 300, 4),
+                  intervals.paired_difference([a], [b], 300, 4, together=True)):
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_bootstrap_over_trainings_and_queries_equals_plain_loops():
+    rng = np.random.default_rng(5)
+    a, b = rng.random((3, 40)), rng.random((1, 40))
+    stretched = a.mean(0) + (a - a.mean(0)) * np.sqrt(3 / 2)
+    means = []
+    for _ in range(20_000):
+        drawn, queries = rng.integers(3, size=3), rng.integers(40, size=40)
+        means.append(np.mean([stretched[training][queries].mean() for training in drawn]) - b[0][queries].mean())
+    found = intervals.paired_difference(list(a), b[0], resamples=20_000)
+    assert found["value"] == pytest.approx(np.mean(a) - np.mean(b))
+    assert [found["low"], found["high"]] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.005)
+
+
+def test_noise_between_trainings_widens_the_interval_and_raises_p():
+    rng = np.random.default_rng(0)
+    base = rng.random(200)
+    b = [base + rng.normal(0, 0.05, 200) for _ in range(3)]
+    quiet, loud = ([base + 0.03 + rng.normal(0, 0.05, 200) + luck * size for luck in (-1, 0, 1)] for size in (0.0, 0.1))
+    narrow, wide = intervals.paired_difference(quiet, b), intervals.paired_difference(loud, b)
+    assert wide["high"] - wide["low"] > 5 * (narrow["high"] - narrow["low"])
+    p = intervals.p_values([(quiet, b, False), (loud, b, False), ([loud[2]], [b[0]], False)])
+    assert p[0] < 0.01 < 0.3 < p[1] and p[2] < 0.01  # one lucky training alone looks like a finding
+
+
+def test_training_noise_that_both_sides_share_cancels_where_they_are_drawn_together():
+    rng = np.random.default_rng(0)
+    base = rng.random(100)
+    b = [base + luck for luck in (-0.2, 0.0, 0.2)]
+    a = [side + 0.05 + rng.normal(0, 0.01, 100) for side in b]
+    apart, joined = (intervals.paired_difference(a, b, together=together) for together in (False, True))
+    assert apart["low"] < 0 < 0.04 < joined["low"] and joined["high"] < 0.06
+    assert apart["value"] == pytest.approx(joined["value"])
+    with pytest.raises(ValueError, match="pair up"):
+        intervals.paired_difference(a, b[:2], together=True)
+    with pytest.raises(ValueError, match="pair up"):
+        intervals.paired_difference(a, [side[:50] for side in b])
+
+
+@pytest.mark.parametrize("training_noise", [0.0, 0.03])
+def test_methods_that_are_alike_are_told_apart_in_5_cases_of_100_at_most(training_noise):
+    rng = np.random.default_rng(1)
+    pairs = [(noisy(rng, 3, training_noise), noisy(rng, 3, training_noise), False) for _ in range(400)]
+    assert np.mean(intervals.p_values(pairs, flips=1000) < 0.05) <= 0.07
+    alone = [(a[0], b[0], False) for a, b, _ in pairs]
+    found = np.mean(intervals.p_values(alone, flips=1000) < 0.05)
+    assert found <= 0.08 if training_noise == 0 else found > 0.5  # one training: noise looks like a difference
+
+
+def test_intervals_of_three_trainings_cover_about_as_often_as_they_say():
+    """Where training noise outweighs all else the docstring says 89 in 100."""
+    rng = np.random.default_rng(2)
+    found = [intervals.paired_difference(noisy(rng, 3, 0.05), noisy(rng, 3, 0.05), resamples=400) for _ in range(300)]
+    assert 0.84 <= np.mean([interval["low"] <= 0 <= interval["high"] for interval in found]) <= 0.94
+
+
+def test_p_values_equal_all_flips_of_few_queries():
+    differences = np.array([0.3, 0.1, -0.05, 0.2, 0.15, 0.0, 0.02, 0.11])
+    signs = np.array(list(itertools.product((-1, 1), repeat=8)))
+    expected = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    base = np.full(8, 0.5)
+    found = intervals.p_values([(base + differences, base, False), (base, base + differences, False),
+                                (base, base, False), (base[:1] + 0.4, base[:1], False)], flips=20_000)
+    assert found[:2] == pytest.approx(expected, abs=0.005)
+    assert found[2] == found[3] == 1  # no difference; one query, which could as well have the other sign
+
+
+def test_p_values_are_never_0_and_those_of_a_t_test_where_it_is_right():
+    rng = np.random.default_rng(3)
+    base, gains = rng.random(300), rng.normal([0.01, 0.02, 0.04], 0.2, (300, 3)).T
+    found = intervals.p_values([(base + gain, base, False) for gain in gains] + [(base + 0.5, base, False)])
+    assert found[:3] == pytest.approx(ttest_1samp(gains, 0, axis=1).pvalue, abs=0.015)
+    assert found[3] == 1 / (intervals.FLIPS + 1)
+    assert list(intervals.p_values([])) == []
+
+
+def test_noise_known_from_many_models_lets_three_trainings_tell_apart_what_differs_and_no_more():
+    rng = np.random.default_rng(6)
+    models = [noisy(rng, 3, 0.02) for _ in range(30)]
+    known = intervals.pooled_noise([np.array([model]) for model in models])
+    assert known == (pytest.approx(0.02 ** 2, rel=0.4), 60)
+    gain = [[training + 0.08 for training in model] for model in models]
+    alone = intervals.p_values([(better, model, False) for better, model in zip(gain, models[::-1], strict=True)])
+    pairs = [(better, model, False) for better, model in zip(gain, models[::-1], strict=True)]
+    assert (intervals.p_values(pairs, [known] * 30) < 0.01).mean() > 0.8 > 0.7 > (alone < 0.01).mean()
+    alike = [(model, other, False) for model, other in itertools.pairwise(models)]
+    assert (intervals.p_values(alike, [known] * len(alike)) < 0.05).mean() <= 0.1
+
+
+def test_known_noise_is_never_less_than_a_method_s_own_nor_added_to_one_training():
+    quiet, loud = np.zeros((3, 50)), np.zeros((3, 50)) + np.array([[-0.1], [0.0], [0.1]])
+    one = np.zeros((1, 50))
+    error = intervals.noise_of_difference
+    assert error(quiet, one, (0.0004, 60)) == (pytest.approx(0.02 / np.sqrt(3)), 60)
+    assert error(quiet, quiet, (0.0004, 60)) == (pytest.approx(0.02 * np.sqrt(2 / 3)), 60)
+    assert error(loud, one, (0.0004, 60))[0] == pytest.approx(0.1 / np.sqrt(3))
+    assert error(loud, quiet, None) == (pytest.approx(0.1 / np.sqrt(3)), pytest.approx(2))
+    assert error(one, one, (0.0004, 60)) == error(quiet, quiet, None) == (0.0, 1.0)
+    assert intervals.pooled_noise([one[None]]) is None
+    representations = np.stack([loud, quiet])  # of the same trainings: one model, two degrees of freedom
+    assert intervals.pooled_noise([representations, one[None]]) == (pytest.approx(0.005), 2)
+
+
+def test_holm_equals_its_definition():
+    rng = np.random.default_rng(4)
+    for p in (rng.random(20) ** 4, np.array([0.01, 0.04, 0.03, 0.01]), np.array([0.2]), np.array([])):
+        found = intervals.holm(p)
+        for i, value in enumerate(p):  # rejected at a level where Holm's steps reach it
+            before = [(len(p) - place) * other for place, other in enumerate(sorted(p)) if other <= value]
+            assert found[i] == pytest.approx(min(1, max(before)))
+        assert (found >= p).all()
+    assert intervals.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_no_queries_have_no_mean():
+    with pytest.raises(ValueError, match="no queries"):
+        metrics.summarise(metrics.per_query([], [], ["a"]))
+
+
+# ----------------------------------------------------------------------------------------------------- files
+
+
+def test_rankings_survive_a_round_trip_and_foreign_line_ends(tmp_path):
+    rankings = {"11": ["3", "1"], "12": ["2"]}
+    metrics.write_rankings(tmp_path / "ours.txt", list(rankings), list(rankings.values()))
+    assert (tmp_path / "ours.txt").read_bytes() == b"11,3,1\n12,2\n"
+    assert metrics.read_rankings(tmp_path / "ours.txt") == rankings
+    (tmp_path / "theirs.txt").write_bytes(b"\xef\xbb\xbf11,3,1\r\n\r\n12, 2\r\n")
+    assert metrics.read_rankings(tmp_path / "theirs.txt") == rankings
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "holds no ranking"),
+    ("11,3\n12\n", "line 2: an id is missing"),
+    ("11,3,,4\n", "line 1: an id is missing"),
+    ("11,3\n\n11,4\n", "line 3: query '11' has a line already"),
+    ("11,3,4,3\n", "line 1: gallery id '3' stands 2 times"),
+    ("11,3\n99,3\n", "line 2: query '99' is not in the query lists"),
+])
+def test_a_faulty_rankings_file_is_refused_with_its_line(tmp_path, text, message):
+    file = tmp_path / "rankings.txt"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        metrics.read_rankings(file, queries={"11", "12"})
+    assert str(file) in str(error.value)
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Three tiny lists in the released format, the test list with CRLF line ends."""
+    def line(sample, *labels):
+        return "#####".join([sample, "caption", "http://a", "http://b", "#;#".join(labels)])
+    (tmp_path / "p_gallery_v2.txt").write_text("\n".join([line("g1", "x"), line("g2", "y"), line("g3", "y")]))
+    (tmp_path / "p_dev_v2.txt").write_text(line("d1", "x") + "\n")
+    (tmp_path / "p_test_v2.txt").write_bytes(f"{line('t1', 'x', 'y')}\r\n{line('t2', 'z')}\r\n".encode())
+    return tmp_path
+
+
+def test_evaluate_lists_averages_dev_and_test_and_warns(lists, tmp_path):
+    (tmp_path / "r.csv").write_text("d1,g1\nt1,g1,g2,g3\nt2,g2,elsewhere\n")
+    result = metrics.evaluate_lists(lists, tmp_path / "r.csv", resamples=10)
+    assert result["queries"] == 3
+    assert result["released"]["mAP@10"]["value"] == pytest.approx(2 / 3)  # t2's label is not in the gallery
+    assert result["standard"]["Prec@10"]["value"] == pytest.approx((1 + 3 + 0) / 30)
+    assert [warning.split(":")[0] for warning in result["warnings"]] == [
+        "1 of 3 queries have no label, or one that no gallery item has",
+        "1 of 3 rankings hold ids that the gallery lacks",
+    ]
+
+
+def test_evaluate_lists_counts_queries_without_a_ranking(lists, tmp_path):
+    (tmp_path / "r.csv").write_text("d1,g1\n")
+    warnings = metrics.evaluate_lists(lists, tmp_path / "r.csv", resamples=10)["warnings"]
+    assert warnings == ["p_test_v2.txt: 2 queries have no ranking and are left out"]
+
+
+def test_evaluate_lists_says_what_is_missing(lists, tmp_path):
+    (tmp_path / "r.csv").write_text("d1,g1\nq9,g1\n")
+    with pytest.raises(InputError, match="line 2: query 'q9' is not in the query lists"):
+        metrics.evaluate_lists(lists, tmp_path / "r.csv")
+    (lists / "p_gallery_v2.txt").unlink()
+    with pytest.raises(InputError, match="needs the gallery list"):
+        metrics.evaluate_lists(lists, tmp_path / "r.csv")

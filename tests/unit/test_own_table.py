@@ -1,0 +1,344 @@
+"""A table of your own: what is legal, and every fault of a bad one found in one pass with its line."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from drawn import files_below, refused
+from PIL import Image
+
+from capture_lib.catalog.own_table import from_table, parse_list, read_table
+from capture_lib.catalog.table import InputError
+
+HEADER = "sample_id,split,caption,image,labels"
+BOXED = f"{HEADER},boxes,box_labels"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two photos."""
+    (tmp_path / "photos").mkdir()
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (20, 30), colour).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def write_table(folder: Path, content: str | bytes, name: str = "mine.csv") -> Path:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder / name
+
+
+def table_refused(photos: Path, content: str | bytes, *expected: str) -> None:
+    """A CSV table with this content gives one line with the file's name and `expected`, and leaves nothing behind."""
+    file, out = write_table(photos.parent, content), photos.parent / "out"
+    refused(lambda: from_table(file, photos, out), str(file), *expected)
+    assert not out.exists()
+
+
+def test_a_csv_table_becomes_a_catalog(photos, tmp_path):
+    rows = ['a1,test,"一, two",a.png,X#;#X#;#Y,multi,"[[0, 1, 2, 3], [1, 1, 9, 9]]","[""X"", ""Y""]"',
+            "b1,gallery,,images/b.png,X,single,,", "c1,train,NA,https://shop/c.jpg,,,,"]
+    (tmp_path / "mine.csv").write_text("\ufeff" + "\r\n".join([f"{HEADER},products,boxes,box_labels", *rows]) + "\r\n")
+    (photos / "images").mkdir()
+    (photos / "b.png").rename(photos / "images" / "b.png")
+    made = from_table(tmp_path / "mine.csv", photos, tmp_path / "out")
+    a, b, c = made.table.to_dict("records")
+    assert (a["caption"], a["labels"], a["products"]) == ("一, two", ["X", "X", "Y"], "multi")
+    assert (a["boxes"], a["box_labels"]) == ([[0, 1, 2, 3], [1, 1, 9, 9]], ["X", "Y"])
+    assert (b["caption"], b["labels"], b["boxes"]) == ("", ["X"], [])
+    assert (c["caption"], c["labels"], c["products"]) == ("NA", [], None)  # NA is a text, not a missing value
+    assert [a["image"], b["image"]] == ["images/a.png", "images/b.png"]
+    assert made.photos == {"a1": tmp_path / "out/images/a.png", "b1": tmp_path / "out/images/b.png"}
+    assert made.photos["b1"].read_bytes() == (photos / "images/b.png").read_bytes()
+
+
+@pytest.mark.parametrize("labels", [["X#;#Y"], [["X", "Y"]]])
+def test_a_parquet_table_gives_what_a_csv_gives(photos, tmp_path, labels):
+    cells = {"sample_id": [5], "split": ["val"], "caption": [None], "image": ["a.png"], "labels": labels,
+             "boxes": [[[0.0, 0.0, 5.0, 5.0]]], "box_labels": [["X"]]}
+    pq.write_table(pa.Table.from_pydict(cells), tmp_path / "mine.parquet")
+    (tmp_path / "mine.csv").write_text(f'{BOXED}\n5,val,,a.png,X#;#Y,"[[0,0,5,5]]","[""X""]"\n')
+    one = from_table(tmp_path / "mine.parquet", photos, tmp_path / "one").table
+    other = from_table(tmp_path / "mine.csv", photos, tmp_path / "other").table
+    assert one.to_dict("records") == other.to_dict("records")
+
+
+ROW = "a1,train,cap,a.png,X"
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ("", "the table is empty"),
+    (HEADER, "the table has no rows"),
+    (f"{HEADER}\n\n\n", "the table has no rows"),
+    ("sample_id,split,caption,labels\na1,train,cap,X", "column image is missing"),
+    (f"{HEADER},labels\n{ROW},X", "line 1: a column name occurs twice"),
+    (f"{HEADER}\na1,train,cap", "line 2: 3 fields, but the header has 5"),
+    (f"{HEADER}\na1,train,cap,a.png,X,more", "line 2: 6 fields"),
+    (f"{HEADER}\n{ROW}\na2,train,one, two,a.png,X", "line 3: 6 fields"),
+    (f'{HEADER}\na1,train,"cap,a.png,X\n', "not a CSV table"),
+    (f"{HEADER}\n{ROW}\na1,test,cap,b.png,X", "line 3, sample_id 'a1': this id occurs twice"),
+    (f"{HEADER}\na1,dev,cap,a.png,X", "split 'dev' is unknown; use one of train, val, test, gallery"),
+    (f"{HEADER}\n../a1,train,cap,a.png,X", "sample_id '../a1': an id must be"),
+    (f"{HEADER}\na\\b,train,cap,a.png,X", "an id must be"),
+    (f"{HEADER}\n{'a' * 129},train,cap,a.png,X", "an id must be 1 to 128 characters"),
+    (f"{HEADER}\n,train,cap,a.png,X", "an id must be"),
+    (f"{HEADER}\na1,train,cap,../a.png,X", "'../a.png' must be a URL or a path below the folder"),
+    (f"{HEADER}\na1,train,cap,x\\..\\..\\a.png,X", "below the folder"),
+    (f"{HEADER}\na1,train,cap,/etc/hostname,X", "below the folder"),
+    (f"{HEADER}\na1,train,cap,C:/a.png,X", "below the folder"),
+    (f"{HEADER}\na1,train,cap,,X", "image '' must be"),
+    (f"{HEADER}\na1,train,cap,none.png,X", "none.png: no such photo"),
+    (f"{HEADER},products\n{ROW},several", "products 'several' is unknown; use single, multi"),
+    (f"{HEADER}\na1,train,精华,a.png,X".encode("gbk"), "line 2: not UTF-8 (it looks like GBK); save the file as UTF-8"),
+    (f"{HEADER}\n{ROW}".encode("utf-16"), "not UTF-8 (it looks like UTF-16)"),
+])
+def test_a_bad_table_is_refused(photos, content, expected):
+    table_refused(photos, content, expected)
+
+
+BOX_FORM = "is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
+
+
+@pytest.mark.parametrize(("boxes", "labels", "expected"), [
+    ("[[1, 2", '["X"]', "line 2, sample_id 'a1', field boxes: not JSON"),
+    ('{"x1": 0}', '["X"]', "line 2, sample_id 'a1', field boxes: must be a JSON list"),
+    ("7", '["X"]', "field boxes: must be a JSON list"),
+    ("[[0, 0, 5, 5]]", '["X"', "line 2, sample_id 'a1', field box_labels: not JSON"),
+    ("[[5, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[9, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[0, 9, 5, 9]]", '["X"]', BOX_FORM),
+    ("[[NaN, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[0, 0, Infinity, 9]]", '["X"]', BOX_FORM),
+    (f"[[0, 0, {10 ** 40}, 9]]", '["X"]', BOX_FORM),
+    ("[[0, 0, 5]]", '["X"]', BOX_FORM), ('[["0", 0, 5, 9]]', '["X"]', BOX_FORM), ("[7]", '["X"]', BOX_FORM),
+    ("[[0, 0, 5, 9]]", "", "field box_labels: 0 labels for 1 boxes"),
+    ("[[0, 0, 5, 9]]", '["X", "Y"]', "field box_labels: 2 labels for 1 boxes")])
+def test_bad_boxes_are_refused(photos, boxes, labels, expected):
+    cells = ",".join('"' + cell.replace('"', '""') + '"' for cell in (boxes, labels))
+    table_refused(photos, f"{BOXED}\na1,test,cap,a.png,X,{cells}\n", expected)
+
+
+def test_boxes_without_a_column_of_their_labels_are_refused(photos):
+    table_refused(photos, f'{HEADER},boxes\n{ROW},"[[0, 0, 5, 5]]"\n', "field box_labels: 0 labels for 1 boxes")
+
+
+def test_every_photo_that_does_not_decode_is_named(photos, tmp_path):
+    (photos / "a.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    (photos / "b.png").write_text("<html>403 Forbidden</html>")
+    (tmp_path / "mine.csv").write_text(f"{HEADER}\n{ROW}\nb1,test,cap,b.png,X\n")
+    with pytest.raises(InputError) as error:
+        from_table(tmp_path / "mine.csv", photos, tmp_path / "out")
+    first, second = str(error.value).splitlines()
+    assert "line 2" in first and "a.png: the photo does not decode" in first
+    assert "line 3" in second and "b.png: the photo does not decode" in second
+    assert not (tmp_path / "out").exists()
+
+
+def faults(photos: Path, content: str | bytes, name: str = "mine.csv") -> list[str]:
+    """The lines of a refused table without the file's name."""
+    file = write_table(photos.parent, content, name)
+    with pytest.raises(InputError) as error:
+        from_table(file, photos, photos.parent / "out")
+    assert not (photos.parent / "out").exists()
+    return [line.removeprefix(f"{file}, ") for line in str(error.value).splitlines()]
+
+
+def test_every_fault_is_found_in_one_pass_each_with_its_line(photos):
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "out.png").symlink_to("/etc/hostname")
+    os.mkfifo(photos / "pipe.png")
+    content = f"""{BOXED},products,mirror
+a1,train,"a caption
+
+over lines",a.png,X,,,,
+
+a2,dev,,a.png,X,,,,
+a3,train,,none.png,X,"[[1, 2","[""x",,
+a/4,train,,b.png,X,,,several,file:///etc
+a1,test,,b.png,X,"[[5, 0, 5, 9], [true, 0, 5, 9]]","[""X""]",,
+a6,train,,empty.png
+a7,train,,empty.png,X,,,,
+,,,,,,,,
+a8,,,../../etc/passwd,X,,,,
+a9,,,out.png,X,,,,
+a\u202e10,,,pipe.png,X,,,,
+b1,,,b.png,X,{"[" * 100_000},,,
+b2,,,b.png,X,"[[1, 1, 2, 2]]","[""\\ud800""]",,
+"""
+    found = faults(photos, content)
+    expected = [
+        ("line 10: ", "4 fields, but the header has 9"),
+        ("line 7, sample_id 'a3', ", "field boxes: not JSON"),
+        ("line 7, sample_id 'a3', ", "field box_labels: not JSON"),
+        ("line 16, sample_id 'b1', ", "field boxes: not JSON"),
+        ("line 17, sample_id 'b2', ", "field box_labels: not JSON"),
+        ("line 6, sample_id 'a2': ", "split 'dev' is unknown"),
+        ("line 8, sample_id 'a/4': ", "an id must be"), ("line 8, sample_id 'a/4': ", "mirror 'file:///etc' must be"),
+        ("line 8, sample_id 'a/4': ", "products 'several' is unknown"),
+        ("line 9, sample_id 'a1': ", "this id occurs twice (line 2 has it too)"),
+        ("line 9, sample_id 'a1': ", "1 labels for 2 boxes"), ("line 9, sample_id 'a1': ", "'[5, 0, 5, 9]' is not"),
+        ("line 9, sample_id 'a1': ", "'[True, 0, 5, 9]' is not"),
+        ("line 13, sample_id 'a8': ", "'../../etc/passwd' must be"), ("line 15, sample_id", "an id must be"),
+        ("line 7, sample_id 'a3': ", "none.png: no such photo"),
+        ("line 11, sample_id 'a7': ", "empty.png: the photo does not"),
+        ("line 14, sample_id 'a9': ", "out.png is a link that leaves"),
+        ("line 15, sample_id", "pipe.png is no file")]
+    assert len(found) == len(expected)
+    for line, (place, text) in zip(found, expected, strict=True):
+        assert line.startswith(place) and text in line, line
+
+
+def test_of_very_many_faults_twenty_are_shown(photos):
+    found = faults(photos, f"{HEADER}\n" + "".join(f"a{n},dev,,a.png,X\n" for n in range(1020)))
+    assert len(found) == 21 and found[19].startswith("line 21") and "1,000 more" in found[20]
+
+
+@pytest.mark.parametrize(("encoding", "guess"), [
+    ("gbk", "looks like GBK"), ("gb18030", "looks like GBK"), ("big5", "looks like Big5"),
+    ("utf-16", "looks like UTF-16"), ("utf-16-le", "NUL characters, as UTF-16"), ("utf-8", None), ("utf-8-sig", None)])
+def test_encodings(photos, capsys, encoding, guess):
+    text = f"{HEADER}\na1,train,玻尿酸精華液 保濕面霜禮盒 三件套,a.png,X\n"
+    if encoding in ("gbk", "gb18030"):
+        text = text.replace("華", "华").replace("濕", "湿").replace("禮", "礼")
+    if guess:
+        assert guess in faults(photos, text.encode(encoding))[0]
+    else:
+        made = from_table(write_table(photos.parent, text.encode(encoding)), photos, photos.parent / "out")
+        assert made.table["caption"][0].startswith("玻尿酸") and list(made.table["labels"]) == [["X"]]
+
+
+def test_a_nul_a_huge_cell_and_an_open_quote_are_one_line_each(photos):
+    assert "line 2: not UTF-8 (it holds NUL" in faults(photos, f"{HEADER}\na1,train,\0,a.png,X")[0]
+    assert faults(photos, f"{HEADER}\na1,train,{'x' * 200_000},a.png,X") == [
+        "line 2: not a CSV table from here on (field larger than field limit (131072)); save it as CSV with commas and "
+        "double quotes"]
+    found = faults(photos, f'{HEADER}\na0,dev,,a.png,X\na1,train,"open,a.png,X\na2,train,x,a.png,X\n')
+    assert "line 3: not a CSV table from here on" in found[0] and "split 'dev'" in found[1]
+
+
+def test_formulas_and_markup_are_text(photos):
+    rows = f"{HEADER}\na1,train,=1+cmd|x,a.png,<b>@SUM\n"
+    made = from_table(write_table(photos.parent, rows), photos, photos.parent / "out")
+    assert (made.table["caption"][0], made.table["labels"][0]) == ("=1+cmd|x", ["<b>@SUM"])
+
+
+def test_two_columns_are_enough_and_what_is_missing_is_said(photos, capsys):
+    made = from_table(write_table(photos.parent, "image , sample_id,colour\na.png, a1 ,red\nb.png,b1,\n"), photos,
+                      photos.parent / "out")
+    assert made.table[["sample_id", "split", "caption"]].values.tolist() == [["a1", "train", ""], ["b1", "train", ""]]
+    assert list(made.table["labels"]) == [[], []] and list(made.table["boxes"]) == [[], []]
+    said = capsys.readouterr().out
+    for expected in ("column split is missing: every sample counts as train", "column caption is missing",
+                     "column labels is missing", "column boxes is missing", "not known here are left out: colour"):
+        assert expected in said
+
+
+def test_two_rows_may_show_one_photo_and_windows_paths_work(photos, tmp_path):
+    (photos / "sub").mkdir()
+    (photos / "a.png").rename(photos / "sub" / "a.png")
+    made = from_table(write_table(tmp_path, f"{HEADER}\na1,train,,sub\\a.png,\na2,test,,./sub/a.png,X\n"), photos,
+                      tmp_path / "out")
+    assert list(made.table["image"]) == ["images/sub/a.png"] * 2 and set(made.photos) == {"a1", "a2"}
+
+
+def test_photos_that_would_lie_in_one_place_are_refused(photos):
+    (photos / "images").mkdir()
+    (photos / "images" / "a.png").write_bytes((photos / "b.png").read_bytes())
+    found = faults(photos, f"{HEADER}\na1,train,,a.png,\na2,train,,images/a.png,\n")
+    assert found == ["line 3, sample_id 'a2': image images/a.png and a.png would lie in one place; rename one"]
+
+
+def test_a_missing_images_folder_is_one_line(photos):
+    file = write_table(photos.parent, f"{HEADER}\n{ROW}\nb1,dev,,b.png,")
+    with pytest.raises(InputError) as error:
+        from_table(file, photos / "nowhere", photos.parent / "out")
+    assert "split 'dev'" in str(error.value) and "nowhere: no such folder" in str(error.value).splitlines()[1]
+
+
+# ----------------------------------------------------------------------------------------------- growing
+
+
+def test_rows_and_photos_are_added_and_the_old_ones_stay(photos, tmp_path):
+    def made(rows: str, add: bool = True):
+        return from_table(write_table(tmp_path, f"{HEADER}\n{rows}\n"), photos, tmp_path / "out", add)
+
+    old, photo = made(ROW, add=False).table.to_dict("records"), (tmp_path / "out/images/a.png").stat().st_mtime_ns
+    grown = made(f"b1,test,new,b.png,Y\n{ROW}")
+    assert grown.table.to_dict("records")[:1] == old and list(grown.table["sample_id"]) == ["a1", "b1"]
+    assert set(grown.photos) == {"a1", "b1"} and (tmp_path / "out/images/a.png").stat().st_mtime_ns == photo
+    before = files_below(tmp_path / "out")
+    refused(lambda: made(ROW, add=False), "a catalog with other rows is there already", "--add", "--out")
+    refused(lambda: made("a1,test,cap,b.png,X"), "line 2, sample_id 'a1': the catalog has this id with other content")
+    Image.new("RGB", (9, 9)).save(photos / "a.png")
+    refused(lambda: made("c1,test,cap,a.png,X"), "line 2, sample_id 'c1'", "the catalog has another photo of this name")
+    assert files_below(tmp_path / "out") == before
+
+
+def test_the_same_table_again_changes_nothing(photos, tmp_path):
+    file = write_table(tmp_path, f"{BOXED}\n{ROW},\"[[0, 0, 5, 5]]\",\"[\"\"X\"\"]\"\n")
+    from_table(file, photos, tmp_path / "out")
+    before = (tmp_path / "out" / "catalog.parquet").stat().st_mtime_ns
+    from_table(file, photos, tmp_path / "out")
+    from_table(file, photos, tmp_path / "out", add=True)
+    assert (tmp_path / "out" / "catalog.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_an_interrupt_between_photos_leaves_the_catalog_as_it_was(photos, tmp_path, monkeypatch, add):
+    out = tmp_path / "out"
+    if add:
+        from_table(write_table(tmp_path, f"{HEADER}\nz,train,,b.png,\n"), photos, out)
+    before = files_below(out)
+    file, copy = write_table(tmp_path, f"{HEADER}\n{ROW}\nb1,test,,images/b2.png,X\n"), shutil.copyfile
+    (photos / "images").mkdir()
+    copy(photos / "b.png", photos / "images" / "b2.png")
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == "b2.png":
+            target.write_bytes(source.read_bytes()[:20])
+            raise KeyboardInterrupt
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        from_table(file, photos, out, add)
+    after = files_below(out)
+    assert set(after) - set(before) == {"images/a.png"} and before.items() <= after.items()
+    monkeypatch.undo()
+    assert len(from_table(file, photos, out, add).photos) == 2 + add
+
+
+def test_a_missing_table_and_a_damaged_parquet_table_are_named(tmp_path):
+    refused(lambda: from_table(tmp_path / "no.csv", tmp_path, tmp_path / "out"), "no.csv: no such table")
+    (tmp_path / "mine.parquet").write_text("hello")
+    refused(lambda: from_table(tmp_path / "mine.parquet", tmp_path, tmp_path / "out"), "mine.parquet",
+            "not a readable parquet file")
+
+
+@pytest.mark.parametrize(("column", "value", "expected"), [("sample_id", None, "an id must be"),
+                                                           ("image", None, "image '' must be"),
+                                                           ("split", 3, "split '3' is unknown")])
+def test_nulls_and_numbers_in_a_parquet_table_are_refused(photos, tmp_path, column, value, expected):
+    cells = {"sample_id": ["a1"], "split": ["train"], "caption": ["x"], "image": ["a.png"], "labels": [["X"]]}
+    pq.write_table(pa.Table.from_pydict(cells | {column: [value]}), tmp_path / "mine.parquet")
+    refused(lambda: from_table(tmp_path / "mine.parquet", photos, tmp_path / "out"), "row 1", expected)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_in_a_cell_as_json_or_as_it_is():
+    assert parse_list("") == parse_list(None) == [] and parse_list("[1]") == parse_list([1]) == [1]
+    for wrong, expected in (("[", "not JSON"), ("7", "must be a JSON list"), (7, "must be a JSON list")):
+        with pytest.raises(ValueError, match=expected):
+            parse_list(wrong)
+
+
+def test_a_parquet_table_with_a_column_twice_and_one_with_odd_cells(photos, tmp_path):
+    twice = pa.table([pa.array(["a"]), pa.array(["a.png"]), pa.array(["b.png"])], names=["sample_id", "image", "image"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    refused(lambda: read_table(tmp_path / "twice.parquet"), "twice.parquet")
+    cells = {"sample_id": ["a"], "image": ["a.png"], "boxes": [3.5], "caption": ["x\0"], "labels": [[None]]}
+    pq.write_table(pa.Table.from_pydict(cells), tmp_path / "odd.parquet")
+    with pytest.raises(InputError) as error:
+        from_table(tmp_path / "odd.parquet", photos, tmp_path / "out")
+    first, second = str(error.value).splitlines()
+    assert "row 1, sample_id 'a', field boxes: must be" in first and "NUL character" in second

@@ -1,0 +1,214 @@
+"""Crops against formulas, pairs against colours, figures against scikit-learn, and one small set learnt."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score
+
+from capture_lib.proposals import region_encoder as encoder
+from capture_lib.proposals.detector import Detector, DetectorSettings, to_tensor
+from capture_lib.proposals.region_encoder import EncoderSettings
+from capture_lib.utils import InputError
+
+TINY = EncoderSettings(backbone="test_resnet", crop=24, channels=8, steps=40, batch=6, learning_rate=5e-3)
+COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]])
+SLOTS = np.array([[2, 4, 14, 28], [17, 6, 30, 26]], np.float32)
+
+
+@pytest.fixture
+def coloured(tmp_path: Path) -> Path:
+    """16 composites of two coloured boxes each; a box's colour is its owner. Some have one box only."""
+    rng = np.random.default_rng(0)
+    photos = rng.integers(100, 130, (16, 32, 32, 3)).astype(np.uint8)
+    owners = np.array([(2 * np.arange(16)) % 6, (2 * np.arange(16) + 1) % 6]).T.astype(np.int32)
+    boxes = np.tile(SLOTS, (16, 1, 1))
+    for number in range(16):
+        for slot, (x1, y1, x2, y2) in enumerate(SLOTS.astype(int)):
+            photos[number, y1:y2, x1:x2] = COLOURS[owners[number, slot]]
+    boxes[3, 1], owners[5, 1], boxes[5, 1] = 0, -1, 0  # hidden; not there
+    for name, array in (("composites", photos), ("boxes", boxes), ("owners", owners)):
+        np.save(tmp_path / f"{name}.npy", array)
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------------------------- crops
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_a_crop_of_a_ramp_is_the_ramp_at_the_centres_of_its_cells(margin):
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+    photo = torch.stack([x, y, x + y])[None]
+    boxes = torch.tensor([[8.0, 10, 24, 30], [12, 12, 20, 16]])
+    crops = encoder.crop(photo, [boxes], 8, margin)
+    assert crops.shape == (2, 3, 8, 8)
+    for crop, (x1, y1, x2, y2) in zip(crops, boxes.tolist(), strict=True):
+        cells = (np.arange(8) + 0.5) / 8
+        wide = [(a + b) / 2 + (cells - 0.5) * (b - a) * (1 + margin) - 0.5 for a, b in ((x1, x2), (y1, y2))]
+        assert crop[0].numpy() == pytest.approx(np.tile(wide[0], (8, 1)), abs=1e-4)
+        assert crop[1].numpy() == pytest.approx(np.tile(wide[1][:, None], 8), abs=1e-4)
+
+
+def test_the_fast_crop_agrees_with_the_exact_one():
+    rng = np.random.default_rng(0)
+    photo = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
+    for _ in range(20):
+        low = rng.uniform(4, 24, 2)
+        box = np.concatenate([low, low + rng.uniform(10, 32, 2)])
+        settings = EncoderSettings(crop=16, margin=float(rng.uniform(0, 0.2)))
+        fast = encoder.cut_crop(photo, box, settings).astype(float)
+        exact = encoder.crop(to_tensor(photo[None]), [torch.from_numpy(box[None]).float()], 16, settings.margin)
+        assert np.abs(fast - 255 * exact[0].permute(1, 2, 0).numpy()).mean() < 1.5
+
+
+def test_crops_come_in_the_order_of_photos_and_boxes():
+    photos = torch.arange(3.0)[:, None, None, None].expand(3, 3, 16, 16)
+    box = torch.tensor([[4.0, 4, 12, 12]])
+    crops = encoder.crop(photos, [box.repeat(2, 1), box[:0], box], 4, 0.0)
+    assert crops.mean((1, 2, 3)).tolist() == [0, 0, 2]
+
+
+def test_sightings_are_boxes_of_foregrounds_seen_in_two_composites(coloured):
+    boxes, owners = np.load(coloured / "boxes.npy"), np.load(coloured / "owners.npy")
+    owners[:, 0][owners[:, 0] == 4] = -1
+    owners[0, 0], boxes[0, 0] = 4, SLOTS[0]  # foreground 4 is left with one composite
+    expected = {}
+    for number in range(16):
+        for slot in range(2):
+            if owners[number, slot] >= 0 and boxes[number, slot].any():
+                expected.setdefault(owners[number, slot], set()).add((number, slot))
+    expected = [places for places in expected.values() if len({number for number, _ in places}) > 1]
+    found = [set(map(tuple, places.tolist())) for places in encoder.sightings(boxes, owners)]
+    assert sorted(map(sorted, found)) == sorted(map(sorted, expected)) and len(found) == 5
+
+
+def hue(crops: torch.Tensor) -> np.ndarray:
+    """Which of the colours the middle of each crop shows."""
+    middle = crops[:, :, 9:15, 9:15].mean((2, 3)).numpy() * 255
+    return np.argmin(((middle[:, None] / middle.max(1)[:, None, None] * 220 - COLOURS) ** 2).sum(2), 1)
+
+
+def test_twin_crops_show_one_foreground_twice_and_each_only_once_a_batch(coloured):
+    stream = encoder.positive_pairs(coloured, TINY, seed=0)
+    changed = []
+    for left, right in (next(stream) for _ in range(20)):
+        assert left.shape == right.shape == (6, 3, 24, 24) and 0 <= left.min() and left.max() <= 1
+        assert np.array_equal(hue(left), hue(right)) and sorted(hue(left)) == list(range(6))
+        changed.append((left - right).abs().mean())
+    assert min(changed) > 0.01  # light and boxes are jittered
+
+
+def test_composites_that_show_no_foreground_twice_are_refused(coloured):
+    np.save(coloured / "owners.npy", np.arange(32).reshape(16, 2))
+    with pytest.raises(InputError, match="no foreground is seen in two composites"):
+        next(encoder.positive_pairs(coloured, TINY, seed=0))
+
+
+def test_twin_crops_follow_the_seed(coloured):
+    first, again, other = (next(encoder.positive_pairs(coloured, TINY, seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# ---------------------------------------------------------------------------------------------- encoders
+
+
+def test_a_vector_does_not_depend_on_the_other_regions():
+    torch.manual_seed(0)
+    model = encoder.CropEncoder(TINY).eval()
+    photos, boxes = torch.rand(2, 3, 32, 32), [torch.from_numpy(SLOTS), torch.from_numpy(SLOTS[:1])]
+    with torch.inference_mode():
+        together, alone = model.features(photos, boxes), model.features(photos[1:], boxes[1:])
+    assert together.shape == (3, 8 * 4)
+    torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_the_detector_as_encoder_gives_its_own_map(tmp_path):
+    torch.manual_seed(0)
+    network = Detector(DetectorSettings(backbone="test_resnet", channels=16)).eval()
+    found = encoder.load(EncoderSettings(kind="detector"), tmp_path, network)
+    photos, boxes = torch.rand(1, 3, 32, 32), [torch.from_numpy(SLOTS)]
+    with torch.inference_mode():
+        assert torch.equal(found.features(photos, boxes), network.roi_features(photos, boxes, 2))
+
+
+def test_a_pretrained_backbone_as_encoder_reads_its_stride_8_map(tmp_path):
+    source = timm.create_model("test_resnet", num_classes=3).eval()
+    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w.safetensors")
+    settings = EncoderSettings(kind="backbone", backbone="test_resnet", weights=str(tmp_path / "w.safetensors"))
+    found = encoder.load(settings, tmp_path, None)
+    photos = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        features = found.features(photos, [torch.tensor([[0.0, 0, 64, 64]])])
+        level = source.forward_intermediates((photos - 0.5) / 0.5, intermediates_only=True)[2]
+    assert level.shape[-2:] == (8, 8) and features.shape == (1, level.shape[1] * 4)
+    assert features.view(-1, 4).mean(1).numpy() == pytest.approx(level[0].mean((1, 2)).numpy(), abs=0.05)
+
+
+@pytest.mark.parametrize(("settings", "expected"), [
+    (EncoderSettings(kind="pixels"), "encoder kind 'pixels' is unknown"),
+    (EncoderSettings(kind="backbone"), "needs weights")])
+def test_an_unknown_kind_and_missing_weights_are_named(tmp_path, settings, expected):
+    with pytest.raises(InputError, match=expected):
+        encoder.load(settings, tmp_path, None)
+
+
+def test_a_small_set_is_learnt_and_comes_back(coloured, tmp_path):
+    torch.manual_seed(0)
+    history = encoder.train(TINY, coloured, tmp_path, seed=0)
+    assert len(history) == 40 and np.mean(history[-5:]) < history[0] / 5
+    model = encoder.load(TINY, tmp_path, None)
+    assert not model.training
+    photos = torch.from_numpy(np.load(coloured / "composites.npy")).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        vectors = model.features(photos, [torch.from_numpy(SLOTS[:1])] * 16).numpy()
+    precisions, first = encoder.identity(vectors, np.load(coloured / "owners.npy")[:, 0])
+    assert precisions.mean() > 0.95 and first.mean() > 0.95
+
+
+def test_the_same_seed_gives_the_same_weights(coloured, tmp_path):
+    weights = []
+    for run, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(seed)
+        (tmp_path / str(run)).mkdir()
+        encoder.train(replace(TINY, steps=3), coloured, tmp_path / str(run), seed)
+        weights.append((tmp_path / str(run) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+# ----------------------------------------------------------------------------------------------- figures
+
+
+def test_identity_is_leave_one_out_average_precision():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 5)), rng.integers(0, 6, 20)
+    labels[0] = 99  # alone: not asked
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected, first = [], []
+    for i in range(20):
+        rest = [j for j in range(20) if j != i]
+        same = [labels[j] == labels[i] for j in rest]
+        if any(same):
+            cosines = [unit[i] @ unit[j] for j in rest]
+            expected.append(average_precision_score(same, cosines))
+            first.append(same[int(np.argmax(cosines))])
+    precisions, nearest = encoder.identity(7 * features, labels)
+    assert precisions == pytest.approx(expected) and nearest.tolist() == first and len(precisions) < 20
+
+
+def test_identity_in_a_gallery_is_average_precision_over_its_photos():
+    rng = np.random.default_rng(1)
+    features, others = rng.normal(size=(12, 5)), rng.normal(size=(30, 5))
+    labels, other_labels = rng.integers(0, 4, 12), rng.integers(0, 3, 30)  # nothing in the gallery has label 3
+    precisions, first = encoder.identity(features, labels, others, other_labels)
+    expected = []
+    for feature, label in zip(features[labels < 3], labels[labels < 3], strict=True):
+        cosine = others @ feature / np.linalg.norm(others, axis=1)
+        right = other_labels == label
+        expected.append((average_precision_score(right, cosine), right[cosine.argmax()]))
+    assert precisions == pytest.approx([precision for precision, _ in expected])
+    assert first.tolist() == [float(right) for _, right in expected]
