@@ -7,6 +7,7 @@ from capture_lib.experiments.variants import ComparisonSettings
 from capture_lib.model.capture import CaptureSettings
 from capture_lib.proposals.composites import SynthesisSettings
 from capture_lib.proposals.detector import DetectorSettings
+from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.proposals.region_encoder import EncoderSettings
 from capture_lib.proposals.region_store import RegionSettings
 from capture_lib.retrieval.embedding import RetrievalSettings
@@ -39,6 +40,7 @@ class Profile:
     batches: BatchSettings = field(default_factory=BatchSettings)
     capture: CaptureSettings = SMALL_CAPTURE
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    instances: InstanceSettings = field(default_factory=InstanceSettings)
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
 
@@ -49,7 +51,7 @@ PROFILES = {
         AblationSettings(composites=30, steps=2, photos=8),
         DetectorSettings(steps=60, enlarged=(1.0,), search_size=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(max_regions=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
-        retrieval=RetrievalSettings(min_score=0.3),  # after 60 steps, a detector is never sure
+        instances=InstanceSettings(min_score=0.3),  # after 60 steps, a detector is never sure
         comparison=ComparisonSettings(epochs=1, tries=1)),
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
     "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(

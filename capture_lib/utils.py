@@ -7,9 +7,11 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -121,6 +123,25 @@ def wait_for_everyone() -> None:
     """Return when all processes have come here."""
     if process_count() > 1:
         accelerator().wait_for_everyone()
+
+
+@contextmanager
+def process_map(workers: int, chunk: int = 1) -> Iterator[Callable[..., Iterator]]:
+    """Yield a `map` by so many processes of one OpenCV thread each; by this process if `workers` is 0.
+
+    They are spawned, because a fork of a process that runs torch may hang.
+
+    Args:
+        chunk: items that a process takes at a time.
+    """
+    if not workers:
+        yield map
+        return
+    import cv2
+
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield partial(pool.map, chunksize=chunk)
 
 
 # ---- progress

@@ -22,7 +22,6 @@ from capture_lib.experiments.composed import ComposedPairs
 from capture_lib.experiments.run import Run
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as regions
-from capture_lib.proposals.composites import mapping
 from capture_lib.retrieval import embedding as retrieval
 from capture_lib.retrieval import statistics as intervals
 from capture_lib.retrieval import wccn as whitening
@@ -40,7 +39,7 @@ from capture_lib.retrieval.embedding import (
 )
 from capture_lib.retrieval.wccn import WhiteningSettings
 from capture_lib.training import batches, pretrain
-from capture_lib.utils import pick_device
+from capture_lib.utils import pick_device, process_map
 
 TITLES = ("mAP@10", "mAR@10")
 BEFORE = "plain"  # vectors as they are
@@ -75,7 +74,7 @@ def embedded(run: Run, table: pd.DataFrame, model: Capture | None, how: batches.
     """Samples as vectors, of a model where there is one, beside region features and n-grams."""
     store, own = regions.open_store(comparison.store_folder(run, variants.PROPOSALS)), run.stages / "pretrain"
     pairs = batches.make_pairs(table, store, batches.load_tokenizer(own), how)
-    return retrieval.embed_samples(table, pairs, model, stages.caption_words(run), run.profile.retrieval, single,
+    return retrieval.embed_samples(table, pairs, model, stages.caption_words(run), run.profile.instances, single,
                                 ("instance",))
 
 
@@ -95,7 +94,7 @@ class EvaluationInputs:
 def evaluated(run: Run, job: Job | None) -> Path:
     """The folder with the figures on test of a model, plain and matched, as val has chosen for either."""
     how = run.profile.batches if job is None else comparison.training_of(run, job).batches
-    folder = run.stages / "regions" if job is None else comparison.trained(run, job)
+    folder = run.stages / "region_store" if job is None else comparison.trained(run, job)
     settings = EvaluationInputs(run.profile.retrieval, how, stages.MINING, WhiteningSettings())
 
     def make(unfinished: Path) -> None:
@@ -142,7 +141,7 @@ def compared(run: Run) -> tuple[Judged, Judged]:
     finals = [Job(f"beyond/{variants.BY_PAPER}", levels[variants.BY_PAPER], run.profile.pretrain.epochs, 1.0,
                   run.seed + more) for more in range(settings.seeds)]
     jobs = [*tries, *finals]
-    with mapping(settings.parallel_jobs if len(jobs) > 2 else 0) as map_over:  # processes take a while to start
+    with process_map(settings.parallel_jobs if len(jobs) > 2 else 0) as map_over:  # processes take a while to start
         folders = comparison.judge_all(run, jobs, map_over, evaluated)
     evaluations = list(zip(jobs, folders, strict=True))
     return evaluations[:len(tries)], [(None, evaluated(run, None)), *evaluations[len(tries):]]

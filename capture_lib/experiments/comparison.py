@@ -25,14 +25,14 @@ from capture_lib.experiments.run import ROWS, Run
 from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as regions
-from capture_lib.proposals.composites import mapping
+from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import embedding as retrieval
 from capture_lib.retrieval.analysis import popular
 from capture_lib.retrieval.embedding import EmbeddedSet, Method
 from capture_lib.training import batches, pretrain
 from capture_lib.training.batches import Pairs
-from capture_lib.utils import pick_device, progress, write_json
+from capture_lib.utils import pick_device, process_map, progress, write_json
 
 Scores = dict[str, list[pd.DataFrame]]  # by method, for each training seed every figure of every query
 SCORES, CHOSEN = "scores.parquet", "chosen.json"
@@ -126,7 +126,7 @@ def limited(pairs: Pairs, most: int) -> Pairs:
 
 def store_folder(run: Run, kind: str) -> Path:
     """The folder of a region store, which is there."""
-    return run.stages / ("regions" if kind == PROPOSALS else f"regions-{kind.replace(' ', '-')}")
+    return run.stages / ("region_store" if kind == PROPOSALS else f"region_store-{kind.replace(' ', '-')}")
 
 
 def boxed_store(run: Run, kind: str) -> Path:
@@ -166,6 +166,7 @@ class EvaluationInputs:
     """What a judgement depends on, beside the model."""
 
     retrieval: retrieval.RetrievalSettings
+    instances: InstanceSettings
     batches: batches.BatchSettings
     representations: tuple[str, ...]
     asked: str
@@ -176,14 +177,14 @@ def evaluated(run: Run, job: Job) -> Path:
     """The folder with a job's figures on test, as val has chosen: `scores.parquet` and `chosen.json`."""
     made, folder, variant = training_of(run, job), trained(run, job), job.variant
     store, own = store_folder(run, variant.asked), run.stages / "pretrain"
-    settings = EvaluationInputs(run.profile.retrieval, made.batches, variant.representations, variant.asked, variant.max_regions)
+    settings = EvaluationInputs(run.profile.retrieval, run.profile.instances, made.batches, variant.representations, variant.asked, variant.max_regions)
     table = stages.photographed(run)
     table = table[table["split"] != "train"]
 
     def make(unfinished: Path) -> None:
         methods = methods_of(job)
         network = Capture.from_pretrained(folder).to(pick_device()).eval()
-        asking = run.profile.retrieval
+        asking = run.profile.instances
         if variant.asked == TRUE_BOXES:  # each of them is a product, however near another
             asking = replace(asking, nms_iou=1.0, max_instances=run.profile.retrieval.depth)
         sides = {}
@@ -274,7 +275,7 @@ def evaluations(run: Run) -> list[Path]:
     for kind in {job.variant.asked for job in ablated(run)} - {PROPOSALS}:
         boxed_store(run, kind)
     there = are_there(run, [*searched(run), *ablated(run)]) and are_there(run, finals(run))
-    with mapping(0 if there else run.profile.comparison.parallel_jobs) as map_over:  # processes take a while to start
+    with process_map(0 if there else run.profile.comparison.parallel_jobs) as map_over:  # processes take a while to start
         judge_all(run, [*searched(run), *ablated(run)], map_over)
         return [plain(run), *judge_all(run, [*finals(run), *ablated(run)], map_over)]
 
@@ -362,7 +363,7 @@ def plain(run: Run) -> Path:
         for split in ("val", "test", "gallery"):
             rows = stages.samples(run, split)
             pairs = batches.make_pairs(rows, store, stages.pretrained(run).tokenizer, run.profile.batches)
-            sides[split] = retrieval.embed_samples(rows, pairs, None, words, settings, single=split == "gallery")
+            sides[split] = retrieval.embed_samples(rows, pairs, None, words, run.profile.instances, single=split == "gallery")
         test, gallery = sides["test"], sides["gallery"]
         scores, chosen = evaluate_methods(sides, retrieval.possible_methods(test), depth)
         scores["chance"] = retrieval.score(retrieval.chance(test, gallery, depth, run.seed), test, gallery)

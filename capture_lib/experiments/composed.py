@@ -144,16 +144,15 @@ def composed(pairs: Pairs, captions: list[str], how: ComposedSettings, seed: int
 
     Where too few photos show one product there is nothing to compose: a line says so, and the pairs stay as they are.
     """
+    from capture_lib.proposals.instances import InstanceSettings, find_instances
     from capture_lib.retrieval.embedding import (  # it needs the model
         RetrievalSettings,
         Words,
-        find_instances,
         search,
         unit,
     )
-
     settings, store = RetrievalSettings(), pairs.store
-    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) for row in pairs.rows]
+    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], InstanceSettings()) for row in pairs.rows]
     parts = np.flatnonzero([len(own) == 1 for own in found])
     if len(parts) < MIN_PARTS:
         say(f"beyond: {len(parts)} photos show one product, fewer than {MIN_PARTS}; nothing is composed")

@@ -27,6 +27,7 @@ from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector
 from capture_lib.proposals import region_encoder as encoder
 from capture_lib.proposals import region_store as regions
+from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import embedding as retrieval
 from capture_lib.retrieval import wccn as whitening
@@ -224,7 +225,7 @@ def embedded(run: Run) -> dict[str, EmbeddedSet]:
         table = samples(run, name)
         if len(table):
             sides[name] = retrieval.embed_samples(table, pairs_of(run, table, store, trained), trained.model, words,
-                                               run.profile.retrieval, single=name == "gallery")
+                                               run.profile.instances, single=name == "gallery")
     maps = maps_of(run, trained, words)
     return {name: whitening.mapped(side, maps) for name, side in sides.items()}
 
@@ -239,7 +240,7 @@ def maps_of(run: Run, trained: Pretrained, words: Words | None) -> dict[str, np.
         return {}
     table = samples(run, "train").iloc[found.parts]
     pairs = pairs_of(run, table, found.store, trained)
-    parts = retrieval.embed_samples(table, pairs, trained.model, words, run.profile.retrieval, single=True)
+    parts = retrieval.embed_samples(table, pairs, trained.model, words, run.profile.instances, single=True)
     return whitening.learned(parts.instance, found.near, whitening.WhiteningSettings())
 
 
@@ -297,14 +298,22 @@ def stored_choices(run: Run) -> dict[str, dict]:
     return {}
 
 
+@dataclass(frozen=True)
+class ChoiceInputs:
+    """The settings that the choices depend on."""
+
+    retrieval: retrieval.RetrievalSettings
+    instances: InstanceSettings
+
+
 def origin_of_choices(run: Run) -> Origin:
     """What the choices rest on: the stored regions, the model, and what is searched."""
     searched = photographed(run)[["sample_id", "split", "image", "caption", "labels"]]
-    settings = replace(run.profile.retrieval, index="exact")  # which choices are made with, whatever is searched with
-    return run.origin(retrieval, settings, [run.stages / "regions", run.stages / "pretrain"], searched)
+    settings = ChoiceInputs(run.profile.retrieval, run.profile.instances)
+    return run.origin(retrieval, settings, [run.stages / "region_store", run.stages / "pretrain"], searched)
 
 
-UNTIL = {"synthesis": composites, "detector": trained_detector, "encoder": trained_encoder, "regions": region_store,
+UNTIL = {"composites": composites, "detector": trained_detector, "region_encoder": trained_encoder, "region_store": region_store,
          "pretrain": pretrained}
 
 

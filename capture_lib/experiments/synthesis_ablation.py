@@ -21,7 +21,7 @@ from capture_lib.proposals import detector
 from capture_lib.proposals import evaluation as detection
 from capture_lib.proposals.composites import SynthesisSettings
 from capture_lib.proposals.detector import DetectorSettings
-from capture_lib.utils import progress
+from capture_lib.utils import process_map, progress
 
 ALL, AGAIN = "all choices", "all, another seed"
 CHOICES = {"tilt": {"tilt": 0.0}, "overlap": {"overlap": 0.0}, "edge blending": {"blending": False},
@@ -84,7 +84,7 @@ def hits(settings: AblationSettings, foregrounds: Path, composing: SynthesisSett
     work = partial(proposals_of, foregrounds=foregrounds.resolve(), paths=paths, seed=seed,
                    composing=replace(composing, composites=settings.composites),
                    training=replace(training, steps=settings.steps, enlarged=(1.0,)))
-    with synthesis.mapping(settings.parallel_jobs) as map_over:
+    with process_map(settings.parallel_jobs) as map_over:
         found = list(progress(map_over(work, variants().values()), "detectors trained", len(variants())))
     return {name: [meetings(boxes, true) for (boxes, _), true in zip(proposals, truth, strict=True)]
             for name, proposals in zip(variants(), found, strict=True)}

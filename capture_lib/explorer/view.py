@@ -292,7 +292,7 @@ class Explorer:
         scale = 360 / max(height, width)
         boxes = question.store.boxes[row, side.regions] * np.tile([width * scale, height * scale], 2)
         placed = [(number, x1, y1, x2 - x1, y2 - y1) for number, (x1, y1, x2, y2) in enumerate(boxes.tolist())]
-        poor = question.store.scores[row, 0] < self.run.profile.retrieval.min_score
+        poor = question.store.scores[row, 0] < self.run.profile.instances.min_score
         return {"name": question.name, "photo": small, "width": width * scale, "height": height * scale,
                 "boxes": sorted(placed, key=lambda box: box[0] == state.box),  # the chosen one on top
                 "caption": self.asked(state)[1], "labels": question.labels, "poor": bool(poor)}

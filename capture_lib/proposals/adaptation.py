@@ -238,7 +238,7 @@ def embedded(run: Run, rows: pd.DataFrame, store: RegionStore, tokenizer: batche
              model: Capture) -> retrieval.EmbeddedSet:
     """Whole photos with their captions, where they have any, as vectors."""
     pairs = batches.make_pairs(rows, store, tokenizer, run.profile.batches)
-    return retrieval.embed_samples(rows, pairs, model, None, run.profile.retrieval, single=True)
+    return retrieval.embed_samples(rows, pairs, model, None, run.profile.instances, single=True)
 
 
 def matched(run: Run, table: pd.DataFrame, store: RegionStore, frozen: Vectors) -> dict[str, Vectors]:

@@ -6,12 +6,8 @@ memory-mapped, so that a training loop reads a random batch at the cost of its b
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -20,7 +16,7 @@ import numpy as np
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import HELD_OUT, Catalog
 from capture_lib.proposals.foregrounds import cut
-from capture_lib.utils import InputError, progress
+from capture_lib.utils import InputError, process_map, progress
 
 SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")
 MIN_VISIBLE = 0.4  # share of a foreground: with less of it in sight it has no box
@@ -45,19 +41,6 @@ class SynthesisSettings:
     shadow: bool = True
     distractors: bool = True  # things in the scene that are no product
     workers: int = 2  # processes; 0 = none beside this one
-
-
-@contextmanager
-def mapping(workers: int, chunk: int = 1) -> Iterator[Callable[..., Iterator]]:
-    """A `map` by so many processes of one OpenCV thread each, `chunk` items at a time; by this one if there are 0.
-
-    They are spawned, because a fork of a process that runs torch may hang.
-    """
-    if not workers:
-        yield map
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield partial(pool.map, chunksize=chunk)
 
 
 # ------------------------------------------------------------------------------------------- foregrounds
@@ -88,7 +71,7 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
     chosen = candidates(catalog, settings.photos)
     photos = [(catalog.photos[sample], known) for sample, known in chosen.items()]
     work = partial(cut, size=settings.foreground_size, iterations=settings.iterations)
-    with mapping(settings.workers, 16) as map_over:
+    with process_map(settings.workers, 16) as map_over:
         results = list(progress(map_over(work, photos), "foregrounds cut", len(photos)))
     squares = [result for result in results if isinstance(result, np.ndarray)]
     empty = np.zeros((0, settings.foreground_size, settings.foreground_size, 4), np.uint8)
@@ -286,7 +269,7 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     visible = np.zeros(boxes.shape[:2], np.float32)
     work = partial(compose_many, file=folder / "foregrounds.npy", settings=settings, seed=seed)
     parts = [range(first, min(first + 50, settings.composites)) for first in range(0, settings.composites, 50)]
-    with mapping(settings.workers) as map_over:
+    with process_map(settings.workers) as map_over:
         for numbers, part in zip(parts, progress(map_over(work, parts), "composites, by 50", len(parts)), strict=True):
             for number, (owner, photo, box, seen) in zip(numbers, part, strict=True):
                 photos[number] = photo

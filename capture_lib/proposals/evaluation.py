@@ -18,8 +18,8 @@ from torchvision.ops import box_iou
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals.detector import Detector
+from capture_lib.proposals.instances import InstanceSettings, find_instances
 from capture_lib.proposals.region_store import RegionSettings, locate, photo_batches
-from capture_lib.retrieval.embedding import RetrievalSettings, find_instances
 from capture_lib.retrieval.metrics import bootstrap
 
 Found = list[tuple[np.ndarray, np.ndarray]]  # of each photo: boxes (n, 4), best first, and scores (n,)
@@ -145,7 +145,7 @@ def matches(boxes: np.ndarray, truth: np.ndarray) -> int:
     return met
 
 
-def count_instances(found: Found, truth: Truth, settings: RetrievalSettings) -> np.ndarray:
+def count_instances(found: Found, truth: Truth, settings: InstanceSettings) -> np.ndarray:
     """For each photo the instances chosen, the true ones, and those chosen that meet a true one: (P, 3) int64."""
     rows = []
     for (boxes, scores), true in zip(found, truth, strict=True):
@@ -163,14 +163,14 @@ def instance_figures(counts: np.ndarray, seed: int) -> dict[str, dict[str, float
             "count_right": right}
 
 
-def choices(settings: RetrievalSettings) -> Iterator[RetrievalSettings]:
+def choices(settings: InstanceSettings) -> Iterator[InstanceSettings]:
     """The settings that `choose_thresholds` tries."""
     for odds, overlap in product((0.01, 0.03, 0.1, 0.2, 0.4), (0.1, 0.2, 0.3, 0.4, 0.5)):
         yield replace(settings, min_odds=odds, nms_iou=overlap)
 
 
-def choose_thresholds(found: Found, truth: Truth, settings: RetrievalSettings
-                      ) -> tuple[RetrievalSettings, dict[tuple[float, float], float]]:
+def choose_thresholds(found: Found, truth: Truth, settings: InstanceSettings
+                      ) -> tuple[InstanceSettings, dict[tuple[float, float], float]]:
     """The settings with the best F1 of instances, and the F1 of each pair (odds, overlap) that was tried."""
     tried = {}
     for option in choices(settings):

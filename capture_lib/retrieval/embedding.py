@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from capture_lib.model.capture import Capture
-from capture_lib.proposals.region_store import RegionStore
+from capture_lib.proposals.instances import InstanceSettings, instances_of
 from capture_lib.retrieval import index
 from capture_lib.retrieval.index import Index
 from capture_lib.retrieval.metrics import per_query
@@ -32,10 +32,6 @@ Vectors = dict[str, np.ndarray]  # named vectors of the same n things, (n, ·) e
 class RetrievalSettings:
     """Defaults of every profile."""
 
-    max_instances: int = 10
-    min_score: float = 0.5  # objectness of the best proposal below which a photo shows no product
-    min_odds: float = 0.1  # odds of objectness, as a share of the best proposal's, below which one is no instance
-    nms_iou: float = 0.2  # IoU above which two proposals are one instance
     depth: int = 100  # length of a ranking
     text_dimensions: int = 256  # of the character n-gram vectors
     matched: bool = False  # ours: vectors whitened by mined pairs (`whitening`), and the method "beyond/instance"
@@ -126,43 +122,6 @@ class Ranking:
     instances: np.ndarray
 
 
-# --------------------------------------------------------------------------------------------- instances
-
-
-def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, 1e-9)
-
-
-def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: RetrievalSettings) -> list[int]:
-    """Which proposals (n, 4), best first, count as products: those good and apart; none where the best is poor.
-
-    How sure a detector is depends on its training, so a proposal's odds, score / (1 - score), are compared with the
-    best's.
-    """
-    if not len(boxes) or scores[0] < settings.min_score:
-        return []
-    odds = scores / np.maximum(1 - scores, 1e-6)
-    chosen: list[int] = []
-    for region in range(len(boxes)):
-        apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.nms_iou).all()
-        if odds[region] >= settings.min_odds * odds[0] and apart and len(chosen) < settings.max_instances:
-            chosen.append(region)
-    return chosen
-
-
-def instances_of(store: RegionStore, rows: np.ndarray, settings: RetrievalSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Owners (n,), counted along `rows`, and region numbers (n,) of all instances of the photos in `rows`.
-
-    A photo without any is asked by its best proposal: every query of an evaluation gets a ranking.
-    """
-    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) or [0] for row in rows]
-    return np.repeat(np.arange(len(rows)), [len(regions) for regions in found]), np.concatenate(found).astype(np.int64)
-
-
 # ----------------------------------------------------------------------------------------------- vectors
 
 
@@ -194,7 +153,7 @@ def embed(model: Capture, pairs: Pairs, chosen: np.ndarray, regions: np.ndarray 
 
 
 def embed_samples(table: pd.DataFrame, pairs: Pairs, model: Capture | None, words: Words | None,
-               settings: RetrievalSettings, single: bool, levels: Collection[str] = LEVELS) -> EmbeddedSet:
+               settings: InstanceSettings, single: bool, levels: Collection[str] = LEVELS) -> EmbeddedSet:
     """Embeds the samples of `table`, whose rows are those of `pairs`; `single`: each photo shows one product.
 
     Without a model, or without words, their blocks are left out, and the methods that need them with them; so are the

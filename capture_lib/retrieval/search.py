@@ -18,6 +18,7 @@ from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
 from capture_lib.proposals import region_store as regions
 from capture_lib.proposals.detector import Detector, to_tensor
+from capture_lib.proposals.instances import find_instances
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import embedding as retrieval
 from capture_lib.retrieval import index
@@ -106,7 +107,7 @@ class Searcher:
             print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         pairs = stages.pairs_of(run, table, store, trained)
         words = stages.caption_words(run) if any(table["caption"]) else None
-        gallery = retrieval.embed_samples(table, pairs, trained.model, words, run.profile.retrieval, True, levels)
+        gallery = retrieval.embed_samples(table, pairs, trained.model, words, run.profile.instances, True, levels)
         maps = stages.maps_of(run, trained, words)
         return cls(run, stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained, words,
                    whitening.mapped(gallery, maps), stages.stored_choices(run), levels, maps)
@@ -119,7 +120,7 @@ class Searcher:
         """
         photo = load_photo(image)
         one = self.describe(photo)
-        if not retrieval.find_instances(one.boxes[0], one.scores[0], self.run.profile.retrieval):
+        if not find_instances(one.boxes[0], one.scores[0], self.run.profile.instances):
             return Answer("image-only", "regions", photo, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), [])
         table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
         query = self.embed(table, one, single=False, worded=bool(caption))
@@ -160,7 +161,7 @@ class Searcher:
         """
         pairs = batches.make_pairs(table, store, self.trained.tokenizer, self.run.profile.batches)
         side = retrieval.embed_samples(table, pairs, self.trained.model, self.words if worded else None,
-                                    self.run.profile.retrieval, single, self.levels)
+                                    self.run.profile.instances, single, self.levels)
         return whitening.mapped(side, self.maps)
 
     def add(self, items: list[Item]) -> None:

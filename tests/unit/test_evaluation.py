@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from capture_lib.catalog.table import read_catalog
 from capture_lib.proposals import evaluation as detection
-from capture_lib.retrieval.embedding import RetrievalSettings
+from capture_lib.proposals.instances import InstanceSettings
 
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
@@ -206,9 +206,9 @@ def test_thresholds_are_chosen_that_tell_products_from_noise():
         noise = np.concatenate([rng.uniform(0, 0.4, (4, 2)), rng.uniform(0.5, 1, (4, 2))], 1)
         found.append((np.concatenate([true, noise]), np.array([0.85, 0.84, 0.83, *[0.65] * 4])))
         truth.append(true)
-    chosen, tried = detection.choose_thresholds(found, truth, RetrievalSettings())
+    chosen, tried = detection.choose_thresholds(found, truth, InstanceSettings())
     assert tried[chosen.min_odds, chosen.nms_iou] == max(tried.values()) == 1
-    assert 0.33 < chosen.min_odds < 0.86 and len(tried) == len(list(detection.choices(RetrievalSettings())))
+    assert 0.33 < chosen.min_odds < 0.86 and len(tried) == len(list(detection.choices(InstanceSettings())))
     counts = detection.count_instances(found, truth, chosen)
     assert counts.tolist() == [[3, 3, 3]] * 30
     assert detection.count_instances(found, truth, replace(chosen, max_instances=2)).tolist() == [[2, 3, 2]] * 30

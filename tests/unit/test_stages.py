@@ -15,8 +15,9 @@ from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
 from capture_lib.profiles import Profile
 from capture_lib.proposals import region_store as regions
+from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding as retrieval
-from capture_lib.retrieval.embedding import Choice, RetrievalSettings
+from capture_lib.retrieval.embedding import Choice
 from capture_lib.retrieval.search import Searcher, best_on_val
 from capture_lib.training.batches import SPECIAL
 from capture_lib.training.pretrain import TASKS, PretrainSettings
@@ -119,7 +120,7 @@ def test_stale_choices_are_not_used(tmp_path, capsys):
     assert {name: found["reading"] for name, found in stored().items()} == {
         name: choice.representation for name, choice in chosen.items()}
     capsys.readouterr()
-    assert stored(profile=replace(TINY, retrieval=RetrievalSettings(nms_iou=0.5))) == {}
+    assert stored(profile=replace(TINY, instances=InstanceSettings(nms_iou=0.5))) == {}
     assert "retrieval: not used, because settings changed; run notebook 05 again" in capsys.readouterr().out
     record = run.stages / "pretrain" / "stage.json"
     text = record.read_text()

@@ -1,0 +1,51 @@
+"""Which proposals of a photo count as products: the instances that a query is made of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from capture_lib.proposals.region_store import RegionStore
+
+
+@dataclass(frozen=True)
+class InstanceSettings:
+    """Defaults of every profile."""
+
+    max_instances: int = 10
+    min_score: float = 0.5  # objectness of the best proposal below which a photo shows no product
+    min_odds: float = 0.1  # odds of objectness, as a share of the best proposal's, below which one is no instance
+    nms_iou: float = 0.2  # IoU above which two proposals are one instance
+
+
+def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, 1e-9)
+
+
+def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: InstanceSettings) -> list[int]:
+    """Which proposals (n, 4), best first, count as products: those good and apart; none where the best is poor.
+
+    How sure a detector is depends on its training, so a proposal's odds, score / (1 - score), are compared with the
+    best's.
+    """
+    if not len(boxes) or scores[0] < settings.min_score:
+        return []
+    odds = scores / np.maximum(1 - scores, 1e-6)
+    chosen: list[int] = []
+    for region in range(len(boxes)):
+        apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.nms_iou).all()
+        if odds[region] >= settings.min_odds * odds[0] and apart and len(chosen) < settings.max_instances:
+            chosen.append(region)
+    return chosen
+
+
+def instances_of(store: RegionStore, rows: np.ndarray, settings: InstanceSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Owners (n,), counted along `rows`, and region numbers (n,) of all instances of the photos in `rows`.
+
+    A photo without any is asked by its best proposal: every query of an evaluation gets a ranking.
+    """
+    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) or [0] for row in rows]
+    return np.repeat(np.arange(len(rows)), [len(regions) for regions in found]), np.concatenate(found).astype(np.int64)
