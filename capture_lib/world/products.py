@@ -1,0 +1,182 @@
+"""Products of invented brands: brand × line × kind × shade, scent or size.
+
+Every name is invented. The words are in `products.json`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from capture_lib.world.tables import read_table
+
+RGB = tuple[int, int, int]
+
+BOTTLES = ("bottle", "flask", "pump", "airless", "vase")  # what a line of care may use for all that flows
+BOTTLE_SHARE = 0.6  # of lines that do: lettering and size alone tell their products apart
+TWO_SIZES_SHARE = 0.25  # of kinds without shades that a line sells in two sizes
+ONE_SIZE = ("mask", "ampoule", "giftset")  # never in two sizes
+TWIN_SHARE = 0.5  # of lines that wear the dress of the line before: only the line's name differs
+RANGE_SHARES = (0.62, 0.25, 0.13)  # of lines of care, colour and body
+RARE = {"giftset": 0.25, "ampoule": 0.4}  # weight against other kinds of a range
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A shade or scent (`rgb`), or a size (`scale`); `mark` is printed on the product."""
+
+    name: str
+    mark: str = ""
+    rgb: RGB | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of product: Chinese names, short forms in captions, printed word and amount."""
+
+    names: Sequence[str]
+    short: Sequence[str]
+    latin: str
+    amount: str
+    silhouettes: Sequence[str]
+    variants: str = ""  # key of VARIANTS
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product.
+
+    `line` counts within the brand; `look` is the line whose dress it wears (twin lines
+    share one); `noun` is the kind as the name has it.
+    """
+
+    brand: int
+    line: int
+    look: int
+    kind: str
+    silhouette: str
+    variant: Variant
+    line_name: str
+    claim: str
+    noun: str
+
+    @property
+    def name(self) -> str:
+        """Line, claim, noun and variant in one."""
+        return f"{self.line_name}{self.claim}{self.noun}{self.variant.name}"
+
+    @property
+    def label(self) -> str:
+        """Brand and name, as the released lists write labels."""
+        return f"{BRANDS[self.brand][0]} {self.name}"
+
+
+TABLE = read_table("products")
+BRANDS = TABLE["brands"]  # name in the label, and the brand's other name
+LINES = TABLE["lines"]
+CLAIMS = TABLE["claims"]
+KINDS = {name: Kind(**kind) for name, kind in TABLE["kinds"].items()}
+RANGES = TABLE["ranges"]  # what one line of a brand may hold
+VARIANTS = {
+    key: [Variant(name, mark, rgb and tuple(rgb), scale) for name, mark, rgb, scale in rows]
+    for key, rows in TABLE["variants"].items()
+}
+
+
+# ---- drawing products
+def make_products(total: int, brands: int, seed: int) -> list[Product]:
+    """Draw `total` products of the first `brands` brands, in random order (so any slice mixes brands)."""
+    rng = np.random.default_rng([seed, 101])
+    products = []
+    for brand, count in enumerate(brand_sizes(total, brands)):
+        products += _brand_products(brand, count, rng)
+    return [products[i] for i in rng.permutation(len(products))]
+
+
+def brand_sizes(total: int, brands: int) -> list[int]:
+    """Return products per brand, few large brands and many small ones, each at least 2.
+
+    The published lists' 392 labels have 40 brands: 53, 29, 29, 27, 27, 21, ... , 2, 1 labels.
+    """
+    share = (np.arange(brands) + 18.0) ** -2.6
+    sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
+    sizes[0] += total - sizes.sum()
+    return sizes.tolist()
+
+
+def _brand_products(brand: int, count: int, rng: np.random.Generator) -> list[Product]:
+    """Draw line after line until the brand has `count` products."""
+    names = rng.permutation(LINES).tolist()
+    products = []
+    last = []
+    for line in range(count):
+        if last and rng.random() < TWIN_SHARE:
+            last = _twin_line(last, line, names[line], rng)
+        else:
+            last = _line_products(brand, line, names[line], rng)
+        products += last
+        if len(products) >= count:
+            break
+    return products[:count]
+
+
+def _line_products(brand: int, line: int, line_name: str, rng: np.random.Generator) -> list[Product]:
+    """Draw a line: 4 to 6 kinds of care, or two kinds in up to four shades, scents or sizes."""
+    group = str(rng.choice(list(RANGES), p=RANGE_SHARES))
+    count = int(rng.integers(4, 7)) if group == "care" else 2
+    line_claim = str(rng.choice(CLAIMS))
+    bottle = str(rng.choice(BOTTLES)) if rng.random() < BOTTLE_SHARE else ""
+    weights = np.array([RARE.get(kind, 1.0) for kind in RANGES[group]])
+    kinds = rng.choice(RANGES[group], count, replace=False, p=weights / weights.sum())
+
+    products = []
+    for kind in kinds.tolist():
+        spec = KINDS[kind]
+        noun = str(rng.choice(spec.names))
+        silhouettes = [bottle] if bottle in spec.silhouettes else spec.silhouettes
+        silhouette = str(rng.choice(silhouettes))
+        two_sizes = kind not in ONE_SIZE and rng.random() < TWO_SIZES_SHARE
+        variants = VARIANTS[spec.variants or ("volume" if two_sizes else "")]
+        claim = line_claim if rng.random() < 0.8 and len(variants) == 1 else ""
+        for v in rng.permutation(len(variants))[:4]:
+            products.append(Product(brand, line, line, kind, silhouette, variants[v], line_name, claim, noun))
+    return products
+
+
+def _twin_line(line: list[Product], number: int, name: str, rng: np.random.Generator) -> list[Product]:
+    """Copy most products of a line under another line's name."""
+    count = max(1, len(line) * 2 // 3)
+    chosen = sorted(rng.permutation(len(line))[:count])
+    return [replace(line[i], line=number, line_name=name) for i in chosen]
+
+
+# ---- siblings: products that differ in one thing alone
+SORTS = ("shade", "size", "line")  # what sets siblings apart: shade or scent, size, name of the line
+
+
+def common(product: Product, sort: str) -> tuple:
+    """Return all that siblings of a sort have in common."""
+    shared = (product.brand, product.kind, product.noun, product.silhouette)
+    variant = product.variant
+    if sort == "shade":
+        return *shared, product.line, variant.scale, variant.rgb is None
+    if sort == "size":
+        return *shared, product.line, variant.rgb
+    return *shared, product.look, product.claim, variant
+
+
+def siblings(products: Sequence[Product]) -> dict[str, int]:
+    """Count the products with a sibling that differs in its shade, its size, its line's name alone."""
+    counts = {}
+    for sort in SORTS:
+        groups = Counter(common(product, sort) for product in products)
+        counts[sort] = sum(size for size in groups.values() if size > 1)
+    return counts
+
+
+def as_one(products: Sequence[Product], sort: str) -> dict[str, str]:
+    """Map labels to labels such that siblings of a sort all get the label of the first."""
+    first = {common(product, sort): product.label for product in reversed(products)}
+    return {product.label: first[common(product, sort)] for product in products}
