@@ -9,14 +9,7 @@ from the settings' seed, whatever the number of workers. This is the world's onl
 - `building`: a folder of photos, and its truth.
 """
 
-from capture_lib.world.building import (
-    boxes_of,
-    build,
-    on_plain_background,
-    scenes_of,
-    settings_of,
-    true_mask,
-)
+from capture_lib.world.building import boxes_of, build, on_plain_background, scenes_of, settings_of, true_mask
 from capture_lib.world.captions import write_caption
 from capture_lib.world.drawing import draw_product
 from capture_lib.world.planning import SIZES, Sample, WorldSettings, plan, products_of, shown_products

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.world.drawing import paint_over
 from capture_lib.world.layouts import Shot
+from capture_lib.world.tables import read_table
 from capture_lib.world.textures import TABLES, TEXTURES, UNDER, WALLS, blend, draw_colour, grid, hsv, leaf
 
 PICTURES_EACH = 5  # of each texture in a split; a photo takes a crop, a mirroring and a tint of one
 PROPS = 40
+SHAPES = read_table("props")  # polygons of props: colour, brightness, corners
 Box = tuple[float, float, float, float]
 
 
 # ---- backgrounds
-def plain_background(shot: Shot, horizon: float | None) -> np.ndarray:
+def plain_background(shot: Shot, horizon: float | None) -> ndarray:
     """Draw white, a soft gradient, or a wall and a table that meet above the row `horizon` (None: seen from above).
 
     Returns: (size, size, 3) float32 RGB in 0..1.
@@ -37,7 +41,7 @@ def plain_background(shot: Shot, horizon: float | None) -> np.ndarray:
     return blend(wall * (1 - 0.1 * y[..., None]), table, (y - edge) * sharpness + 0.5)
 
 
-def busy_background(shot: Shot, split: str, scenes: tuple[Path, ...], horizon: float | None) -> np.ndarray:
+def busy_background(shot: Shot, split: str, scenes: tuple[Path, ...], horizon: float | None) -> ndarray:
     """Cut a background from one of `scenes`; without scenes from marble, cloth, leaves, ..., drawn for this split alone.
 
     A drawn one may be a wall and a table; its edge lies above the row `horizon`. None: seen from above.
@@ -55,11 +59,14 @@ def busy_background(shot: Shot, split: str, scenes: tuple[Path, ...], horizon: f
     edge = int(min(rng.uniform(0.35, 0.75) * size, horizon))
     wall = _focus(_crop(_pick_texture(WALLS, split, shot), size, edge, rng), rng)
     table = _crop(_pick_texture(TABLES, split, shot), size, size - edge, rng)
-    return _join(wall, table)
+    picture = np.concatenate([wall, table])
+    distance = np.abs(np.arange(size, dtype=np.float32) - edge) / size
+    picture *= (1 - 0.22 * np.exp(-distance * 14))[:, None, None]  # darker where they meet
+    return picture
 
 
 @lru_cache(maxsize=128)
-def _scene(file: Path, size: int) -> np.ndarray:
+def _scene(file: Path, size: int) -> ndarray:
     """Return the middle of a user's photo, uint8; shorter side 1.5 `size`, longer side at most 2.25."""
     photo = load_photo(file)
     shorter = min(photo.shape[:2])
@@ -70,46 +77,37 @@ def _scene(file: Path, size: int) -> np.ndarray:
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def _pick_texture(kinds: Sequence[int], split: str, shot: Shot) -> np.ndarray:
+def _pick_texture(kinds: Sequence[int], split: str, shot: Shot) -> ndarray:
     kind = kinds[int(shot.rng.integers(len(kinds)))]
     return texture(kind, int(shot.rng.integers(PICTURES_EACH)), shot.size, shot.seed, split)
 
 
 @lru_cache(maxsize=len(TEXTURES) * PICTURES_EACH)
-def texture(kind: int, number: int, size: int, seed: int, split: str) -> np.ndarray:
+def texture(kind: int, number: int, size: int, seed: int, split: str) -> ndarray:
     """Draw one of a split's textures, uint8, 1.5 times the photo's side."""
     rng = np.random.default_rng([seed, 301, kind, number, *split.encode()])
     return (TEXTURES[kind](int(size * 1.5), rng).clip(0, 1) * 255).astype(np.uint8)
 
 
-def _crop(picture: np.ndarray, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+def _crop(picture: ndarray, width: int, height: int, rng: Generator) -> ndarray:
     """Return some part of a picture, often mirrored, a little tinted: (height, width, 3) float32, about 0..1."""
     high, wide = picture.shape[:2]
     side = int(rng.uniform(0.62, 1.0) * min(high, wide))
     deep = max(2, int(side * height / width))
-    x = int(rng.integers(0, wide - side + 1))
-    y = int(rng.integers(0, high - deep + 1))
+    x, y = int(rng.integers(0, wide - side + 1)), int(rng.integers(0, high - deep + 1))
     crop = cv2.resize(picture[y:y + deep, x:x + side], (width, height), interpolation=cv2.INTER_AREA)
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
     return np.ascontiguousarray(crop) * (rng.uniform(0.90, 1.08, 3) / 255).astype(np.float32)
 
 
-def _focus(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _focus(picture: ndarray, rng: Generator) -> ndarray:
     """Blur a picture often enough: the camera is focused on the products."""
     return cv2.GaussianBlur(picture, (0, 0), 0.018 * picture.shape[1]) if rng.random() < 0.4 else picture
 
 
-def _join(wall: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Put a wall above a table, darker where they meet."""
-    picture = np.concatenate([wall, table])
-    distance = np.abs(np.arange(len(picture), dtype=np.float32) - len(wall)) / len(picture)
-    picture *= (1 - 0.22 * np.exp(-distance * 14))[:, None, None]
-    return picture
-
-
 # ---- props: each is drawn on a transparent RGBA canvas
 @lru_cache(maxsize=2 * PROPS)
-def prop(number: int, above: bool, size: int, seed: int) -> np.ndarray:
+def prop(number: int, above: bool, size: int, seed: int) -> ndarray:
     """Draw a sphere, a stone, a sprig, a blossom, a cube or a gift; the first four may be seen from `above`.
 
     Returns: (size/2, size/2, 4) uint8 RGBA, premultiplied.
@@ -121,7 +119,7 @@ def prop(number: int, above: bool, size: int, seed: int) -> np.ndarray:
     return (canvas * 255).round().astype(np.uint8)
 
 
-def _sphere(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator, flatness: float = 1.0) -> None:
+def _sphere(canvas: ndarray, colour: ndarray, rng: Generator, flatness: float = 1.0) -> None:
     n = len(canvas)
     y, x = (np.mgrid[0:n, 0:n].astype(np.float32) - (n - 1) / 2) / (n / 2 - 1)
     y = (y - (1 - flatness)) / flatness
@@ -132,13 +130,12 @@ def _sphere(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator, fl
     paint_over(canvas, rgb.clip(0, 1), np.clip((1 - r) * n / 2 * flatness + 0.5, 0, 1))
 
 
-def _stone(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> None:
+def _stone(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
     _sphere(canvas, colour, rng, rng.uniform(0.5, 0.7))
 
 
-def _sprig(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> None:
-    n = len(canvas)
-    hue = rng.uniform(70, 160)
+def _sprig(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
+    n, hue = len(canvas), rng.uniform(70, 160)
     stem = np.linspace([0.15, 0.97], [rng.uniform(0.5, 0.8), 0.25], 8) * n
     for i, (x, y) in enumerate(np.repeat(stem, 2, axis=0)):
         angle = -0.9 + (0.8 if i % 2 else -0.8) + rng.uniform(-0.2, 0.2)
@@ -146,10 +143,9 @@ def _sprig(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> 
         _fill(canvas, leaf(x, y, n * rng.uniform(0.22, 0.32), angle, 0.42), green)
 
 
-def _blossom(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> None:
+def _blossom(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
     """Two rings of petals around a yellow middle."""
-    n = len(canvas)
-    petals = int(rng.integers(5, 9))
+    n, petals = len(canvas), int(rng.integers(5, 9))
     for ring, length in enumerate((0.46, 0.30)):
         for angle in (np.arange(petals) + ring / 2) * 2 * np.pi / petals:
             shade = np.clip(colour * rng.uniform(0.88, 1.0) + 0.08 * ring, 0, 1)
@@ -159,32 +155,21 @@ def _blossom(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -
     _fill(canvas, np.int32(middle), np.float32([0.93, 0.75, 0.3]))
 
 
-def _cube(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> None:
-    faces = (
-        (0.95, ((0.05, 0.28), (0.55, 0.40), (0.55, 0.97), (0.05, 0.80))),
-        (0.72, ((0.55, 0.40), (0.95, 0.24), (0.95, 0.76), (0.55, 0.97))),
-        (1.1, ((0.05, 0.28), (0.45, 0.14), (0.95, 0.24), (0.55, 0.40))),
-    )
-    for light, corners in faces:
-        _fill(canvas, np.int32(np.array(corners) * len(canvas) * 8), (colour * light).clip(0, 1))
+def _cube(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
+    _fill_shapes(canvas, "cube", {"face": colour})
 
 
-def _gift(canvas: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> None:
+def _gift(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
     """A wrapped box with a ribbon and a bow."""
-    ribbon = draw_colour(rng, (0.2, 0.8), (0.6, 0.95))
-    shapes = (
-        (colour, ((0.10, 0.40), (0.90, 0.40), (0.90, 0.97), (0.10, 0.97))),
-        (ribbon, ((0.44, 0.40), (0.56, 0.40), (0.56, 0.97), (0.44, 0.97))),
-        (colour * 0.88, ((0.06, 0.28), (0.94, 0.28), (0.94, 0.44), (0.06, 0.44))),
-        (ribbon * 0.9, ((0.43, 0.28), (0.57, 0.28), (0.57, 0.44), (0.43, 0.44))),
-        (ribbon, ((0.50, 0.29), (0.20, 0.06), (0.14, 0.20), (0.22, 0.28))),
-        (ribbon * 0.92, ((0.50, 0.29), (0.80, 0.06), (0.86, 0.20), (0.78, 0.28))),
-    )
-    for shade, corners in shapes:
-        _fill(canvas, np.int32(np.array(corners) * len(canvas) * 8), shade.clip(0, 1))
+    _fill_shapes(canvas, "gift", {"face": colour, "ribbon": draw_colour(rng, (0.2, 0.8), (0.6, 0.95))})
 
 
-def _fill(canvas: np.ndarray, corners: np.ndarray, colour: np.ndarray) -> None:
+def _fill_shapes(canvas: ndarray, name: str, colours: dict[str, ndarray]) -> None:
+    for key, light, corners in SHAPES[name]:
+        _fill(canvas, np.int32(np.array(corners) * len(canvas) * 8), (colours[key] * light).clip(0, 1))
+
+
+def _fill(canvas: ndarray, corners: ndarray, colour: ndarray) -> None:
     """Paint a polygon (corners in eighths of a pixel) over an RGBA canvas."""
     mask = np.zeros(canvas.shape[:2], np.uint8)
     cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 3)
@@ -199,7 +184,7 @@ ROUND_TOP = np.array([[np.cos(t), np.sin(t)] for t in np.linspace(0, 2 * np.pi, 
 SQUARE_TOP = np.array([[-0.92, -1], [0.92, -1], [1, 1], [-1, 1]])
 
 
-def add_stand(picture: np.ndarray, span: tuple[float, float], foot: float, rng: np.random.Generator) -> None:
+def add_stand(picture: ndarray, span: tuple[float, float], foot: float, rng: Generator) -> None:
     """Draw a podium or a tray, in place, whose top holds feet on the row `foot` between the columns `span`."""
     size = len(picture)
     colour = draw_colour(rng, (0.0, 0.35), (0.75, 1.0))
@@ -208,7 +193,6 @@ def add_stand(picture: np.ndarray, span: tuple[float, float], foot: float, rng: 
     thick = size * (rng.uniform(0.015, 0.035) if rng.random() < 0.4 else rng.uniform(0.08, 0.3))
     centre = np.array([(span[0] + span[1]) / 2, foot - 0.25 * deep])
     top = centre + (ROUND_TOP if rng.random() < 0.7 else SQUARE_TOP) * [half, deep]
-
     # its shadow, its side, lit from the left, and its top
     shadow = np.zeros((size, size), np.float32)
     cv2.fillConvexPoly(shadow, cv2.convexHull(np.int32(top + [0.06 * size, thick])), 0.4, cv2.LINE_AA)
@@ -220,7 +204,7 @@ def add_stand(picture: np.ndarray, span: tuple[float, float], foot: float, rng: 
     _cover(picture, np.int32(top), np.clip(colour * 1.06, 0, 1))
 
 
-def _cover(picture: np.ndarray, corners: np.ndarray, colour: np.ndarray) -> None:
+def _cover(picture: ndarray, corners: ndarray, colour: ndarray) -> None:
     """Paint a convex polygon over a picture, in place."""
     mask = np.zeros(picture.shape[:2], np.uint8)
     cv2.fillConvexPoly(mask, corners, 255, cv2.LINE_AA)
@@ -229,24 +213,22 @@ def _cover(picture: np.ndarray, corners: np.ndarray, colour: np.ndarray) -> None
     picture += alpha * colour
 
 
-def add_box(picture: np.ndarray, box: Box, rng: np.random.Generator) -> None:
+def add_box(picture: ndarray, box: Box, rng: Generator) -> None:
     """Draw an open gift box seen from above, in place, around `box` (xyxy in pixels), lined with paper or satin."""
     size = len(picture)
     colour = draw_colour(rng, (0.1, 0.7), (0.35, 0.95))
     lining = draw_colour(rng, (0.0, 0.2), (0.85, 1.0)) if rng.random() < 0.7 else colour * 0.55
-    margin = 0.05 * size
-    wall = 0.025 * size
+    margin, wall = 0.05 * size, 0.025 * size
     x1, y1, x2, y2 = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
     shadow = np.zeros((size, size), np.float32)
     _rectangle(shadow, (x1 + wall, y1 + wall, x2 + wall, y2 + wall), 0.5)
     picture *= (1 - cv2.GaussianBlur(shadow, (0, 0), 0.03 * size))[..., None]
-
     # the wall's shadow falls on the floor at the upper and left side
     _rectangle(picture, (x1, y1, x2, y2), colour.tolist())
     _rectangle(picture, (x1 + wall, y1 + wall, x2 - wall, y2 - wall), (lining * 0.72).tolist())
     _rectangle(picture, (x1 + 1.6 * wall, y1 + 1.8 * wall, x2 - wall, y2 - wall), lining.tolist())
 
 
-def _rectangle(picture: np.ndarray, box: Box, colour: float | list[float]) -> None:
+def _rectangle(picture: ndarray, box: Box, colour: float | list[float]) -> None:
     x1, y1, x2, y2 = (int(round(value)) for value in box)
     cv2.rectangle(picture, (x1, y1), (x2, y2), colour, -1)

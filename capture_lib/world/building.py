@@ -9,12 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import SPLITS, write_catalog
 from capture_lib.utils import InputError, process_map, progress, remove, write_atomically
-from capture_lib.world import staging
 from capture_lib.world.planning import Sample, WorldSettings, plan, products_of, shown_products
+from capture_lib.world.staging import take_photo
 
 VERSION = 2  # of names, captions and drawing; a build is never taken up by another version
 SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")
@@ -78,20 +79,17 @@ def _check_folder(settings: WorldSettings, folder: Path) -> None:
 def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
     """Draw a folder of photos; write their boxes last, which marks the folder as complete."""
     settings, folder, number, samples = job
-    (folder / f"images/{number:03d}").mkdir(parents=True, exist_ok=True)
+    images = folder / f"images/{number:03d}"
+    images.mkdir(parents=True, exist_ok=True)
     boxes = []
     for sample in samples:
-        photo, pieces = draw_sample(settings, sample.split, sample.index, sample.products)
-        file = folder / _image(number, sample.sample_id)
+        photo, pieces, _ = draw_sample(settings, sample.split, sample.index, sample.products)
+        file = images / f"{sample.sample_id}.jpg"
         if not cv2.imwrite(str(file), photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise OSError(f"{file}: the photo cannot be written; is the disk full?")
         boxes.append(boxes_of(pieces, len(sample.products)))
     with write_atomically(_boxes_file(folder, number)) as beside:
         beside.write_text(json.dumps(boxes))
-
-
-def _image(number: int, sample_id: str) -> str:
-    return f"images/{number:03d}/{sample_id}.jpg"
 
 
 def _boxes_file(folder: Path, number: int) -> Path:
@@ -107,35 +105,24 @@ def _table(settings: WorldSettings, samples: list[Sample], boxes: list[list[list
         known = sample.split != "train"
         labels = [products[i].label for i in sample.products] if known else []
         rows.append({
-            "sample_id": sample.sample_id,
-            "split": sample.split,
-            "caption": sample.caption,
-            "image": _image(position // FOLDER_SIZE, sample.sample_id),
-            "mirror": None,
-            "labels": labels,
-            "products": kinds[sample.split],
-            "boxes": boxes[position] if known else [],
-            "box_labels": list(labels),
-            "combination": sample.combination,
+            "sample_id": sample.sample_id, "split": sample.split, "caption": sample.caption,
+            "image": f"images/{position // FOLDER_SIZE:03d}/{sample.sample_id}.jpg", "mirror": None,
+            "products": kinds[sample.split], "combination": sample.combination,
+            "labels": labels, "boxes": boxes[position] if known else [], "box_labels": list(labels),
         })
     return pd.DataFrame(rows, dtype=object)
 
 
 # ---- one sample
 def draw_sample(settings: WorldSettings, split: str, index: int,
-                shown: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a photo (size, size, 3) uint8 RGB and its pieces (size, size) uint8, as `staging.take_photo` does."""
+                shown: tuple[int, ...]) -> tuple[ndarray, ndarray, bool]:
+    """Draw a photo, its pieces, and if its background is plain, as `staging.take_photo` does."""
     products = [products_of(settings)[i] for i in shown]
-    scenes = scenes_of(settings, split)
-    return staging.take_photo(products, settings.size, settings.seed, _rng(settings, split, index), split, scenes)
+    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
+    return take_photo(products, settings.size, settings.seed, rng, split, scenes_of(settings, split))
 
 
-def _rng(settings: WorldSettings, split: str, index: int) -> np.random.Generator:
-    """Return the random stream from which a photo is drawn."""
-    return np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
-
-
-def boxes_of(pieces: np.ndarray, count: int) -> list[list[float]]:
+def boxes_of(pieces: ndarray, count: int) -> list[list[float]]:
     """Return boxes around the visible pixels of the pieces 1 to `count`: xyxy in pixels, far edges exclusive."""
     boxes = []
     for number in range(1, count + 1):
@@ -178,13 +165,13 @@ def settings_of(folder: Path) -> WorldSettings | None:
     return WorldSettings(**note)
 
 
-def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
+def true_mask(settings: WorldSettings, sample_id: str) -> ndarray:
     """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}.
 
     Raises:
         InputError: no such sample in this world.
     """
-    _, pieces = draw_sample(settings, *_parse_id(settings, sample_id))
+    _, pieces, _ = draw_sample(settings, *_parse_id(settings, sample_id))
     return (pieces > 0).astype(np.uint8)
 
 
@@ -194,9 +181,8 @@ def on_plain_background(settings: WorldSettings, sample_id: str) -> bool:
     Raises:
         InputError: no such sample in this world.
     """
-    split, index, shown = _parse_id(settings, sample_id)
-    products = [products_of(settings)[i] for i in shown]
-    return staging.is_plain(products, settings.size, settings.seed, _rng(settings, split, index))
+    _, _, plain = draw_sample(settings, *_parse_id(settings, sample_id))
+    return plain
 
 
 def _parse_id(settings: WorldSettings, sample_id: str) -> tuple[str, int, tuple[int, ...]]:

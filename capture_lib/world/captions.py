@@ -1,61 +1,26 @@
 """Shop captions of the rendered world; every word list, in `captions.json`, is our own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
+from numpy.random import Generator
 
 from capture_lib.world.products import BRANDS, CLAIMS, KINDS, Product
-from capture_lib.world.tables import read_table
+from capture_lib.world.tables import read_settings, read_table
 
 WORDS = read_table("captions")
 PADDING = WORDS["promises"] + WORDS["people"] + WORDS["sales"]
 COUNTS = WORDS["counts"]  # how a set of one piece, of two, ... is called
+CAPTIONS = read_settings("caption_settings")
 
 
-@dataclass(frozen=True)
-class CaptionSettings:
-    """How often a caption says what; fitted to the published Product1M dev and test lists (val and test queries)."""
+def write_caption(products: list[Product], count: int, decoys: list[Product], rng: Generator,
+                  settings: SimpleNamespace = CAPTIONS) -> str:
+    """Write a shop title, of 54 characters at most, for a photo of distinct products of one brand in `count` pieces.
 
-    shares: tuple[float, ...] = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.95, 0.99, 1.0)
-    lengths: tuple[float, ...] = (7, 9, 21, 25, 30, 32, 35, 39, 42, 54)  # characters at these shares of captions
-    brand: float = 0.90      # the brand's name in the label stands in the caption
-    both: float = 0.08       # ... together with its other name
-    other: float = 0.50      # where it does not: the other name does
-    line: float = 0.66
-    kind: float = 0.68
-    short: float = 0.45      # a kind is given by its short form
-    claim: float = 0.47
-    variant: float = 0.58
-    other_claim: float = 0.42  # a claim of no product of the photo stands between line and kind
-    care: float = 0.30       # how much these chances differ from seller to seller
-    listing: float = 0.22    # the line is named with each product instead of once
-    decoy: float = 0.10      # a line or a kind of the brand that the photo does not show is named
-    gift: float = 0.22       # a gift that the photo does not show is promised
-    number: float = 0.46     # a number, apart from set counts
-    latin: float = 0.08      # a Latin word, apart from the brand
-    spaces: float = 0.68
-
-
-CAPTIONS = CaptionSettings()
-
-
-def write_caption(
-    products: list[Product],
-    count: int,
-    decoys: list[Product],
-    rng: np.random.Generator,
-    settings: CaptionSettings = CAPTIONS,
-) -> str:
-    """Write a shop title of 54 characters at most.
-
-    The title names brand, lines, kinds and variants only in part, and is filled with promotion up to
-    a length drawn from the published captions.
-
-    Args:
-        products: distinct products of one brand, all that the photo shows.
-        count: pieces in the photo.
-        decoys: products of the same brand, shown or not.
+    It names brand, lines, kinds and variants only in part, and is filled with promotion up to a length drawn from
+    the published captions. `decoys` are products of the same brand, shown or not.
     """
     length = round(float(np.interp(rng.random(), settings.shares, settings.lengths)))
 
@@ -64,24 +29,22 @@ def write_caption(
     brand = _brand_words(products[0].brand, settings, rng)
     core = _fitting(brand + _mentions(shown, settings, rng), length)
 
-    # promotion, in the room that is left
+    # promotion, in the room that is left; up to two words of it stand before the brand
     room = length - sum(map(len, core))
     padding = [PADDING[i] for i in rng.permutation(len(PADDING))[:30]]
     filler = _filler(count, decoys, settings, rng)
     extra = _fitting(filler + padding, room - min(room, int(rng.integers(3))))
-
-    # up to two words of promotion stand before the brand, the others behind it
     before = int(rng.integers(0, 3))
     behind = extra[before:]
     words = extra[:before] + core + [behind[i] for i in rng.permutation(len(behind))]
     return _joined(words or [_pick(rng, WORDS["sales"])], length, rng.random() < settings.spaces, rng)
 
 
-def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
+def _pick(rng: Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
-def _brand_words(brand: int, settings: CaptionSettings, rng: np.random.Generator) -> list[str]:
+def _brand_words(brand: int, settings: SimpleNamespace, rng: Generator) -> list[str]:
     """Return the brand for most captions, now and then in small letters, with or by its other name."""
     name, other = BRANDS[brand]
     if rng.random() < settings.brand:
@@ -90,7 +53,7 @@ def _brand_words(brand: int, settings: CaptionSettings, rng: np.random.Generator
     return [other] if rng.random() < settings.other else []
 
 
-def _mentions(products: list[Product], settings: CaptionSettings, rng: np.random.Generator) -> list[str]:
+def _mentions(products: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
     """Describe the products line by line; a careless seller leaves out more."""
     care = settings.care * float(rng.uniform(-1, 1))
     listing = rng.random() < settings.listing
@@ -106,7 +69,7 @@ def _mentions(products: list[Product], settings: CaptionSettings, rng: np.random
     return [word for word in dict.fromkeys(words) if word]
 
 
-def _product_words(product: Product, settings: CaptionSettings, care: float, rng: np.random.Generator) -> str:
+def _product_words(product: Product, settings: SimpleNamespace, care: float, rng: Generator) -> str:
     """Return claim (its own or another), kind and variant of a product in one, each only at times."""
     words = ""
     if product.claim and rng.random() < settings.claim + care:
@@ -121,7 +84,7 @@ def _product_words(product: Product, settings: CaptionSettings, care: float, rng
     return words
 
 
-def _filler(count: int, decoys: list[Product], settings: CaptionSettings, rng: np.random.Generator) -> list[str]:
+def _filler(count: int, decoys: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
     """Return words of any caption: a wrong product, a set or its count, a gift, a number, a Latin word."""
     words = []
     if rng.random() < settings.decoy:
@@ -145,7 +108,7 @@ def _fitting(words: list[str], length: int) -> list[str]:
     return fitting
 
 
-def _joined(words: list[str], length: int, spaced: bool, rng: np.random.Generator) -> str:
+def _joined(words: list[str], length: int, spaced: bool, rng: Generator) -> str:
     """Return the words as one title, with spaces or a plus while `length` has room for them."""
     room = length - sum(map(len, words))
     text = words[0]

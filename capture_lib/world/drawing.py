@@ -8,10 +8,11 @@ In what follows u runs over a part from its left edge to its right one, v from i
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from capture_lib.world.labels import Point, decal, ornament_points
-from capture_lib.world.packaging import SILHOUETTES, Look, Part, Surface, look_of, surface_of
-from capture_lib.world.products import RGB, Product
+from capture_lib.world.packaging import ASPECTS, PARTS, Look, Part, Surface, look_of, surface_of
+from capture_lib.world.products import Product
 
 GLINT = {  # strength of the highlight of each finish
     "matte": 0.06, "wood": 0.04, "glass": 0.55, "metal": 0.30, "gloss": 0.42, "frost": 0.14, "foil": 0.2, "clear": 0.5,
@@ -23,13 +24,13 @@ STUDIO = ((-1, -0.85, -0.6, -0.35, -0.1, 0.2, 0.5, 0.72, 0.9, 1),
 FLAT_STUDIO = ((0, 0.12, 0.3, 0.55, 0.8, 1.2), (0.75, 1.1, 0.9, 1.12, 0.82, 0.7))
 
 
-def draw_product(product: Product, longest: int, seed: int) -> np.ndarray:
+def draw_product(product: Product, longest: int, seed: int) -> ndarray:
     """Draw a product: (h, w, 4) float32 RGBA in 0..1, colours premultiplied, about `longest` pixels long."""
-    form = SILHOUETTES[product.silhouette]
+    aspect = ASPECTS[product.silhouette]
     look = look_of(product.brand, product.look, seed)
-    height = int(longest / max(1.0, form.aspect))
-    canvas = np.zeros((height, int(height * form.aspect) + 6, 4), np.float32)
-    for part in form.parts:
+    height = int(longest / max(1.0, aspect))
+    canvas = np.zeros((height, int(height * aspect) + 6, 4), np.float32)
+    for part in PARTS[product.silhouette]:
         surface = surface_of(part.role, look, product)
         printing = _printing(part, height, product, look, surface) if part.printed else None
         if part.role in ("mirror", "powder"):
@@ -43,7 +44,7 @@ def draw_product(product: Product, longest: int, seed: int) -> np.ndarray:
     return canvas
 
 
-def _printing(part: Part, height: int, product: Product, look: Look, surface: Surface) -> np.ndarray:
+def _printing(part: Part, height: int, product: Product, look: Look, surface: Surface) -> ndarray:
     """Return the printing that fills a part's front, (h, w, 4) float32 RGBA in 0..1."""
     heights, across = np.array(part.outline).T
     span = np.ptp(across) if part.polygon else 2 * across.max()
@@ -51,34 +52,27 @@ def _printing(part: Part, height: int, product: Product, look: Look, surface: Su
     return decal(size, product, look, surface).astype(np.float32) / 255
 
 
-def _colour(rgb: RGB) -> np.ndarray:
-    """Return a colour as (3,) float32 in 0..1."""
-    return np.float32(rgb) / 255
-
-
-def paint_over(canvas: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> None:
+def paint_over(canvas: ndarray, rgb: ndarray, alpha: ndarray) -> None:
     """Paint colours (h, w, 3) in 0..1 with opacity (h, w) over a premultiplied RGBA canvas, in place."""
     a = alpha[..., None]
     canvas[..., :3] = rgb * a + canvas[..., :3] * (1 - a)
     canvas[..., 3] = alpha + canvas[..., 3] * (1 - alpha)
 
 
-def _bump(x: np.ndarray, centre: float, width: float) -> np.ndarray:
+def _bump(x: ndarray, centre: float, width: float) -> ndarray:
     return np.exp(-(((x - centre) / width) ** 2))
 
 
 # ---- turned parts
-def _turned(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray | None) -> None:
+def _turned(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | None) -> None:
     """Paint a turned part; edges are smoothed over one pixel."""
     height, width = canvas.shape[:2]
     profile = _profile(part, height)
     first, last = part.outline[0][0] * height, part.outline[-1][0] * height  # rows of its ends
     sag = part.curve * profile.max()
-    top = max(0, int(first - 2))
-    bottom = min(height, int(last + sag + 3))
+    top, bottom = max(0, int(first - 2)), min(height, int(last + sag + 3))
     y, x = np.mgrid[top:bottom, 0:width].astype(np.float32)
     x -= (width - 1) / 2 + part.x * height
-
     # the camera looks down a little: what lies at one height of the body sags in the middle of the picture
     rows = np.arange(len(profile))
     half = np.interp(y, rows, profile)
@@ -86,7 +80,6 @@ def _turned(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarr
     half = np.interp(along, rows, profile).astype(np.float32)
     u = np.clip(x / half, -1, 1)
     v = np.clip((along - first) / (last - first), 0, 1).astype(np.float32)
-
     # where it covers the canvas
     start = first + part.slant * height * (1 + u) * 0.9
     cover = np.clip(half - np.abs(x) + 0.5, 0, 1)
@@ -94,15 +87,14 @@ def _turned(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarr
     bent = None if printing is None else _bend(printing, u, v)
     rgb, opacity = _light(surface, u, v, bent)
     paint_over(canvas[top:bottom], rgb, (cover * opacity).astype(np.float32))
-
     # the top face of a cap
     if part.role in ("cap", "case", "collar") and part.curve > 0.05:
         centre = ((width - 1) / 2 + part.x * height, first + 0.5)
-        lid = _colour(surface.rgb) * 0.85 + 0.15
+        lid = np.float32(surface.rgb) / 255 * 0.85 + 0.15
         _disc(canvas, centre, profile[int(first)], max(sag * 0.9, 1.0), lid)
 
 
-def _profile(part: Part, height: int) -> np.ndarray:
+def _profile(part: Part, height: int) -> ndarray:
     """Return the half width in pixels at every row, (height + 1,) float32, corners smoothed."""
     rows, halves = np.array(part.outline).T * height
     profile = np.interp(np.arange(height + 1), rows, halves).astype(np.float32)
@@ -110,7 +102,7 @@ def _profile(part: Part, height: int) -> np.ndarray:
     return smooth[:, 0]
 
 
-def _bend(printing: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _bend(printing: ndarray, u: ndarray, v: ndarray) -> ndarray:
     """Lay a printing around a body."""
     h, w = printing.shape[:2]
     across = (u + 0.5 * (np.arcsin(u) - u)) / 1.285  # 1.285 = its value at the right edge
@@ -119,13 +111,11 @@ def _bend(printing: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return cv2.remap(printing, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _light(surface: Surface, u: np.ndarray, v: np.ndarray,
-           printing: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _light(surface: Surface, u: ndarray, v: ndarray, printing: ndarray | None) -> tuple[ndarray, ndarray]:
     """Return colour and opacity of a turned surface; here u is -1 at the left edge. printing: RGBA in 0..1."""
-    rgb = np.broadcast_to(_colour(surface.rgb), (*u.shape, 3))
+    rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (*u.shape, 3))
     shade = _turned_shade(surface.finish, u, v)
-    opacity = np.ones_like(u)
-    paper = np.zeros_like(u)
+    opacity, paper = np.ones_like(u), np.zeros_like(u)
     if surface.finish == "glass":
         rgb = rgb * (0.80 + 0.35 * v[..., None]) + 0.10 * (1 - v[..., None])
         empty = np.clip((0.13 - v) * 40, 0, 1) + np.clip((v - 0.955) * 40, 0, 1)  # above the liquid, and the thick base
@@ -141,7 +131,7 @@ def _light(surface: Surface, u: np.ndarray, v: np.ndarray,
     return np.clip(rgb * shade[..., None] + shine[..., None], 0, 1), opacity
 
 
-def _turned_shade(finish: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _turned_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:
     """Return the brightness of a turned surface."""
     if finish == "metal":
         return np.interp(u, *STUDIO).astype(np.float32)
@@ -158,7 +148,7 @@ def _turned_shade(finish: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 # ---- round faces, seen aslant
-def _ellipse(part: Part, canvas: np.ndarray) -> tuple[Point, float, float]:
+def _ellipse(part: Part, canvas: ndarray) -> tuple[Point, float, float]:
     """Return centre (x, y) and half axes in pixels."""
     height, width = canvas.shape[:2]
     (top, half), (bottom, _) = part.outline
@@ -166,12 +156,11 @@ def _ellipse(part: Part, canvas: np.ndarray) -> tuple[Point, float, float]:
     return centre, half * height, (bottom - top) / 2 * height
 
 
-def _disc(canvas: np.ndarray, centre: Point, rx: float, ry: float, rgb: np.ndarray, sheen: float = 0.1) -> None:
+def _disc(canvas: ndarray, centre: Point, rx: float, ry: float, rgb: ndarray, sheen: float = 0.1) -> None:
     """Paint an ellipse, brighter to the upper left; `rgb` is (3,) or (height, width, 3) in 0..1."""
     rows = slice(max(0, int(centre[1] - ry) - 2), int(centre[1] + ry) + 3)
     y, x = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)[:, rows]
-    x = (x - centre[0]) / rx
-    y = (y - centre[1]) / ry
+    x, y = (x - centre[0]) / rx, (y - centre[1]) / ry
     cover = np.clip((1 - np.sqrt(x ** 2 + y ** 2)) * min(rx, ry) + 0.5, 0, 1)
     light = 1 - sheen * (x + y)
     if rgb.ndim == 3:
@@ -179,10 +168,10 @@ def _disc(canvas: np.ndarray, centre: Point, rx: float, ry: float, rgb: np.ndarr
     paint_over(canvas[rows], np.clip(rgb * light[..., None], 0, 1), cover)
 
 
-def _round_face(canvas: np.ndarray, part: Part, surface: Surface, look: Look) -> None:
+def _round_face(canvas: ndarray, part: Part, surface: Surface, look: Look) -> None:
     """Paint the mirror or the powder pan of a compact; the line's ornament is pressed into the powder."""
     centre, rx, ry = _ellipse(part, canvas)
-    own = _colour(surface.rgb)
+    own = np.float32(surface.rgb) / 255
     if part.role == "mirror":
         rim = own * 0.9
         face = np.float32([0.82, 0.87, 0.92])
@@ -196,17 +185,17 @@ def _round_face(canvas: np.ndarray, part: Part, surface: Surface, look: Look) ->
     _disc(canvas, centre, rx * 0.88, ry * 0.88, face, 0.16)
 
 
-def _printed_lid(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray) -> None:
+def _printed_lid(canvas: ndarray, part: Part, surface: Surface, printing: ndarray) -> None:
     """Paint the lid of a tin, seen from above with its printing."""
     centre, rx, ry = _ellipse(part, canvas)
-    own = _colour(surface.rgb)
+    own = np.float32(surface.rgb) / 255
     _disc(canvas, centre, rx, ry, own * 0.8)
     layer = _layer(canvas, printing, (centre[0] - rx, centre[1] - ry))
     face = own * (1 - layer[..., 3:]) + layer[..., :3]
     _disc(canvas, (centre[0], centre[1] - 1), rx * 0.955, ry * 0.94, face, 0.14)
 
 
-def _layer(canvas: np.ndarray, printing: np.ndarray, corner: Point) -> np.ndarray:
+def _layer(canvas: ndarray, printing: ndarray, corner: Point) -> ndarray:
     """Return a printing on an empty canvas, its upper left corner at (x, y): RGBA, premultiplied."""
     layer = np.zeros_like(canvas)
     x, y = (max(0, round(float(value))) for value in corner)
@@ -217,7 +206,7 @@ def _layer(canvas: np.ndarray, printing: np.ndarray, corner: Point) -> np.ndarra
 
 
 # ---- flat parts
-def _flat(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray | None) -> None:
+def _flat(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | None) -> None:
     """Paint a flat polygon with a soft gradient; the printing fills the box around it."""
     height, width = canvas.shape[:2]
     points = np.array([[x * height + (width - 1) / 2, y * height] for y, x in part.outline], np.float32)
@@ -226,11 +215,10 @@ def _flat(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray
     canvas = canvas[top:bottom, left:right]
     points = points - [left, top]
     cover = _polygon(points, canvas.shape[1::-1], part.corner * height)
-
     y, x = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)
     u = (x - points[:, 0].min()) / np.ptp(points[:, 0])
     v = (y - points[:, 1].min()) / np.ptp(points[:, 1])
-    rgb = np.broadcast_to(_colour(surface.rgb), (*u.shape, 3))
+    rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (*u.shape, 3))
     if printing is not None:
         layer = _layer(canvas, printing, points.min(0))
         if part.role == "print":  # letters on what is already there
@@ -243,7 +231,7 @@ def _flat(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray
     paint_over(canvas, np.clip(rgb * shade[..., None], 0, 1), cover * opacity)
 
 
-def _polygon(points: np.ndarray, size: tuple[int, int], corner: float) -> np.ndarray:
+def _polygon(points: ndarray, size: tuple[int, int], corner: float) -> ndarray:
     """Return where a polygon with rounded corners lies, (height, width) float32 in 0..1; `size` is (width, height)."""
     width, height = size
     cover = np.zeros((height * 2, width * 2), np.uint8)
@@ -252,7 +240,7 @@ def _polygon(points: np.ndarray, size: tuple[int, int], corner: float) -> np.nda
     return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _round_corners(points: np.ndarray, corner: float) -> np.ndarray:
+def _round_corners(points: ndarray, corner: float) -> ndarray:
     """Cut each corner (x, y) of a polygon off by a curve that begins `corner` before it."""
     ends = []
     for shift in (1, -1):
@@ -264,7 +252,7 @@ def _round_corners(points: np.ndarray, corner: float) -> np.ndarray:
     return curves.transpose(1, 0, 2).reshape(-1, 2)
 
 
-def _flat_shade(finish: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _flat_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:
     """Return the brightness of a flat face; u is 0 at the left edge."""
     shade = 1.06 - 0.10 * u - 0.08 * v
     if finish == "foil":  # crimped at both ends

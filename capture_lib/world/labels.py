@@ -1,10 +1,9 @@
 """The printing on products: brand, line, kind, small print, amount, and a line's ornament.
 
-`labels.json` holds four layouts; all lengths are fractions of the label's width or height:
-
-- `span`, `oval_span`: width that a row's width is a fraction of, and the same on oval paper;
-- `unit`: height that a row's height is a fraction of;
-- `marks`, in the order of printing: a method of `Label` and its arguments.
+`labels.json` holds four layouts, in fractions of a label's width and height. `span` (`oval_span` on oval paper) and
+`unit` are what the widths and heights of rows are fractions of. `marks` stand in the order of printing: rows (text,
+x, y, width, height), columns (text, x, largest height of a character), ornaments (x, y, largest radius of the
+height and of the width), stripes (left, right, top of the first, distance, thickness).
 """
 
 import importlib.util
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from capture_lib.world.packaging import BLACK, Look, Surface, mix
@@ -48,7 +48,7 @@ def write(draw: Draw, centre: Point, text: str, width: float, height: float, fil
     draw.text(centre, text, fill=fill, font=font(size, serif), anchor="mm", stroke_width=stroke, stroke_fill=fill)
 
 
-def ornament_points(centre: Point, radius: float, look: Look, stretch: float = 1.0) -> np.ndarray:
+def ornament_points(centre: Point, radius: float, look: Look, stretch: float = 1.0) -> ndarray:
     """Return the outline of a line's ornament, (96, 2) x and y in pixels; `stretch` widens it."""
     t = np.linspace(0, 2 * np.pi, 97)[:-1]
     r = radius * (1 + look.depth * np.cos(look.petals * t)) / (1 + abs(look.depth))
@@ -56,12 +56,10 @@ def ornament_points(centre: Point, radius: float, look: Look, stretch: float = 1
 
 
 # ---- the printing of a product
-def decal(size: tuple[int, int], product: Product, look: Look, under: Surface) -> np.ndarray:
-    """Return the printing of a product: (h, w, 4) uint8 RGBA, transparent where the body shows.
+def decal(size: tuple[int, int], product: Product, look: Look, under: Surface) -> ndarray:
+    """Print a product: (h, w, 4) uint8 RGBA, transparent where the body shows; `size` is w, h.
 
-    Args:
-        size: w, h.
-        under: what the letters stand on where they have no paper.
+    `under` is what the letters stand on where they have no paper.
     """
     w, h = size
     if h > 2.6 * w:  # slender tubes: letters run along the body
@@ -73,109 +71,67 @@ def decal(size: tuple[int, int], product: Product, look: Look, under: Surface) -
     else:
         name = "column" if look.upright else "tall"  # bottles, tubes and cartons
     image = Image.new("RGBA", (2 * w, 2 * h), (*under.rgb, 0))
-    label = Label(ImageDraw.Draw(image), image.size, LAYOUTS[name], product, look)
-    if name == "strip":
-        label.print_bare(under)
-    else:
-        label.add_paper(under)
-    for mark, *numbers in LAYOUTS[name]["marks"]:
-        getattr(label, mark)(*numbers)
+    _print(ImageDraw.Draw(image), name, 2 * w, 2 * h, product, look, under)
     return cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA)
 
 
-class Label:
-    """A label in the making; its methods are the marks of a layout."""
-
-    def __init__(self, draw: Draw, size: tuple[int, int], layout: dict, product: Product, look: Look) -> None:
-        self.draw = draw
-        self.w, self.h = size
-        self.look = look
-        self.texts = _texts(product, look)
-        self.span = layout["oval_span" if look.label == "oval" else "span"] * self.w
-        self.unit = layout["unit"] * self.h
-        self.ornament_ink = look.accent
-
-    def add_paper(self, under: Surface) -> None:
-        """Draw paper, and choose inks that can be read on it."""
-        paper, self.ink, self.line_ink = _inks(self.look, under)
-        _paper(self.draw, self.w, self.h, self.look, paper)
-
-    def print_bare(self, under: Surface) -> None:
-        """Do without paper: one ink, light or dark."""
+def _print(draw: Draw, name: str, w: int, h: int, product: Product, look: Look, under: Surface) -> None:
+    """Print a layout's paper and its marks, one after the other."""
+    layout = LAYOUTS[name]
+    texts = _texts(product, look)
+    span = layout["oval_span" if look.label == "oval" else "span"] * w
+    unit = layout["unit"] * h
+    if name == "strip":
         ink = (48, 40, 34) if sum(under.rgb) > 520 else (252, 250, 244)
-        self.ink = self.line_ink = self.ornament_ink = ink
+        inks = {"ornament": ink, "line": ink}
+    else:
+        ink, line_ink = _lay_paper(draw, w, h, look, under)
+        inks = {"ornament": look.accent, "line": line_ink}
+    styles = {"brand": (look.serif, 0.03), "line": (look.serif, 0.02)}  # all else in plain letters
 
-    def row(self, text: str, x: float, y: float, width: float, height: float) -> None:
-        """Write a text; brand and line in letters of the brand, all else in plain ones."""
-        bold = {"brand": 0.03, "line": 0.02}.get(text, 0.0)
-        serif = self.look.serif and bold > 0
-        ink = self.line_ink if text == "line" else self.ink
-        centre = (x * self.w, y * self.h)
-        write(self.draw, centre, self.texts[text], width * self.span, height * self.unit, ink, serif, bold)
-
-    def column(self, text: str, x: float, height: float) -> None:
-        """Write a text downwards."""
-        ink = self.line_ink if text == "line" else self.ink
-        step = min(height, 0.36 / len(self.texts[text]))
-        for n, character in enumerate(self.texts[text]):
-            centre = (x * self.w, (0.36 + step * (n + 0.5)) * self.h)
-            write(self.draw, centre, character, 0.2 * self.w, 0.94 * step * self.h, ink, self.look.serif, 0.02)
-
-    def ornament(self, x: float, y: float, of_height: float, of_width: float) -> None:
-        """Draw the line's ornament."""
-        centre = (x * self.w, y * self.h)
-        radius = min(of_height * self.h, of_width * self.w)
-        points = ornament_points(centre, radius, self.look)
-        self.draw.polygon([tuple(point) for point in points], fill=self.ornament_ink)
-        if self.look.ring:
-            self.draw.circle(centre, radius * 0.32, fill=(255, 255, 255, 235))
-
-    def stripes(self, left: float, right: float, top: float, distance: float, thickness: float) -> None:
-        """Draw the line's stripes."""
-        for n in range(self.look.stripes):
-            y = (top + distance * n) * self.h
-            box = (left * self.w, y, right * self.w, y + thickness * self.h)
-            self.draw.rectangle(box, fill=self.look.accent)
+    for mark, *numbers in layout["marks"]:
+        if mark == "ornament":
+            x, y, of_height, of_width = numbers
+            radius = min(of_height * h, of_width * w)
+            points = ornament_points((x * w, y * h), radius, look)
+            draw.polygon([tuple(point) for point in points], fill=inks["ornament"])
+            if look.ring:
+                draw.circle((x * w, y * h), radius * 0.32, fill=(255, 255, 255, 235))
+        elif mark == "stripes":
+            left, right, top, distance, thickness = numbers
+            for n in range(look.stripes):
+                y = (top + distance * n) * h
+                draw.rectangle((left * w, y, right * w, y + thickness * h), fill=look.accent)
+        elif len(numbers) == 2:  # a column
+            x, height = numbers
+            step = min(height, 0.36 / len(texts[mark]))
+            for n, character in enumerate(texts[mark]):
+                centre = (x * w, (0.36 + step * (n + 0.5)) * h)
+                write(draw, centre, character, 0.2 * w, 0.94 * step * h, inks.get(mark, ink), look.serif, 0.02)
+        else:  # a row
+            x, y, width, height = numbers
+            style = styles.get(mark, (False, 0.0))
+            write(draw, (x * w, y * h), texts[mark], width * span, height * unit, inks.get(mark, ink), *style)
 
 
 def _texts(product: Product, look: Look) -> dict[str, str]:
     """Return what is printed; a size stands in for the kind's amount, a shade's mark beside the kind."""
     brand = BRANDS[product.brand][0]
     mark = product.variant.mark
+    amount = mark if mark.endswith("ml") else KINDS[product.kind].amount
     latin = KINDS[product.kind].latin
-    if not mark.endswith("ml"):
-        latin = f"{latin} {mark}".strip()
-    small = SMALL_PRINT[look.petals % len(SMALL_PRINT)]
+    latin = latin if mark.endswith("ml") else f"{latin} {mark}".strip()
+    print_, second = SMALL_PRINT[look.petals % len(SMALL_PRINT)]
     return {
         "brand": brand.upper() if look.capitals else brand,
-        "line": product.line_name,
-        "noun": product.claim + product.noun,
-        "latin": latin,
-        "amount": amount(product),
-        "latin · amount": f"{latin} · {amount(product)}",
-        "print": small[0],
-        "second print": small[1],
+        "line": product.line_name, "noun": product.claim + product.noun, "latin": latin, "amount": amount,
+        "latin · amount": f"{latin} · {amount}", "print": print_, "second print": second,
     }
 
 
-def amount(product: Product) -> str:
-    """Return how much is in a product, as printed at the foot of the label."""
-    mark = product.variant.mark
-    return mark if mark.endswith("ml") else KINDS[product.kind].amount
-
-
-def _inks(look: Look, under: Surface) -> tuple[RGB, RGB, RGB]:
-    """Return colours of the paper, of the letters and of the line's name, readable on each other."""
+def _lay_paper(draw: Draw, w: int, h: int, look: Look, under: Surface) -> tuple[RGB, RGB]:
+    """Draw a panel, a band around the body, an oval, or nothing; return inks of letters and of the line's name."""
     paper = (252, 250, 246) if sum(look.ink) < 384 else mix(look.body.rgb, BLACK, 0.45)
-    behind = sum(under.rgb if look.label == "print" else paper)
-    contrast = (40, 36, 36) if behind > 400 else (250, 246, 238)
-    ink = look.ink if abs(behind - sum(look.ink)) > 260 else contrast
-    accent = look.accent if abs(behind - sum(look.accent)) > 200 else ink
-    return paper, ink, accent
-
-
-def _paper(draw: Draw, w: int, h: int, look: Look, paper: RGB) -> None:
-    """Draw the label under the letters: a panel, a band around the body, an oval, or nothing."""
     if look.label == "panel":
         box = (0.14 * w, 0.10 * h, 0.86 * w, 0.90 * h)
         draw.rounded_rectangle(box, 0.05 * w, fill=paper, outline=look.accent, width=max(1, w // 90))
@@ -186,3 +142,9 @@ def _paper(draw: Draw, w: int, h: int, look: Look, paper: RGB) -> None:
     elif look.label == "oval":
         box = (0.08 * w, 0.04 * h, 0.92 * w, 0.96 * h)
         draw.ellipse(box, fill=paper, outline=look.accent, width=max(1, w // 70))
+
+    # inks that can be read on it
+    behind = sum(under.rgb if look.label == "print" else paper)
+    contrast = (40, 36, 36) if behind > 400 else (250, 246, 238)
+    ink = look.ink if abs(behind - sum(look.ink)) > 260 else contrast
+    return ink, look.accent if abs(behind - sum(look.accent)) > 200 else ink

@@ -2,45 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 
+from capture_lib.world.tables import read_settings
 
-@dataclass(frozen=True)
-class StagingSettings:
-    """How photos are taken: shares of photos, and heights as fractions of the photo's side.
-
-    Of two values the first is for single products, the second for groups.
-    """
-
-    single_height: tuple[float, float] = (0.45, 0.85)  # range of the longest side of a product that stands alone
-    multi_height: tuple[float, float] = (0.30, 0.60)   # range of the height of a product in a group
-    # how often a group is arranged so, among the arrangements for its number of products
-    line: float = 0.32
-    rows: float = 0.22
-    triangle: float = 0.14
-    fan: float = 0.07
-    flat: float = 0.14          # scattered, seen from above, turned in any direction
-    box: float = 0.08           # side by side in an open gift box, seen from above
-    single_flat: float = 0.12   # share of single products that lie, turned in any direction
-    stand: tuple[float, float] = (0.12, 0.15)    # share on a podium or a tray; of groups, those in one row
-    plain: float = 0.5          # share of photos on a plain background
-    strong_tilt: float = 0.12   # share of standing products tilted by up to 35 degrees; the others by about 4
-    perspective: float = 0.05   # deviation of how much a product's far side shrinks
-    reflection: float = 0.2     # share of photos on a glossy table
-    cast: float = 0.45          # share of photos of standing products with a shadow along the table
-    props: tuple[float, float] = (0.20, 0.40)    # share with 1 to 3 props
-    sticker: tuple[float, float] = (0.20, 0.28)
-    banner: tuple[float, float] = (0.05, 0.10)
-    points: tuple[float, float] = (0.06, 0.03)   # share with a list of selling points
-    frame: float = 0.08
-    logo: float = 0.08          # share with the brand's sign in a corner
-    watermark: float = 0.07
-    blur: float = 0.12
-    min_visible: float = 0.5    # what overlapping products leave of a product, as far as it can be had
-
-
-STAGING = StagingSettings()
+STAGING = read_settings("staging_settings")  # how often what happens
 
 
 @dataclass(frozen=True)
@@ -49,8 +19,8 @@ class Shot:
 
     size: int  # side in pixels
     seed: int  # of the world
-    rng: np.random.Generator  # of the photo
-    settings: StagingSettings = STAGING
+    rng: Generator  # of the photo
+    settings: SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -83,6 +53,10 @@ class Layout:
     above: bool = False  # seen from above: no horizon, no foot
     stand: bool = False  # on a podium or a tray
 
+    def back_to_front(self) -> list[int]:
+        """Return the order in which products are pasted."""
+        return sorted(range(len(self.poses)), key=lambda n: self.poses[n].foot)
+
 
 Sizes = list[tuple[float, float]]  # height and width of every product, in pixels
 
@@ -90,33 +64,25 @@ Sizes = list[tuple[float, float]]  # height and width of every product, in pixel
 # ---- one product
 def single(aspect: float, shot: Shot) -> Layout:
     """Place a product somewhere near the middle, all of it inside the photo; `aspect` is width over height."""
-    size, rng, settings = shot.size, shot.rng, shot.settings
-    above = bool(rng.random() < settings.single_flat)
-    stand = bool(not above and rng.random() < settings.stand[0])
-    if above:
-        tilt = float(rng.uniform(-180, 180))
-    else:
-        tilt = 0.0 if stand else _tilt(shot)
-    height = rng.uniform(*settings.single_height) * size / max(1.0, aspect) * (0.8 if stand else 1.0)
-    shear = float(rng.normal(0, 0.03))
-    shrink = _shrink(shot)
-
+    size, rng = shot.size, shot.rng
+    above = bool(rng.random() < shot.settings.single_flat)
+    stand = bool(not above and rng.random() < shot.settings.stand[0])
+    tilt = float(rng.uniform(-180, 180)) if above else 0.0 if stand else _tilt(shot)
+    height = rng.uniform(*shot.settings.single_height) * size / max(1.0, aspect) * (0.8 if stand else 1.0)
+    shear, shrink = float(rng.normal(0, 0.03)), _shrink(shot)
     # shrink it until it fits, and move it within the room that is left
     x1, y1, x2, y2 = Pose(0, 0, height, height * aspect, tilt, shear).box()
     fit = min(1.0, 0.95 * size / (x2 - x1), 0.95 * size / (y2 - y1))
-    room_x = (size - (x2 - x1) * fit) / 2
-    room_y = (size - (y2 - y1) * fit) / 2
-    x = size / 2 + room_x * float(np.clip(rng.normal(0, 0.35), -1, 1))
-    middle = size / 2 + room_y * float(np.clip(rng.normal(0.2, 0.4), -1, 0.35 if stand else 1))
+    x = size / 2 + (size - (x2 - x1) * fit) / 2 * float(np.clip(rng.normal(0, 0.35), -1, 1))
+    middle = size / 2 + (size - (y2 - y1) * fit) / 2 * float(np.clip(rng.normal(0.2, 0.4), -1, 0.35 if stand else 1))
     pose = Pose(x, middle + height * fit / 2, height * fit, height * fit * aspect, tilt, shear, shrink)
     return Layout("flat" if above else "single", (pose,), above, stand)
 
 
 def _tilt(shot: Shot) -> float:
     """Draw the tilt of a standing product, in degrees."""
-    if shot.rng.random() < shot.settings.strong_tilt:
-        return float(shot.rng.uniform(-35, 35))
-    return float(shot.rng.normal(0, 3.5))
+    strong = shot.rng.random() < shot.settings.strong_tilt
+    return float(shot.rng.uniform(-35, 35) if strong else shot.rng.normal(0, 3.5))
 
 
 def _shrink(shot: Shot) -> tuple[float, float]:
@@ -132,8 +98,7 @@ def group(real_heights: list[float], aspects: list[float], shot: Shot) -> Layout
     weights = np.array([getattr(shot.settings, name) for name in names])
     name = str(shot.rng.choice(names, p=weights / weights.sum()))
     stand = bool(name == "line" and shot.rng.random() < shot.settings.stand[1])
-    arrange, _, _ = ARRANGEMENTS[name]
-    poses = arrange(_sizes(real_heights, aspects, shot), shot)
+    poses = ARRANGEMENTS[name][0](_sizes(real_heights, aspects, shot), shot)
     if stand:
         poses = [replace(pose, foot=0.80 * shot.size, tilt=0.0) for pose in poses]
     return Layout(name, tuple(poses), name in ("fan", "flat", "box"), stand)
@@ -145,8 +110,7 @@ def spread(aspects: list[float], shot: Shot) -> Layout:
     height = shot.settings.multi_height[0] * size
     widths = [min(height, 1.1 * height / aspect) * aspect for aspect in aspects]
     fit = min(1.0, 0.94 * size / sum(widths))
-    poses = []
-    left = 0.03 * size
+    poses, left = [], 0.03 * size
     for aspect, width in zip(aspects, widths, strict=True):
         width *= fit
         poses.append(Pose(left + width / 2, 0.8 * size, width / aspect, width * 0.98))
@@ -168,8 +132,7 @@ def _sizes(real_heights: list[float], aspects: list[float], shot: Shot) -> Sizes
 
 def _line(sizes: Sizes, shot: Shot) -> list[Pose]:
     """Side by side on one line."""
-    order = shot.rng.permutation(len(sizes))
-    row = _row(order, sizes, shot.rng.uniform(0.72, 0.92), 0.18, shot)
+    row = _row(shot.rng.permutation(len(sizes)), sizes, shot.rng.uniform(0.72, 0.92), 0.18, shot)
     return [row[i] for i in range(len(sizes))]
 
 
@@ -187,19 +150,16 @@ def _triangle(sizes: Sizes, shot: Shot) -> list[Pose]:
     return _two_rows(tallest[:1], shot.rng.permutation(tallest[1:]), sizes, shot)
 
 
-def _two_rows(behind: np.ndarray, before: np.ndarray, sizes: Sizes, shot: Shot) -> list[Pose]:
+def _two_rows(behind: ndarray, before: ndarray, sizes: Sizes, shot: Shot) -> list[Pose]:
     poses = _row(behind, sizes, shot.rng.uniform(0.56, 0.68), 0.08, shot)
     poses |= _row(before, sizes, shot.rng.uniform(0.86, 0.95), 0.10, shot)
     return [poses[i] for i in range(len(sizes))]
 
 
-def _row(order: np.ndarray, sizes: Sizes, foot: float, aside: float, shot: Shot) -> dict[int, Pose]:
+def _row(order: ndarray, sizes: Sizes, foot: float, aside: float, shot: Shot) -> dict[int, Pose]:
     """Stand products in a row: neighbours overlap by up to a fifth of their width or keep a small distance.
 
-    Args:
-        order: products from left to right.
-        foot: where they stand, as a fraction of the photo's side.
-        aside: deviation of how far the row stands from the middle.
+    `foot`: where they stand, `aside`: deviation from the middle, both as fractions of the photo's side.
     """
     size, rng = shot.size, shot.rng
     overlap = rng.uniform(-0.12, 0.22) if len(order) > 1 else 0.0
@@ -227,13 +187,11 @@ def _fan(sizes: Sizes, shot: Shot) -> list[Pose]:
     fit = min(1.3, 0.85 * size / widths.sum(), 0.6 * size / heights.max())
     places = (np.cumsum(widths) - widths / 2) / widths.sum() - 0.5
     angles = places * rng.uniform(20, 45) + rng.normal(0, 1.5, len(sizes))
-    middle = rng.uniform(0.45, 0.55) * size
-    top = rng.uniform(0.44, 0.52) * size
+    middle, top = rng.uniform(0.45, 0.55) * size, rng.uniform(0.44, 0.52) * size
     poses = []
     for (height, width), angle, place in zip(sizes, angles, places, strict=True):
         x = middle + 0.9 * place * widths.sum() * fit
-        lower = 0.5 * size * (1 - np.cos(np.deg2rad(angle)))
-        foot = top + lower + height * fit / 2
+        foot = top + 0.5 * size * (1 - np.cos(np.deg2rad(angle))) + height * fit / 2
         poses.append(Pose(float(x), float(foot), float(height * fit), float(width * fit), float(angle)))
     return poses
 
@@ -243,18 +201,14 @@ def _flat(sizes: Sizes, shot: Shot) -> list[Pose]:
     size, rng = shot.size, shot.rng
     columns = 2 if len(sizes) <= 4 else 3
     lines = -(-len(sizes) // columns)
-    common_tilt = rng.uniform(-180, 180)
-    free = rng.random() < 0.6
-    cell_w = size / columns
-    cell_h = size / lines
-    poses = []
+    common_tilt, free = rng.uniform(-180, 180), rng.random() < 0.6
+    cell_w, cell_h, poses = size / columns, size / lines, []
     for (height, width), cell in zip(sizes, rng.permutation(columns * lines), strict=False):
         fit = min(1.0, 1.12 * min(cell_w, cell_h) / max(height, width))
         tilt = rng.uniform(-180, 180) if free else common_tilt + rng.normal(0, 6)
         x = (cell % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
         y = (cell // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
         pose = Pose(float(x), float(y + height * fit / 2), height * fit, width * fit, float(tilt))
-
         # move it to where all of it is in the photo
         x1, y1, x2, y2 = pose.box()
         x = pose.x + (max(0.02 * size - x1, 0.0) + min(0.98 * size - x2, 0.0))
@@ -268,9 +222,7 @@ def _box(sizes: Sizes, shot: Shot) -> list[Pose]:
     size, rng = shot.size, shot.rng
     order = rng.permutation(len(sizes))
     rows = [order] if len(order) <= 3 else [order[::2], order[1::2]]
-    room = 0.84 * size / len(rows)
-    gap = 0.03 * size
-    poses = {}
+    room, gap, poses = 0.84 * size / len(rows), 0.03 * size, {}
     for n, row in enumerate(rows):
         wide = sum(sizes[i][1] for i in row) + gap * (len(row) - 1)
         high = max(sizes[i][0] for i in row)
@@ -279,14 +231,12 @@ def _box(sizes: Sizes, shot: Shot) -> list[Pose]:
         middle = (0.08 + 0.84 * (n + 0.5) / len(rows)) * size
         for i in row:
             height, width = sizes[i][0] * fit, sizes[i][1] * fit
-            tilt = float(rng.normal(0, 1.5))
-            poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, tilt)
+            poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, float(rng.normal(0, 1.5)))
             left += width + gap * fit
     return [poses[i] for i in range(len(sizes))]
 
 
-Arrange = Callable[[Sizes, Shot], list[Pose]]
-ARRANGEMENTS: dict[str, tuple[Arrange, int, int]] = {  # for how many products, at least and at most
+ARRANGEMENTS: dict[str, tuple[Callable[[Sizes, Shot], list[Pose]], int, int]] = {  # for how many products
     "line": (_line, 2, 4), "rows": (_rows, 3, 12), "triangle": (_triangle, 3, 5), "fan": (_fan, 2, 5),
     "flat": (_flat, 2, 9), "box": (_box, 2, 7),
 }

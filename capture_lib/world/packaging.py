@@ -32,18 +32,8 @@ class Part:
     x: float = 0.0  # a turned body's axis, from the middle of the product
 
 
-@dataclass(frozen=True)
-class Silhouette:
-    """A form: width over height, real height against a bottle's, parts from back to front."""
-
-    aspect: float
-    height: float
-    parts: Sequence[Part]
-
-
-def _make_part(outline: list | None = None, cylinder: list | None = None, plate: list | None = None,
-               **others: object) -> Part:
-    """Return a part whose form is written out, a straight cylinder with rounded edges, or a flat plate."""
+def _read_part(outline: list | None = None, cylinder: list | None = None, plate: list | None = None, **others) -> Part:
+    """Return a part whose outline is written out, or a straight cylinder with rounded edges, or a flat plate."""
     if cylinder:
         top, bottom, half, c = cylinder  # c: radius of the edges
         edge = half - 0.45 * c
@@ -55,23 +45,13 @@ def _make_part(outline: list | None = None, cylinder: list | None = None, plate:
     return Part(outline=outline, **others)
 
 
-def _read_silhouettes() -> dict[str, Silhouette]:
-    silhouettes = {}
-    for name, form in TABLE["silhouettes"].items():
-        parts = [_make_part(**part) for part in form["parts"]]
-        silhouettes[name] = Silhouette(form["aspect"], form["height"], parts)
-    return silhouettes
-
-
 TABLE = read_table("packaging")
 PALETTES = TABLE["palettes"]  # body, accent, ink, chosen by eye: a brand takes one, its lines turn the body's hue
 PAN_STEPS = TABLE["pan_steps"]  # of eye shadows: share, and the colour that the shade is mixed with
-SILHOUETTES = _read_silhouettes()
-
-
-def real_height(product: Product) -> float:
-    """Return the height of a product against a plain bottle's, for groups of products in one photo."""
-    return SILHOUETTES[product.silhouette].height * product.variant.scale
+# width over height, real height against a bottle's, parts from back to front
+ASPECTS = {name: form["aspect"] for name, form in TABLE["silhouettes"].items()}
+HEIGHTS = {name: form["height"] for name, form in TABLE["silhouettes"].items()}
+PARTS = {name: [_read_part(**part) for part in form["parts"]] for name, form in TABLE["silhouettes"].items()}
 
 
 # ---- the dress of a line
@@ -119,16 +99,11 @@ def look_of(brand: int, look: int, seed: int) -> Look:
         body=Surface(body, finish),
         cap=caps[int(of_brand.integers(len(caps)))],
         collar=caps[int(of_brand.integers(3))],
-        accent=accent,
-        ink=ink,
+        accent=accent, ink=ink,
         label=str(of_brand.choice(["panel", "band", "print", "oval"])),
-        serif=bool(of_brand.integers(2)),
-        capitals=bool(of_brand.integers(2)),
-        upright=bool(of_brand.random() < 0.3),
-        petals=int(of_line.integers(2, 9)),
-        depth=float(of_line.choice([-0.35, 0.2, 0.35, 0.6])),
-        ring=bool(of_line.integers(2)),
-        stripes=int(of_line.integers(0, 4)),
+        serif=bool(of_brand.integers(2)), capitals=bool(of_brand.integers(2)), upright=bool(of_brand.random() < 0.3),
+        petals=int(of_line.integers(2, 9)), depth=float(of_line.choice([-0.35, 0.2, 0.35, 0.6])),
+        ring=bool(of_line.integers(2)), stripes=int(of_line.integers(0, 4)),
     )
 
 
@@ -137,8 +112,7 @@ def _colours(brand: int, look: int, seed: int) -> tuple[RGB, RGB, RGB]:
     rng = np.random.default_rng([seed, 202, brand, look])
     body, accent, ink = map(tuple, PALETTES[(7 * brand + seed) % len(PALETTES)])
     if brand >= len(PALETTES):  # palettes return in other colours
-        body = _turn_hue(body, 40, 1.0)
-        accent = _turn_hue(accent, 40, 1.0)
+        body, accent = _turn_hue(body, 40, 1.0), _turn_hue(accent, 40, 1.0)
     if look:
         degrees = float(rng.choice([-70, -35, 35, 70, 150]))
         body = _turn_hue(body, degrees, float(rng.uniform(0.82, 1.1)))
@@ -169,45 +143,28 @@ def surface_of(role: str, look: Look, product: Product) -> Surface:
     dark = mix(body, BLACK, 0.28)
     light = mix(body, WHITE, 0.3)
     ribbon = look.accent if abs(sum(look.accent) - sum(body)) > 150 else GOLD  # not too much like the box
-    if role.startswith("pan"):
-        return _pan(shade, int(role[3:]))
+    if role.startswith("pan"):  # an eye shadow of a family, light to deep; some have shimmer
+        number = int(role[3:])
+        share, towards = PAN_STEPS[number % len(PAN_STEPS)]
+        return Surface(mix(shade, towards or shade, share), "shimmer" if number % 3 == 1 else "matte")
     return {
-        # what stands upright
         "body": _body(look, product),
-        "cap": look.cap,
-        "case": look.cap,
-        "collar": look.collar,
-        "neck": Surface((236, 236, 232), "matte"),
-        "rod": Surface((48, 46, 48), "matte"),
+        "cap": look.cap, "case": look.cap, "mirror": look.cap, "collar": look.collar,
+        "neck": Surface((236, 236, 232), "matte"), "rod": Surface((48, 46, 48), "matte"),
+        "glass": Surface((206, 222, 234), "glass"), "clear": Surface(light, "clear"),
         "bulb": Surface((40, 38, 40) if sum(body) < 420 else (244, 242, 238), "matte"),
         "shoulder": Surface(mix(body, look.accent, 0.35), "glass"),
-        "clear": Surface(light, "clear"),
         "vial": Surface((140, 78, 28) if sum(body) > 600 else mix(body, WHITE, 0.15), "glass"),
-        # what shows its shade
         "shade": Surface(shade, "glass" if product.silhouette == "gloss" else "gloss"),
-        "powder": Surface(shade, "matte"),
-        "brush": Surface(shade, "bristle"),
+        "powder": Surface(shade, "matte"), "brush": Surface(shade, "bristle"), "sheet": Surface(body, "foil"),
         "balm": Surface(mix((252, 246, 228), product.variant.rgb or (255, 250, 240), 0.35)),
-        # cases, boxes and sheets
-        "mirror": look.cap,
         "frame": Surface((36, 34, 36) if sum(look.cap.rgb) > 420 else (236, 232, 226), "matte"),
-        "glass": Surface((206, 222, 234), "glass"),
         "print": Surface(look.cap.rgb if product.kind == "palette" else body, "matte"),
         "top": look.cap if product.kind == "hand" else Surface(body),
-        "side": Surface(dark, "matte"),
-        "lid": Surface(light, "matte"),
-        "front": Surface(body, "matte"),
-        "sheet": Surface(body, "foil"),
+        "side": Surface(dark, "matte"), "lid": Surface(light, "matte"), "front": Surface(body, "matte"),
         "lining": Surface((246, 240, 230) if sum(body) < 460 else dark, "matte"),
-        "ribbon": Surface(ribbon, "satin"),
-        "bow": Surface(mix(ribbon, BLACK, 0.1), "satin"),
+        "ribbon": Surface(ribbon, "satin"), "bow": Surface(mix(ribbon, BLACK, 0.1), "satin"),
     }[role]
-
-
-def _pan(shade: RGB, number: int) -> Surface:
-    """Return an eye shadow of a family, light to deep; some have shimmer."""
-    share, towards = PAN_STEPS[number % len(PAN_STEPS)]
-    return Surface(mix(shade, towards or shade, share), "shimmer" if number % 3 == 1 else "matte")
 
 
 def _body(look: Look, product: Product) -> Surface:

@@ -1,10 +1,11 @@
 """What the rendered world's photos show and say, before anything is drawn: products, sets, splits, captions."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 
 from capture_lib.catalog.table import HELD_OUT, SEEN, SPLITS, UNSEEN
 from capture_lib.utils import InputError
@@ -16,8 +17,7 @@ from capture_lib.world.products import BRANDS, Product, make_products
 PIECES = {2: 3956, 3: 3193, 4: 1138, 5: 542, 6: 35, 7: 120}
 REPEATED = 0.158  # share of multi-product photos with two pieces of one product (published dev and test lists)
 SETS_PER_PRODUCT = 1.06  # different sets a product (published: 417 for 392)
-COMBINATIONS = {"s": SEEN, "u": UNSEEN, "h": HELD_OUT}
-QUERY_TURNS = [COMBINATIONS[letter] for letter in "sushususuhsusushusus"]  # of the queries' combinations
+QUERY_TURNS = [{"s": SEEN, "u": UNSEEN, "h": HELD_OUT}[letter] for letter in "sushususuhsusushusus"]
 CHINESE = 0.36  # share of queries about brands with a Chinese name, so that 69% of captions hold Latin letters
 STEPS = (2 ** 0.5 % 1, 5 ** 0.5 / 2 % 1)  # of additive sequences: shares come out nearly exact in small worlds too
 
@@ -81,8 +81,7 @@ class Sample:
 
 def plan(settings: WorldSettings) -> list[Sample]:
     """Plan every sample of the world in the order of the catalog, without drawing anything."""
-    samples = []
-    used = set()
+    samples, used = [], set()
     for split in SPLITS:
         for index in range(getattr(settings, split)):
             shown, combination = shown_products(settings, split, index)
@@ -97,8 +96,7 @@ def _new_caption(settings: WorldSettings, split: str, index: int, shown: tuple[i
     products = products_of(settings)
     distinct = [products[i] for i in dict.fromkeys(shown)]
     decoys = _brand_products(settings, distinct[0].brand)
-    text = ""
-    attempt = 0
+    text, attempt = "", 0
     while not text or text in used:
         rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 1, attempt])
         text = captions.write_caption(distinct, len(shown), decoys, rng)
@@ -119,18 +117,18 @@ def _brand_products(settings: WorldSettings, brand: int) -> list[Product]:
     return [product for product in products_of(settings) if product.brand == brand]
 
 
-@lru_cache(maxsize=8)
-def _popularity(settings: WorldSettings) -> np.ndarray:
-    """Return how often each product but the distractors is shown, (products,) float64, sums to 1."""
+@lru_cache(maxsize=16)
+def _popularity(settings: WorldSettings, held_out: bool | None = None) -> ndarray:
+    """Return how often each product but the distractors is shown, (products,) float64, sums to 1.
+
+    Of held-out brands alone, of the others alone, or of all (None).
+    """
     popularity = np.arange(1, settings.products + 1) ** -0.6  # products come in random order
-    return popularity / popularity.sum()
-
-
-@lru_cache(maxsize=8)
-def _popularity_within(settings: WorldSettings, held_out: bool) -> np.ndarray:
-    """Return the popularity of products of held-out brands, or of all others; 0 elsewhere, sums to 1."""
+    popularity /= popularity.sum()
+    if held_out is None:
+        return popularity
     brands = [product.brand in settings.held_out for product in products_of(settings)[:settings.products]]
-    weights = _popularity(settings) * (np.array(brands) == held_out)
+    weights = popularity * (np.array(brands) == held_out)
     return weights / weights.sum()
 
 
@@ -170,32 +168,22 @@ def sets_of(settings: WorldSettings) -> dict[str, Pool]:
     return pools
 
 
-def _draw_set(size: int, settings: WorldSettings, first_chances: np.ndarray,
-              rng: np.random.Generator) -> ProductSet | None:
-    """Draw products of one brand, mostly of one line; None where the brand is too small.
-
-    One brand a photo, as in the published lists (9,216 of 9,220 queries).
-    """
-    products = products_of(settings)
-    popularity = _popularity(settings)
-    first = int(rng.choice(len(popularity), p=first_chances))
-    mates = []
-    weights = []
-    for i, chance in enumerate(popularity):
-        if i != first and products[i].brand == products[first].brand:
-            mates.append(i)
-            weights.append(chance * (6.0 if products[i].line == products[first].line else 1.0))
+def _draw_set(size: int, settings: WorldSettings, first_chances: ndarray, rng: Generator) -> ProductSet | None:
+    """Draw products of one brand (as 9,216 of 9,220 published queries), mostly of one line; None if it is too small."""
+    products = products_of(settings)[:settings.products]
+    first = int(rng.choice(len(products), p=first_chances))
+    brand, line = products[first].brand, products[first].line
+    mates = [i for i, product in enumerate(products) if i != first and product.brand == brand]
     if len(mates) < size - 1:
         return None
-    chosen = rng.choice(mates, size - 1, replace=False, p=np.array(weights) / np.sum(weights))
+    same_line = np.array([products[i].line == line for i in mates])
+    weights = _popularity(settings)[mates] * np.where(same_line, 6.0, 1.0)
+    chosen = rng.choice(mates, size - 1, replace=False, p=weights / weights.sum())
     return tuple(sorted([first, *map(int, chosen)]))
 
 
 def _combination_of(products: ProductSet, pools: dict[str, Pool], settings: WorldSettings) -> str | None:
-    """Decide what train is to tell of a new set; None if the set is known or fits nowhere.
-
-    No set may be both shown by train and asked for as unseen.
-    """
+    """Decide what train tells of a new set, so that no unseen one is shown; None if it is known or fits nowhere."""
     size = len(products)
     if any(products in pool[size] for pool in pools.values()):
         return None
@@ -207,9 +195,8 @@ def _combination_of(products: ProductSet, pools: dict[str, Pool], settings: Worl
     return None if any(members >= set(other) for other in _all_sets(pools[UNSEEN])) else SEEN
 
 
-def _all_sets(pool: Pool) -> Iterator[ProductSet]:
-    for sets in pool.values():
-        yield from sets
+def _all_sets(pool: Pool) -> list[ProductSet]:
+    return [products for sets in pool.values() for products in sets]
 
 
 def _mix_brands(sets: list[ProductSet], settings: WorldSettings) -> list[ProductSet]:
@@ -222,8 +209,7 @@ def _mix_brands(sets: list[ProductSet], settings: WorldSettings) -> list[Product
         brand = BRANDS[products_of(settings)[products[0]].brand][0]
         (latin if brand.isascii() else chinese).append(products)
     shares = _long_tail(len(sets))
-    mixed = []
-    reached = 0.0
+    mixed, reached = [], 0.0
     for n, share in enumerate(shares):
         lags = reached + share / 2 <= CHINESE * shares[:n + 1].sum()
         if chinese and (lags or not latin):
@@ -235,11 +221,8 @@ def _mix_brands(sets: list[ProductSet], settings: WorldSettings) -> list[Product
 
 
 @lru_cache(maxsize=256)
-def _long_tail(count: int) -> np.ndarray:
-    """Return shares of `count` product sets, fitted to the published ones.
-
-    There, 10 of 471 sets make 23% of the queries, and 100 make 85%.
-    """
+def _long_tail(count: int) -> ndarray:
+    """Return shares of product sets, fitted to the published ones: 10 of 471 make 23% of the queries, 100 make 85%."""
     weights = (np.arange(1, count + 1) + 5.0) ** -2.4
     return weights / weights.sum()
 
@@ -258,35 +241,29 @@ def shown_products(settings: WorldSettings, split: str, index: int) -> tuple[tup
     # train: groups and single products by turns; each set and each product at least once
     half = turn // 2
     if turn % 2:
-        sets = _train_sets(settings)
+        sets = _all_sets(sets_of(settings)[SEEN])
         return (sets[half] if half < len(sets) else _draw_group(settings, SEEN, half, rng)[0]), None
     if half % 2:
-        products = np.flatnonzero(_popularity_within(settings, False))
+        products = np.flatnonzero(_popularity(settings, False))
         return (int(products[half // 2 % len(products)]),), None
-    return (_draw_product(settings, False, rng),), None
+    return (int(rng.choice(settings.products, p=_popularity(settings, False))),), None
 
 
 @lru_cache(maxsize=16)
-def _turns(settings: WorldSettings, split: str) -> np.ndarray:
+def _turns(settings: WorldSettings, split: str) -> ndarray:
     """Return the turn of each sample of a split, shuffled: a sample's number tells nothing about what it shows."""
     rng = np.random.default_rng([settings.seed, 103, SPLITS.index(split)])
     return rng.permutation(getattr(settings, split))
 
 
-@lru_cache(maxsize=4)
-def _train_sets(settings: WorldSettings) -> list[ProductSet]:
-    return list(_all_sets(sets_of(settings)[SEEN]))
-
-
-def _draw_group(settings: WorldSettings, combination: str, turn: int,
-                rng: np.random.Generator) -> tuple[tuple[int, ...], str]:
+def _draw_group(settings: WorldSettings, combination: str, turn: int, rng: Generator) -> tuple[tuple[int, ...], str]:
     """Draw the pieces of a multi-product photo, at most one of them twice, and its combination."""
     place, chance = [(turn + 1) * step % 1 for step in STEPS]
     shares = np.cumsum(list(PIECES.values())) / sum(PIECES.values())
     pieces = list(PIECES)[int(np.searchsorted(shares, place, side="right"))]
     repeated = chance < REPEATED
     if pieces == 2 and repeated:
-        product = _draw_product(settings, combination == HELD_OUT, rng)
+        product = int(rng.choice(settings.products, p=_popularity(settings, combination == HELD_OUT)))
         return (product, product), HELD_OUT if combination == HELD_OUT else SEEN  # train shows every product alone
     # a small world has no large sets: then the largest there is
     pool = sets_of(settings)[combination]
@@ -297,7 +274,7 @@ def _draw_group(settings: WorldSettings, combination: str, turn: int,
     return chosen, combination
 
 
-def _gallery_product(settings: WorldSettings, turn: int, rng: np.random.Generator) -> int:
+def _gallery_product(settings: WorldSettings, turn: int, rng: Generator) -> int:
     """Return the product of a gallery photo: half of the photos by turns, so that none is missing."""
     total = settings.products + settings.distractors
     if turn % 2:
@@ -305,8 +282,3 @@ def _gallery_product(settings: WorldSettings, turn: int, rng: np.random.Generato
     if rng.random() < settings.distractors / total:
         return int(rng.integers(settings.products, total))
     return int(rng.choice(settings.products, p=_popularity(settings)))
-
-
-def _draw_product(settings: WorldSettings, held_out: bool, rng: np.random.Generator) -> int:
-    """Draw a product by its popularity, of the brands that train never shows or of all others."""
-    return int(rng.choice(settings.products, p=_popularity_within(settings, held_out)))

@@ -1,25 +1,24 @@
-"""Products of invented brands: brand × line × kind × shade, scent or size.
-
-Every name is invented. The words are in `products.json`.
-"""
+"""Products of invented brands: brand × line × kind × shade, scent or size. The words are in `products.json`."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.random import Generator
 
 from capture_lib.world.tables import read_table
 
 RGB = tuple[int, int, int]
 
-BOTTLES = ("bottle", "flask", "pump", "airless", "vase")  # what a line of care may use for all that flows
-BOTTLE_SHARE = 0.6  # of lines that do: lettering and size alone tell their products apart
-TWO_SIZES_SHARE = 0.25  # of kinds without shades that a line sells in two sizes
-ONE_SIZE = ("mask", "ampoule", "giftset")  # never in two sizes
-TWIN_SHARE = 0.5  # of lines that wear the dress of the line before: only the line's name differs
 RANGE_SHARES = (0.62, 0.25, 0.13)  # of lines of care, colour and body
 RARE = {"giftset": 0.25, "ampoule": 0.4}  # weight against other kinds of a range
+BOTTLES = ("bottle", "flask", "pump", "airless", "vase")  # what a line may use for all that flows
+BOTTLE_SHARE = 0.6  # of lines that do: lettering and size alone tell their products apart
+TWO_SIZES_SHARE = 0.25  # of kinds without shades that a line sells in two sizes, but for these:
+ONE_SIZE = ("mask", "ampoule", "giftset")
+TWIN_SHARE = 0.5  # of lines that wear the dress of the line before: only the line's name differs
+SORTS = ("shade", "size", "line")  # what sets siblings apart: shade or scent, size, name of the line
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Product:
-    """A product.
-
-    `line` counts within the brand; `look` is the line whose dress it wears (twin lines
-    share one); `noun` is the kind as the name has it.
-    """
+    """A product; it wears the dress of the line `look` (twin lines share one), and `noun` names its kind."""
 
     brand: int
     line: int
@@ -77,15 +72,14 @@ TABLE = read_table("products")
 BRANDS = TABLE["brands"]  # name in the label, and the brand's other name
 LINES = TABLE["lines"]
 CLAIMS = TABLE["claims"]
-KINDS = {name: Kind(**kind) for name, kind in TABLE["kinds"].items()}
 RANGES = TABLE["ranges"]  # what one line of a brand may hold
+KINDS = {name: Kind(**kind) for name, kind in TABLE["kinds"].items()}
 VARIANTS = {
     key: [Variant(name, mark, rgb and tuple(rgb), scale) for name, mark, rgb, scale in rows]
     for key, rows in TABLE["variants"].items()
 }
 
 
-# ---- drawing products
 def make_products(total: int, brands: int, seed: int) -> list[Product]:
     """Draw `total` products of the first `brands` brands, in random order (so any slice mixes brands)."""
     rng = np.random.default_rng([seed, 101])
@@ -106,14 +100,15 @@ def brand_sizes(total: int, brands: int) -> list[int]:
     return sizes.tolist()
 
 
-def _brand_products(brand: int, count: int, rng: np.random.Generator) -> list[Product]:
+def _brand_products(brand: int, count: int, rng: Generator) -> list[Product]:
     """Draw line after line until the brand has `count` products."""
     names = rng.permutation(LINES).tolist()
-    products = []
-    last = []
+    products, last = [], []
     for line in range(count):
         if last and rng.random() < TWIN_SHARE:
-            last = _twin_line(last, line, names[line], rng)
+            # most products of the line before, under another name
+            chosen = sorted(rng.permutation(len(last))[:max(1, len(last) * 2 // 3)])
+            last = [replace(last[i], line=line, line_name=names[line]) for i in chosen]
         else:
             last = _line_products(brand, line, names[line], rng)
         products += last
@@ -122,7 +117,7 @@ def _brand_products(brand: int, count: int, rng: np.random.Generator) -> list[Pr
     return products[:count]
 
 
-def _line_products(brand: int, line: int, line_name: str, rng: np.random.Generator) -> list[Product]:
+def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> list[Product]:
     """Draw a line: 4 to 6 kinds of care, or two kinds in up to four shades, scents or sizes."""
     group = str(rng.choice(list(RANGES), p=RANGE_SHARES))
     count = int(rng.integers(4, 7)) if group == "care" else 2
@@ -130,13 +125,11 @@ def _line_products(brand: int, line: int, line_name: str, rng: np.random.Generat
     bottle = str(rng.choice(BOTTLES)) if rng.random() < BOTTLE_SHARE else ""
     weights = np.array([RARE.get(kind, 1.0) for kind in RANGES[group]])
     kinds = rng.choice(RANGES[group], count, replace=False, p=weights / weights.sum())
-
     products = []
     for kind in kinds.tolist():
         spec = KINDS[kind]
         noun = str(rng.choice(spec.names))
-        silhouettes = [bottle] if bottle in spec.silhouettes else spec.silhouettes
-        silhouette = str(rng.choice(silhouettes))
+        silhouette = str(rng.choice([bottle] if bottle in spec.silhouettes else spec.silhouettes))
         two_sizes = kind not in ONE_SIZE and rng.random() < TWO_SIZES_SHARE
         variants = VARIANTS[spec.variants or ("volume" if two_sizes else "")]
         claim = line_claim if rng.random() < 0.8 and len(variants) == 1 else ""
@@ -145,18 +138,8 @@ def _line_products(brand: int, line: int, line_name: str, rng: np.random.Generat
     return products
 
 
-def _twin_line(line: list[Product], number: int, name: str, rng: np.random.Generator) -> list[Product]:
-    """Copy most products of a line under another line's name."""
-    count = max(1, len(line) * 2 // 3)
-    chosen = sorted(rng.permutation(len(line))[:count])
-    return [replace(line[i], line=number, line_name=name) for i in chosen]
-
-
 # ---- siblings: products that differ in one thing alone
-SORTS = ("shade", "size", "line")  # what sets siblings apart: shade or scent, size, name of the line
-
-
-def common(product: Product, sort: str) -> tuple:
+def _common(product: Product, sort: str) -> tuple:
     """Return all that siblings of a sort have in common."""
     shared = (product.brand, product.kind, product.noun, product.silhouette)
     variant = product.variant
@@ -171,12 +154,12 @@ def siblings(products: Sequence[Product]) -> dict[str, int]:
     """Count the products with a sibling that differs in its shade, its size, its line's name alone."""
     counts = {}
     for sort in SORTS:
-        groups = Counter(common(product, sort) for product in products)
+        groups = Counter(_common(product, sort) for product in products)
         counts[sort] = sum(size for size in groups.values() if size > 1)
     return counts
 
 
 def as_one(products: Sequence[Product], sort: str) -> dict[str, str]:
     """Map labels to labels such that siblings of a sort all get the label of the first."""
-    first = {common(product, sort): product.label for product in reversed(products)}
-    return {product.label: first[common(product, sort)] for product in products}
+    first = {_common(product, sort): product.label for product in reversed(products)}
+    return {product.label: first[_common(product, sort)] for product in products}

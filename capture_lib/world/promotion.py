@@ -4,6 +4,8 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from capture_lib.world.labels import Draw, font, ornament_points, write
@@ -12,15 +14,11 @@ from capture_lib.world.products import BRANDS, RGB
 from capture_lib.world.tables import read_table
 
 STICKERS, POINTS, WATERMARKS = 72, 16, 12  # different ones of each
-TABLE = read_table("promotion")
-TEXTS = TABLE["stickers"]
-COLOURS = [tuple(rgb) for rgb in TABLE["colours"]]
-SELLING_POINTS = TABLE["points"]
-SHOPS = TABLE["shops"]
+TEXTS, COLOURS, SELLING_POINTS, SHOPS = read_table("promotion").values()
 
 
-def _pick_fill(rng: np.random.Generator) -> RGB:
-    return COLOURS[int(rng.integers(len(COLOURS)))]
+def _pick_fill(rng: Generator) -> RGB:
+    return tuple(COLOURS[int(rng.integers(len(COLOURS)))])
 
 
 def _ink_on(fill: RGB) -> RGB:
@@ -33,18 +31,17 @@ def _blank(width: float, height: float, fill: RGB) -> tuple[Image.Image, Draw, i
     return image, ImageDraw.Draw(image), image.width, image.height
 
 
-def _halve(image: Image.Image) -> np.ndarray:
+def _halve(image: Image.Image) -> ndarray:
     """Return a picture at half its size: (h, w, 4) uint8 RGBA."""
     return np.asarray(image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX))
 
 
 # ---- stickers
 @lru_cache(maxsize=STICKERS)
-def sticker(number: int, size: int, seed: int) -> np.ndarray:
+def sticker(number: int, size: int, seed: int) -> ndarray:
     """Draw a seal, a tag, a price badge or a ribbon, up to a third of the photo's side: (h, w, 4) uint8 RGBA."""
     rng = np.random.default_rng([seed, 303, number])
-    text = TEXTS[number % len(TEXTS)]
-    fill = _pick_fill(rng)
+    text, fill = TEXTS[number % len(TEXTS)], _pick_fill(rng)
     if number % 4 == 0:
         return _halve(_price(size, fill, rng))
     if number % 9 == 1 and len(text) <= 5:
@@ -61,13 +58,12 @@ def _tag(text: str, size: int, fill: RGB, round_ends: bool) -> Image.Image:
     return image
 
 
-def _price(size: int, fill: RGB, rng: np.random.Generator) -> Image.Image:
+def _price(size: int, fill: RGB, rng: Generator) -> Image.Image:
     """Draw what it costs now, large, above the old price, struck out."""
     now = int(rng.integers(3, 40)) * 10 - 1
     before = round(now * rng.uniform(1.4, 2.4))
     image, draw, w, h = _blank(size * 0.58, size * 0.42, fill)
-    ink = _ink_on(fill)
-    line = max(1, h // 40)
+    ink, line = _ink_on(fill), max(1, h // 40)
     draw.rounded_rectangle((0, 0, w - 1, h - 1), 0.16 * h, fill=(*fill, 255), outline=ink, width=line)
     write(draw, (w / 2, 0.36 * h), f"￥{now}", 0.84 * w, 0.5 * h, ink, bold=0.04)
     write(draw, (w / 2, 0.77 * h), f"原价￥{before}", 0.7 * w, 0.2 * h, ink)
@@ -103,13 +99,12 @@ def _seal(text: str, side: int, fill: RGB, jagged: bool) -> Image.Image:
 
 
 @lru_cache(maxsize=POINTS)
-def selling_points(number: int, size: int, seed: int) -> np.ndarray:
+def selling_points(number: int, size: int, seed: int) -> ndarray:
     """Draw three or four selling points on a pale panel: (h, w, 4) uint8 RGBA."""
     rng = np.random.default_rng([seed, 304, number])
     order = rng.permutation(len(SELLING_POINTS))
     rows = [SELLING_POINTS[i] for i in order[:int(rng.integers(3, 5))]]
-    fill = _pick_fill(rng)
-    step = int(0.24 * size)
+    fill, step = _pick_fill(rng), int(0.24 * size)
     image, draw, w, h = _blank(0.64 * size, step * len(rows), (255, 255, 255))
     draw.rounded_rectangle((0, 0, w - 1, h - 1), 0.25 * step, fill=(255, 255, 255, 205))
     for n, row in enumerate(rows):
@@ -122,7 +117,7 @@ def selling_points(number: int, size: int, seed: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def logo(brand: int, size: int, seed: int) -> np.ndarray:
+def logo(brand: int, size: int, seed: int) -> ndarray:
     """Draw the sign of a brand beside its ornament: (h, w, 4) uint8 RGBA."""
     look = look_of(brand, 0, seed)
     dark = min((look.accent, look.ink, look.body.rgb), key=sum)
@@ -134,7 +129,7 @@ def logo(brand: int, size: int, seed: int) -> np.ndarray:
     return _halve(image)
 
 
-def banner(size: int, rng: np.random.Generator) -> np.ndarray:
+def banner(size: int, rng: Generator) -> ndarray:
     """Draw a strip of promotion as wide as the photo: (h, size, 3) uint8 RGB."""
     fill = _pick_fill(rng)
     image = Image.new("RGB", (size, int(size * rng.uniform(0.09, 0.13))), fill)
@@ -145,10 +140,9 @@ def banner(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 # ---- what hides nothing
-def add_frame(picture: np.ndarray, rng: np.random.Generator) -> None:
+def add_frame(picture: ndarray, rng: Generator) -> None:
     """Draw a border, a thin line inside the edge, or coloured corners, in place; products come on top of it."""
-    size = len(picture)
-    kind = int(rng.integers(3))
+    size, kind = len(picture), int(rng.integers(3))
     colour = [value / 255 for value in _pick_fill(rng)]
     if kind == 0:
         width = max(2, int(size * rng.uniform(0.015, 0.04)))
@@ -157,13 +151,12 @@ def add_frame(picture: np.ndarray, rng: np.random.Generator) -> None:
         inset = int(size * rng.uniform(0.025, 0.05))
         cv2.rectangle(picture, (inset, inset), (size - 1 - inset,) * 2, colour, max(1, size // 160))
     else:
-        side = int(size * rng.uniform(0.12, 0.26))
-        far = size - 1
+        side, far = int(size * rng.uniform(0.12, 0.26)), size - 1
         for corner in ([(0, 0), (side, 0), (0, side)], [(far, far), (far - side, far), (far, far - side)]):
             cv2.fillPoly(picture, [np.int32(corner)], colour, cv2.LINE_AA)
 
 
-def add_watermark(picture: np.ndarray, rng: np.random.Generator) -> None:
+def add_watermark(picture: ndarray, rng: Generator) -> None:
     """Lay a shop's name over the photo, in place, light or dark and so thin that all is seen through it."""
     alpha = _watermark(int(rng.integers(WATERMARKS)), len(picture)) * np.float32(rng.uniform(0.12, 0.28))
     picture *= 1 - alpha
@@ -171,7 +164,7 @@ def add_watermark(picture: np.ndarray, rng: np.random.Generator) -> None:
 
 
 @lru_cache(maxsize=WATERMARKS)
-def _watermark(number: int, size: int) -> np.ndarray:
+def _watermark(number: int, size: int) -> ndarray:
     """Write a shop's name, aslant, over and over: (size, size, 1) float32 in 0..1."""
     image = Image.new("L", (2 * size, 2 * size), 0)
     draw = ImageDraw.Draw(image)

@@ -3,43 +3,37 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 
 from capture_lib.world import backdrops, layouts, promotion
 from capture_lib.world.drawing import draw_product
-from capture_lib.world.layouts import STAGING, Layout, Pose, Shot, StagingSettings
-from capture_lib.world.packaging import real_height
+from capture_lib.world.layouts import STAGING, Layout, Pose, Shot
+from capture_lib.world.packaging import HEIGHTS
 from capture_lib.world.products import Product
 
 TRIES = 12  # arrangements of a group that are tried before the plainest one is taken
 CELLS = 56  # side of the small picture in which a try is evaluated
 
-Pictures = list[np.ndarray]  # a cut-out in several sizes, largest first
+Pictures = list[ndarray]  # a cut-out in several sizes, largest first
 Corner = tuple[int, int]  # column and row of a layer's upper left corner in the photo
 
 
-def take_photo(
-    products: list[Product],
-    size: int,
-    seed: int,
-    rng: np.random.Generator,
-    split: str = "train",
-    scenes: tuple[Path, ...] = (),
-    settings: StagingSettings = STAGING,
-) -> tuple[np.ndarray, np.ndarray]:
+def take_photo(products: list[Product], size: int, seed: int, rng: Generator, split: str = "train",
+               scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> tuple[ndarray, ndarray, bool]:
     """Take a photo of products: one stands or lies alone, several as a group.
 
-    Args:
-        size: side of the photo, pixels.
-        seed: of the world.
-        split: no drawn background of one split is used in another.
-        scenes: photo files, of this split alone, that take the place of the drawn busy backgrounds.
+    No drawn background of one `split` is used in another; `scenes` (photo files, of this split alone) take the place
+    of the busy ones. `seed` is the world's.
 
     Returns:
         photo: (size, size, 3) uint8 RGB.
         pieces: (size, size) uint8, n where the n-th product (from 1) is visible, 0 elsewhere.
+        plain: True on a plain background.
 
     Raises:
         InputError: a scene does not decode.
@@ -48,10 +42,10 @@ def take_photo(
     group = int(len(products) > 1)
     pictures = [_pictures(product, int(size * 1.5), seed) for product in products]
     layout = _arrange(products, pictures, shot)
-    canvas = Canvas(_background(layout, shot, split, scenes), np.zeros((size, size), np.uint8))
-
+    picture, plain = _background(layout, shot, split, scenes)
+    canvas = Canvas(picture, np.zeros((size, size), np.uint8))
     if rng.random() < settings.frame:
-        promotion.add_frame(canvas.picture, rng)
+        promotion.add_frame(picture, rng)
     props = int(rng.integers(1, 4)) if rng.random() < settings.props[group] else 0
     for _ in range(props):
         _add_prop(canvas, layout.above, False, shot)
@@ -59,41 +53,34 @@ def take_photo(
     if props and rng.random() < 0.5:
         _add_prop(canvas, layout.above, True, shot)
     _promote(canvas, products[0].brand, group, shot)
-    return _expose(canvas.picture, shot), canvas.pieces
-
-
-def is_plain(products: list[Product], size: int, seed: int, rng: np.random.Generator) -> bool:
-    """Return True if `take_photo` of the same arguments has a plain background: make its first choices again."""
-    shot = Shot(size, seed, rng)
-    _arrange(products, [_pictures(product, int(size * 1.5), seed) for product in products], shot)
-    return _choose_plain(shot)
+    return _expose(picture, shot), canvas.pieces, plain
 
 
 @dataclass
 class Canvas:
     """A photo in the making, both in place: picture (size, size, 3) float32, pieces (size, size) uint8."""
 
-    picture: np.ndarray
-    pieces: np.ndarray
+    picture: ndarray
+    pieces: ndarray
 
-    def paste(self, layer: np.ndarray, corner: Corner) -> None:
+    def paste(self, layer: ndarray, corner: Corner) -> None:
         """Lay a premultiplied RGBA layer over the picture."""
         under = _window(self.picture, layer, corner)
         under *= 1 - layer[..., 3:]
         under += layer[..., :3]
 
-    def mark(self, cover: np.ndarray, corner: Corner, number: int) -> None:
+    def mark(self, cover: ndarray, corner: Corner, number: int) -> None:
         """Note that the product `number` is visible where `cover` is True, or none (0)."""
         _window(self.pieces, cover, corner)[cover] = number
 
-    def hides(self, cover: np.ndarray, corner: Corner, max_share: float) -> bool:
+    def hides(self, cover: ndarray, corner: Corner, max_share: float) -> bool:
         """Return True if a cover would hide more than a share of what is visible of any product."""
         visible = np.bincount(self.pieces.ravel())
         hidden = np.bincount(_window(self.pieces, cover, corner)[cover])
         return bool((hidden[1:] > max_share * visible[1:len(hidden)]).any())
 
 
-def _window(picture: np.ndarray, layer: np.ndarray, corner: Corner) -> np.ndarray:
+def _window(picture: ndarray, layer: ndarray, corner: Corner) -> ndarray:
     """Return the part of a picture that lies under a layer (a view)."""
     x, y = corner
     return picture[y:y + layer.shape[0], x:x + layer.shape[1]]
@@ -105,7 +92,7 @@ def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> L
     aspects = [of_product[0].shape[1] / of_product[0].shape[0] for of_product in pictures]
     if len(products) == 1:
         return layouts.single(aspects[0], shot)
-    heights = [real_height(product) for product in products]
+    heights = [HEIGHTS[product.silhouette] * product.variant.scale for product in products]
     for _ in range(TRIES):
         layout = layouts.group(heights, aspects, shot)
         if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
@@ -118,9 +105,8 @@ def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float
     scale = CELLS / size
     grid = np.zeros((CELLS, CELLS), np.uint8)
     full = np.ones(len(pictures) + 1)
-    for n in _back_to_front(layout):
-        smallest = pictures[n][-1]
-        pose = layout.poses[n]
+    for n in layout.back_to_front():
+        smallest, pose = pictures[n][-1], layout.poses[n]
         layer, corner = _place([smallest], pose, CELLS, scale)
         _window(grid, layer, corner)[layer[..., 3] > 0.5] = n + 1
         covered = float((smallest[..., 3] > 127).mean())
@@ -128,19 +114,11 @@ def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float
     return float((np.bincount(grid.ravel(), minlength=len(full)) / full)[1:].min())
 
 
-def _back_to_front(layout: Layout) -> list[int]:
-    return sorted(range(len(layout.poses)), key=lambda n: layout.poses[n].foot)
-
-
-def _choose_plain(shot: Shot) -> bool:
-    """Make the first choice after the arrangement."""
-    return bool(shot.rng.random() < shot.settings.plain)
-
-
-def _background(layout: Layout, shot: Shot, split: str, scenes: tuple[Path, ...]) -> np.ndarray:
-    """Return the picture before any product is in it: nobody stands above the edge of a table."""
+def _background(layout: Layout, shot: Shot, split: str, scenes: tuple[Path, ...]) -> tuple[ndarray, bool]:
+    """Return the picture before any product is in it, and if it is plain; nobody stands above a table's edge."""
     horizon = None if layout.above else min(pose.foot for pose in layout.poses) - 0.04 * shot.size
-    if _choose_plain(shot):
+    plain = bool(shot.rng.random() < shot.settings.plain)
+    if plain:
         picture = backdrops.plain_background(shot, horizon)
     else:
         picture = backdrops.busy_background(shot, split, scenes, horizon)
@@ -150,7 +128,7 @@ def _background(layout: Layout, shot: Shot, split: str, scenes: tuple[Path, ...]
         backdrops.add_stand(picture, (boxes[:, 0].min(), boxes[:, 2].max()), foot, shot.rng)
     if layout.name == "box":
         backdrops.add_box(picture, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), shot.rng)
-    return picture
+    return picture, plain
 
 
 # ---- products
@@ -158,11 +136,10 @@ def _add_products(canvas: Canvas, pictures: list[Pictures], layout: Layout, shot
     """Paste the products from back to front, each with its shadow."""
     rng = shot.rng
     strength = rng.uniform(0.3, 0.7)
-    glossy = rng.random() < shot.settings.reflection
-    cast = rng.random() < shot.settings.cast
+    glossy, cast = rng.random() < shot.settings.reflection, rng.random() < shot.settings.cast
     kind = "above" if layout.above else "cast" if cast else "soft"
     slant = float(rng.uniform(0.25, 0.75))
-    for n in _back_to_front(layout):
+    for n in layout.back_to_front():
         pose = layout.poses[n]
         layer, corner = _place(pictures[n], pose, shot.size)
         _add_shadow(canvas, layer[..., 3], corner, pose, kind, slant, strength)
@@ -177,20 +154,12 @@ def _pictures(product: Product, longest: int, seed: int) -> Pictures:
     """Return the product's cut-out at full, half, quarter and eighth size: uint8 RGBA, premultiplied."""
     full = (draw_product(product, longest, seed) * 255).round().astype(np.uint8)
     h, w = full.shape[:2]
-    pictures = [full]
-    for factor in (2, 4, 8):
-        size = (max(2, w // factor), max(2, h // factor))
-        pictures.append(cv2.resize(full, size, interpolation=cv2.INTER_AREA))
-    return pictures
+    sizes = [(max(2, w // factor), max(2, h // factor)) for factor in (2, 4, 8)]
+    return [full, *(cv2.resize(full, size, interpolation=cv2.INTER_AREA) for size in sizes)]
 
 
-def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tuple[np.ndarray, Corner]:
-    """Warp a cut-out to its pose (times `scale`) and cut it to the photo.
-
-    Returns:
-        layer: (h, w, 4) float32 RGBA in 0..1, premultiplied.
-        corner: column and row of its upper left corner in the photo.
-    """
+def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tuple[ndarray, Corner]:
+    """Warp a cut-out to its pose (times `scale`) and cut it to the photo: (h, w, 4) float32 RGBA, and its corner."""
     picture = next((p for p in reversed(pictures) if len(p) >= pose.height * scale), pictures[0])
     h, w = picture.shape[:2]
     matrix = _matrix(pose, h, w, scale)
@@ -202,7 +171,7 @@ def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tup
     return warped.astype(np.float32) / 255, (x, y)
 
 
-def _matrix(pose: Pose, h: int, w: int, scale: float) -> np.ndarray:
+def _matrix(pose: Pose, h: int, w: int, scale: float) -> ndarray:
     """Return the map from pixels of a cut-out (h, w) to pixels of the photo, (3, 3) float32."""
     angle = np.deg2rad(pose.tilt)
     zoom = scale * pose.height / h
@@ -216,11 +185,11 @@ def _matrix(pose: Pose, h: int, w: int, scale: float) -> np.ndarray:
 
 
 # ---- shadows and reflections
-def _add_shadow(canvas: Canvas, alpha: np.ndarray, corner: Corner, pose: Pose, kind: str, slant: float,
+def _add_shadow(canvas: Canvas, alpha: ndarray, corner: Corner, pose: Pose, kind: str, slant: float,
                 strength: float) -> None:
-    """Darken the background along the table ("cast"), softly to the lower right ("soft"), or all round ("above").
+    """Darken the background along the table ("cast"), to the lower right ("soft"), or all round ("above").
 
-    And draw a dark line under an upright foot. All at half the photo's size.
+    And draw a dark line under an upright foot; all at half the photo's size.
     """
     size, foot = len(canvas.picture), pose.foot
     half = (size // 2, size // 2)
@@ -240,7 +209,7 @@ def _add_shadow(canvas: Canvas, alpha: np.ndarray, corner: Corner, pose: Pose, k
     canvas.picture *= (1 - strength * cv2.resize(dark.clip(0, 1), (size, size)))[..., None]
 
 
-def _add_reflection(canvas: Canvas, layer: np.ndarray, corner: Corner, foot: int) -> None:
+def _add_reflection(canvas: Canvas, layer: ndarray, corner: Corner, foot: int) -> None:
     """Paste a mirror image below the foot, fading out."""
     x, y = corner
     rows = layer[:max(0, foot - y)][::-1][:max(0, len(canvas.picture) - foot)]
@@ -255,10 +224,8 @@ def _add_prop(canvas: Canvas, above: bool, front: bool, shot: Shot) -> None:
     size, rng = shot.size, shot.rng
     height = rng.uniform(0.12, 0.22 if front else 0.36) * size
     x = (rng.uniform(-0.02, 0.22) if rng.random() < 0.5 else rng.uniform(0.78, 1.02)) * size
-    feet = (0.2, 1.05) if above else (0.9, 1.02) if front else (0.78, 0.9)
-    foot = rng.uniform(*feet) * size
-    tilt = float(rng.uniform(-180, 180) if above else rng.uniform(-8, 8))
-    pose = Pose(x, foot, height, height, tilt)
+    foot = rng.uniform(*((0.2, 1.05) if above else (0.9, 1.02) if front else (0.78, 0.9))) * size
+    pose = Pose(x, foot, height, height, float(rng.uniform(-180, 180) if above else rng.uniform(-8, 8)))
     prop = backdrops.prop(int(rng.integers(backdrops.PROPS)), above, size, shot.seed)
     layer, corner = _place([prop], pose, size)
     cover = layer[..., 3] > 0.5
@@ -269,29 +236,29 @@ def _add_prop(canvas: Canvas, above: bool, front: bool, shot: Shot) -> None:
 
 
 def _promote(canvas: Canvas, brand: int, group: int, shot: Shot) -> None:
-    """Add a sticker, a banner, selling points or the brand's sign, or none of them; a watermark."""
-    rng, settings = shot.rng, shot.settings
+    """Add a sticker, a banner, selling points, the brand's sign or none of them; and a watermark at times."""
+    rng, s = shot.rng, shot.settings
     chance = rng.random()
-    shares = [settings.sticker[group], settings.banner[group], settings.points[group], settings.logo]
-    sticker, banner, points, logo = np.cumsum(shares)
+    sticker, banner, points, logo = np.cumsum([s.sticker[group], s.banner[group], s.points[group], s.logo])
     if chance < sticker:
-        number = int(rng.integers(promotion.STICKERS))
-        _add_sticker(canvas, promotion.sticker(number, shot.size, shot.seed), rng)
-    elif chance < banner:
-        _add_banner(canvas, rng)
+        _add_sticker(canvas, promotion.sticker(int(rng.integers(promotion.STICKERS)), shot.size, shot.seed), rng)
+    elif chance < banner:  # along the lower edge
+        strip = promotion.banner(shot.size, rng)
+        corner, cover = (0, shot.size - len(strip)), np.ones(strip.shape[:2], bool)
+        if not canvas.hides(cover, corner, 0.2):
+            _window(canvas.picture, cover, corner)[:] = strip / np.float32(255)
+            canvas.mark(cover, corner, 0)
     elif chance < points:
-        number = int(rng.integers(promotion.POINTS))
-        _add_sticker(canvas, promotion.selling_points(number, shot.size, shot.seed), rng)
+        _add_sticker(canvas, promotion.selling_points(int(rng.integers(promotion.POINTS)), shot.size, shot.seed), rng)
     elif chance < logo:
         _add_sticker(canvas, promotion.logo(brand, shot.size, shot.seed), rng)
-    if rng.random() < settings.watermark:
+    if rng.random() < s.watermark:
         promotion.add_watermark(canvas.picture, rng)
 
 
-def _add_sticker(canvas: Canvas, sticker: np.ndarray, rng: np.random.Generator) -> None:
+def _add_sticker(canvas: Canvas, sticker: ndarray, rng: Generator) -> None:
     """Lay a sticker (RGBA) in a corner where it hides at most a fifth of any product, if there is one."""
-    size = len(canvas.picture)
-    h, w = sticker.shape[:2]
+    size, (h, w) = len(canvas.picture), sticker.shape[:2]
     alpha = sticker[..., 3:].astype(np.float32) / 255
     layer = np.dstack([sticker[..., :3] / np.float32(255) * alpha, alpha])
     cover = sticker[..., 3] > 127
@@ -304,18 +271,8 @@ def _add_sticker(canvas: Canvas, sticker: np.ndarray, rng: np.random.Generator) 
             return
 
 
-def _add_banner(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Lay a strip of promotion along the lower edge, unless it hides more than a fifth of a product."""
-    strip = promotion.banner(len(canvas.picture), rng)
-    cover = np.ones(strip.shape[:2], bool)
-    corner = (0, len(canvas.picture) - len(strip))
-    if not canvas.hides(cover, corner, 0.2):
-        _window(canvas.picture, cover, corner)[:] = strip / np.float32(255)
-        canvas.mark(cover, corner, 0)
-
-
 # ---- light
-def _expose(picture: np.ndarray, shot: Shot) -> np.ndarray:
+def _expose(picture: ndarray, shot: Shot) -> ndarray:
     """Apply exposure, warm or cold light, a gradient, blur and sensor noise; return (size, size, 3) uint8."""
     size, rng = shot.size, shot.rng
     y, x = np.mgrid[0:8, 0:8].astype(np.float32) / 7 - 0.5
