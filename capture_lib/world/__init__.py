@@ -18,6 +18,6 @@ from capture_lib.world.staging import take_photo
 
 __all__ = [
     "BRANDS", "KINDS", "SIZES", "Product", "Sample", "WorldSettings", "as_one", "boxes_of", "build", "draw_product",
-    "on_plain_background", "plan", "products_of", "scenes_of", "settings_of", "shown_products", "siblings", "take_photo",
-    "true_mask", "write_caption",
+    "on_plain_background", "plan", "products_of", "scenes_of", "settings_of", "shown_products", "siblings",
+    "take_photo", "true_mask", "write_caption",
 ]

@@ -1,7 +1,7 @@
 """What surrounds the products in the rendered world's photos: backgrounds, and props that are no products."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -23,9 +23,9 @@ Box = tuple[float, float, float, float]
 
 # ---- backgrounds
 def plain_background(shot: Shot, horizon: float | None) -> ndarray:
-    """Draw white, a soft gradient, or a wall and a table that meet above the row `horizon` (None: seen from above).
+    """Draw white, a soft gradient, or a wall and a table that meet above the row `horizon`: (size, size, 3) float32.
 
-    Returns: (size, size, 3) float32 RGB in 0..1.
+    `horizon` is None for photos from above.
     """
     size, rng = shot.size, shot.rng
     kind = rng.random()
@@ -42,11 +42,9 @@ def plain_background(shot: Shot, horizon: float | None) -> ndarray:
 
 
 def busy_background(shot: Shot, split: str, scenes: tuple[Path, ...], horizon: float | None) -> ndarray:
-    """Cut a background from one of `scenes`; without scenes from marble, cloth, leaves, ..., drawn for this split alone.
+    """Cut a background from a scene, or from marble, cloth, leaves, ..., drawn for this split: (size, size, 3) float32.
 
     A drawn one may be a wall and a table; its edge lies above the row `horizon`. None: seen from above.
-
-    Returns: (size, size, 3) float32 RGB, about 0..1.
     """
     size, rng = shot.size, shot.rng
     if scenes:
@@ -108,10 +106,7 @@ def _focus(picture: ndarray, rng: Generator) -> ndarray:
 # ---- props: each is drawn on a transparent RGBA canvas
 @lru_cache(maxsize=2 * PROPS)
 def prop(number: int, above: bool, size: int, seed: int) -> ndarray:
-    """Draw a sphere, a stone, a sprig, a blossom, a cube or a gift; the first four may be seen from `above`.
-
-    Returns: (size/2, size/2, 4) uint8 RGBA, premultiplied.
-    """
+    """Draw a prop (the first four kinds may be seen from above): (size/2, size/2, 4) uint8 RGBA, premultiplied."""
     rng = np.random.default_rng([seed, 302, number])
     canvas = np.zeros((size // 2, size // 2, 4), np.float32)
     kinds = PROP_KINDS[:4] if above else PROP_KINDS
@@ -119,8 +114,9 @@ def prop(number: int, above: bool, size: int, seed: int) -> ndarray:
     return (canvas * 255).round().astype(np.uint8)
 
 
-def _sphere(canvas: ndarray, colour: ndarray, rng: Generator, flatness: float = 1.0) -> None:
-    n = len(canvas)
+def _sphere(canvas: ndarray, colour: ndarray, rng: Generator, flat: bool = False) -> None:
+    """A sphere, or a flat stone."""
+    n, flatness = len(canvas), rng.uniform(0.5, 0.7) if flat else 1.0
     y, x = (np.mgrid[0:n, 0:n].astype(np.float32) - (n - 1) / 2) / (n / 2 - 1)
     y = (y - (1 - flatness)) / flatness
     r = np.sqrt(x * x + y * y)
@@ -128,10 +124,6 @@ def _sphere(canvas: ndarray, colour: ndarray, rng: Generator, flatness: float = 
     glint = 0.3 * np.exp(-((x + 0.35) ** 2 + (y + 0.45) ** 2) / 0.03)
     rgb = colour * (0.45 + 0.68 * np.clip(facing, 0, 1))[..., None] + glint[..., None]
     paint_over(canvas, rgb.clip(0, 1), np.clip((1 - r) * n / 2 * flatness + 0.5, 0, 1))
-
-
-def _stone(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
-    _sphere(canvas, colour, rng, rng.uniform(0.5, 0.7))
 
 
 def _sprig(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
@@ -176,7 +168,7 @@ def _fill(canvas: ndarray, corners: ndarray, colour: ndarray) -> None:
     paint_over(canvas, np.broadcast_to(colour, (*mask.shape, 3)), mask.astype(np.float32) / 255)
 
 
-PROP_KINDS = (_sphere, _stone, _sprig, _blossom, _cube, _gift)
+PROP_KINDS = (_sphere, partial(_sphere, flat=True), _sprig, _blossom, _cube, _gift)
 
 
 # ---- what products stand or lie on

@@ -15,7 +15,7 @@ from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import SPLITS, write_catalog
 from capture_lib.utils import InputError, process_map, progress, remove, write_atomically
 from capture_lib.world.planning import Sample, WorldSettings, plan, products_of, shown_products
-from capture_lib.world.staging import take_photo
+from capture_lib.world.staging import Photo, take_photo
 
 VERSION = 2  # of names, captions and drawing; a build is never taken up by another version
 SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")
@@ -25,34 +25,22 @@ FOLDER_SIZE = 250  # photos a folder: the unit of work, and of taking up an inte
 def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> None:
     """Draw photos into `folder/images/` (JPEG, quality 90); write `folder/catalog.parquet` when all are there.
 
-    An interrupted build of the same settings is taken up, a complete one left as it is.
-
-    Args:
-        workers: processes, one for each core by default; the result is the same whatever their number.
-
-    Raises:
-        InputError: the folder holds another world.
+    An interrupted build of the same settings is taken up, a complete one left as it is; InputError if the folder
+    holds another world. `workers`: processes, one for each core by default; the result is always the same.
     """
     folder = Path(folder)
     _check_folder(settings, folder)
     if (folder / "catalog.parquet").exists():
         return
-
-    # folders of photos that are not yet complete
+    # folders of photos that are not yet complete, in processes of their own where there are several
     samples = plan(settings)
     starts = range(0, len(samples), FOLDER_SIZE)
-    jobs = []
-    for number, start in enumerate(starts):
-        if not _boxes_file(folder, number).exists():
-            jobs.append((settings, folder, number, samples[start:start + FOLDER_SIZE]))
-
-    # draw them, in processes of their own where there are several
+    jobs = [(settings, folder, number, samples[start:start + FOLDER_SIZE])
+            for number, start in enumerate(starts) if not _boxes_file(folder, number).exists()]
     workers = workers or os.cpu_count()
     with process_map(workers if workers > 1 and len(jobs) > 1 else 0) as parallel_map:
         drawn = parallel_map(_draw_folder, jobs)
-        for _ in progress(drawn, f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)):
-            pass
-
+        list(progress(drawn, f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)))
     boxes = []
     for number in range(len(starts)):
         boxes += json.loads(_boxes_file(folder, number).read_text())
@@ -83,11 +71,11 @@ def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
     images.mkdir(parents=True, exist_ok=True)
     boxes = []
     for sample in samples:
-        photo, pieces, _ = draw_sample(settings, sample.split, sample.index, sample.products)
+        photo = draw_sample(settings, sample.split, sample.index, sample.products)
         file = images / f"{sample.sample_id}.jpg"
-        if not cv2.imwrite(str(file), photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+        if not cv2.imwrite(str(file), photo.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise OSError(f"{file}: the photo cannot be written; is the disk full?")
-        boxes.append(boxes_of(pieces, len(sample.products)))
+        boxes.append(boxes_of(photo.pieces, len(sample.products)))
     with write_atomically(_boxes_file(folder, number)) as beside:
         beside.write_text(json.dumps(boxes))
 
@@ -114,9 +102,8 @@ def _table(settings: WorldSettings, samples: list[Sample], boxes: list[list[list
 
 
 # ---- one sample
-def draw_sample(settings: WorldSettings, split: str, index: int,
-                shown: tuple[int, ...]) -> tuple[ndarray, ndarray, bool]:
-    """Draw a photo, its pieces, and if its background is plain, as `staging.take_photo` does."""
+def draw_sample(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...]) -> Photo:
+    """Draw the photo of a sample."""
     products = [products_of(settings)[i] for i in shown]
     rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
     return take_photo(products, settings.size, settings.seed, rng, split, scenes_of(settings, split))
@@ -134,11 +121,7 @@ def boxes_of(pieces: ndarray, count: int) -> list[list[float]]:
 
 @lru_cache(maxsize=8)
 def scenes_of(settings: WorldSettings, split: str) -> tuple[Path, ...]:
-    """Return every fourth photo of the user's folder of scenes, those of one split; none without a folder.
-
-    Raises:
-        InputError: the folder holds fewer than four photos.
-    """
+    """Return every fourth photo of the user's folder of scenes, those of one split; InputError if it has too few."""
     if not settings.scenes:
         return ()
     files = sorted(file for file in Path(settings.scenes).glob("*") if file.suffix.lower() in SCENE_FILES)
@@ -150,11 +133,7 @@ def scenes_of(settings: WorldSettings, split: str) -> tuple[Path, ...]:
 
 # ---- the truth about a world on disk
 def settings_of(folder: Path) -> WorldSettings | None:
-    """Return the settings of the world in a catalog folder; None for a catalog of another kind.
-
-    Raises:
-        InputError: the world was drawn by another version.
-    """
+    """Return the settings of the world in a catalog folder, None for another catalog, InputError for another version."""
     file = Path(folder) / "world.json"
     if not file.is_file():
         return None
@@ -166,29 +145,19 @@ def settings_of(folder: Path) -> WorldSettings | None:
 
 
 def true_mask(settings: WorldSettings, sample_id: str) -> ndarray:
-    """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}.
-
-    Raises:
-        InputError: no such sample in this world.
-    """
-    _, pieces, _ = draw_sample(settings, *_parse_id(settings, sample_id))
-    return (pieces > 0).astype(np.uint8)
+    """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}."""
+    return (_redraw(settings, sample_id).pieces > 0).astype(np.uint8)
 
 
 def on_plain_background(settings: WorldSettings, sample_id: str) -> bool:
-    """Return True for a photo on a plain background, False on a busy one.
-
-    Raises:
-        InputError: no such sample in this world.
-    """
-    _, _, plain = draw_sample(settings, *_parse_id(settings, sample_id))
-    return plain
+    """Redraw a photo and return True if its background is plain, False if it is busy."""
+    return _redraw(settings, sample_id).plain
 
 
-def _parse_id(settings: WorldSettings, sample_id: str) -> tuple[str, int, tuple[int, ...]]:
-    """Return a sample's split, its number in it, and the products it shows."""
+def _redraw(settings: WorldSettings, sample_id: str) -> Photo:
+    """Draw a photo of a world again; InputError if the world has no such sample."""
     split, _, number = sample_id.partition("-")
     if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
         raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")
     shown, _ = shown_products(settings, split, int(number))
-    return split, int(number), shown
+    return draw_sample(settings, split, int(number), shown)

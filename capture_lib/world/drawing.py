@@ -11,17 +11,10 @@ import numpy as np
 from numpy import ndarray
 
 from capture_lib.world.labels import Point, decal, ornament_points
-from capture_lib.world.packaging import ASPECTS, PARTS, Look, Part, Surface, look_of, surface_of
+from capture_lib.world.packaging import ASPECTS, PARTS, TABLE, Look, Part, Surface, look_of, surface_of
 from capture_lib.world.products import Product
 
-GLINT = {  # strength of the highlight of each finish
-    "matte": 0.06, "wood": 0.04, "glass": 0.55, "metal": 0.30, "gloss": 0.42, "frost": 0.14, "foil": 0.2, "clear": 0.5,
-    "satin": 0.1, "bristle": 0.0, "shimmer": 0.0,
-}
-# a metal cap mirrors a studio: brightness from its left edge to its right one; a flat face mirrors another
-STUDIO = ((-1, -0.85, -0.6, -0.35, -0.1, 0.2, 0.5, 0.72, 0.9, 1),
-          (0.45, 0.8, 0.62, 1.2, 0.95, 0.6, 0.78, 1.05, 0.6, 0.4))
-FLAT_STUDIO = ((0, 0.12, 0.3, 0.55, 0.8, 1.2), (0.75, 1.1, 0.9, 1.12, 0.82, 0.7))
+GLINT, STUDIO, FLAT_STUDIO = (TABLE[key] for key in ("glint", "studio", "flat_studio"))
 
 
 def draw_product(product: Product, longest: int, seed: int) -> ndarray:
@@ -84,8 +77,7 @@ def _turned(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | N
     start = first + part.slant * height * (1 + u) * 0.9
     cover = np.clip(half - np.abs(x) + 0.5, 0, 1)
     cover *= np.clip(along - start + 0.5, 0, 1) * np.clip(last - along + 0.5, 0, 1)
-    bent = None if printing is None else _bend(printing, u, v)
-    rgb, opacity = _light(surface, u, v, bent)
+    rgb, opacity = _light(surface, u, v, printing)
     paint_over(canvas[top:bottom], rgb, (cover * opacity).astype(np.float32))
     # the top face of a cap
     if part.role in ("cap", "case", "collar") and part.curve > 0.05:
@@ -102,17 +94,8 @@ def _profile(part: Part, height: int) -> ndarray:
     return smooth[:, 0]
 
 
-def _bend(printing: ndarray, u: ndarray, v: ndarray) -> ndarray:
-    """Lay a printing around a body."""
-    h, w = printing.shape[:2]
-    across = (u + 0.5 * (np.arcsin(u) - u)) / 1.285  # 1.285 = its value at the right edge
-    columns = ((across + 1) / 2 * (w - 1)).astype(np.float32)
-    rows = (v * (h - 1)).astype(np.float32)
-    return cv2.remap(printing, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
 def _light(surface: Surface, u: ndarray, v: ndarray, printing: ndarray | None) -> tuple[ndarray, ndarray]:
-    """Return colour and opacity of a turned surface; here u is -1 at the left edge. printing: RGBA in 0..1."""
+    """Return colour and opacity of a turned surface; here u is -1 at the left edge."""
     rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (*u.shape, 3))
     shade = _turned_shade(surface.finish, u, v)
     opacity, paper = np.ones_like(u), np.zeros_like(u)
@@ -122,6 +105,11 @@ def _light(surface: Surface, u: ndarray, v: ndarray, printing: ndarray | None) -
         rgb = rgb + 0.25 * (1 - rgb) * empty[..., None]
         opacity = (0.80 + 0.20 * np.abs(u) ** 3) * (1 - 0.25 * empty)
     if printing is not None:
+        # lay it around the body
+        h, w = printing.shape[:2]
+        across = (u + 0.5 * (np.arcsin(u) - u)) / 1.285  # 1.285 = its value at the right edge
+        columns, rows = ((across + 1) / 2 * (w - 1)).astype(np.float32), (v * (h - 1)).astype(np.float32)
+        printing = cv2.remap(printing, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         paper = printing[..., 3]
         rgb = rgb * (1 - paper[..., None]) + printing[..., :3] * paper[..., None]
         opacity = np.maximum(opacity, paper)

@@ -57,7 +57,7 @@ PARTS = {name: [_read_part(**part) for part in form["parts"]] for name, form in 
 # ---- the dress of a line
 @dataclass(frozen=True)
 class Surface:
-    """Colour and finish of a part; finish: a key of `drawing.GLINT`."""
+    """Colour and finish of a part; finish: a key of `glint` in packaging.json."""
 
     rgb: RGB
     finish: str = "gloss"

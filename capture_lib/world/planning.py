@@ -9,7 +9,7 @@ from numpy.random import Generator
 
 from capture_lib.catalog.table import HELD_OUT, SEEN, SPLITS, UNSEEN
 from capture_lib.utils import InputError
-from capture_lib.world import captions
+from capture_lib.world.captions import write_caption
 from capture_lib.world.products import BRANDS, Product, make_products
 
 # Pieces in a multi-product photo: published dev and test queries with that many labels. Queries with one label
@@ -81,27 +81,22 @@ class Sample:
 
 def plan(settings: WorldSettings) -> list[Sample]:
     """Plan every sample of the world in the order of the catalog, without drawing anything."""
-    samples, used = [], set()
+    products = products_of(settings)
+    of_brand = [[product for product in products if product.brand == brand] for brand in range(settings.brands)]
+    samples, used = [], {""}
     for split in SPLITS:
         for index in range(getattr(settings, split)):
             shown, combination = shown_products(settings, split, index)
-            text = _new_caption(settings, split, index, shown, used)
+            distinct = [products[i] for i in dict.fromkeys(shown)]
+            # a caption that no earlier sample has
+            text, attempt = "", 0
+            while text in used:
+                rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 1, attempt])
+                text = write_caption(distinct, len(shown), of_brand[distinct[0].brand], rng)
+                attempt += 1
             used.add(text)
             samples.append(Sample(f"{split}-{index:06d}", split, index, shown, text, combination))
     return samples
-
-
-def _new_caption(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...], used: set[str]) -> str:
-    """Write a caption that no earlier sample has."""
-    products = products_of(settings)
-    distinct = [products[i] for i in dict.fromkeys(shown)]
-    decoys = _brand_products(settings, distinct[0].brand)
-    text, attempt = "", 0
-    while not text or text in used:
-        rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 1, attempt])
-        text = captions.write_caption(distinct, len(shown), decoys, rng)
-        attempt += 1
-    return text
 
 
 # ---- products
@@ -112,17 +107,9 @@ def products_of(settings: WorldSettings) -> tuple[Product, ...]:
     return tuple(make_products(total, settings.brands, settings.seed))
 
 
-@lru_cache(maxsize=256)
-def _brand_products(settings: WorldSettings, brand: int) -> list[Product]:
-    return [product for product in products_of(settings) if product.brand == brand]
-
-
 @lru_cache(maxsize=16)
 def _popularity(settings: WorldSettings, held_out: bool | None = None) -> ndarray:
-    """Return how often each product but the distractors is shown, (products,) float64, sums to 1.
-
-    Of held-out brands alone, of the others alone, or of all (None).
-    """
+    """Return how often products of held-out brands (or of others, or all) are shown: (products,), sums to 1."""
     popularity = np.arange(1, settings.products + 1) ** -0.6  # products come in random order
     popularity /= popularity.sum()
     if held_out is None:
@@ -135,16 +122,12 @@ def _popularity(settings: WorldSettings, held_out: bool | None = None) -> ndarra
 # ---- the sets that products are sold in
 @lru_cache(maxsize=4)
 def sets_of(settings: WorldSettings) -> dict[str, Pool]:
-    """Return the product sets of each combination.
-
-    Train shows every SEEN one, and no others; none of the others lies within one of them. Sets are drawn by
-    turns for train and against it, large ones first (they are the hardest to place).
-    """
+    """Draw product sets by turns for train (which shows every SEEN one) and against it (none lies within a SEEN one)."""
     rng = np.random.default_rng([settings.seed, 102])
     popularity = _popularity(settings)
     pools = {combination: {size: [] for size in PIECES} for combination in (SEEN, UNSEEN, HELD_OUT)}
     unused = np.ones(settings.products, bool)
-    for size in sorted(PIECES, reverse=True):
+    for size in sorted(PIECES, reverse=True):  # large ones are the hardest to place
         wanted = SETS_PER_PRODUCT * settings.products * PIECES[size] / sum(PIECES.values())
         for _ in range(int(12 * wanted) + 12):
             # half of the pairs begin with a product that no set has
@@ -158,7 +141,6 @@ def sets_of(settings: WorldSettings) -> dict[str, Pool]:
             if len(pools[combination][size]) < wanted * share:
                 pools[combination][size].append(products)
                 unused[list(products)] = False
-
     # popular products sell in popular sets
     for pool in pools.values():
         for size, sets in pool.items():
@@ -200,10 +182,7 @@ def _all_sets(pool: Pool) -> list[ProductSet]:
 
 
 def _mix_brands(sets: list[ProductSet], settings: WorldSettings) -> list[ProductSet]:
-    """Order sets such that Chinese and Latin brands are asked for as often as in the published lists.
-
-    Else the few sets that sell best decide how many captions hold Latin letters.
-    """
+    """Order sets such that Chinese brands are asked for as often as in the published lists, by the best sellers too."""
     chinese, latin = [], []
     for products in sets:
         brand = BRANDS[products_of(settings)[products[0]].brand][0]
@@ -234,10 +213,15 @@ def shown_products(settings: WorldSettings, split: str, index: int) -> tuple[tup
     turn = int(_turns(settings, split)[index])
     if split in ("val", "test"):
         return _draw_group(settings, QUERY_TURNS[turn % len(QUERY_TURNS)], turn, rng)
-    if split == "gallery":
-        product = _gallery_product(settings, turn, rng)
+    if split == "gallery":  # half of the photos by turns, so that no product is missing
+        total = settings.products + settings.distractors
+        if turn % 2:
+            product = turn // 2 % total
+        elif rng.random() < settings.distractors / total:
+            product = int(rng.integers(settings.products, total))
+        else:
+            product = int(rng.choice(settings.products, p=_popularity(settings)))
         return (product,), HELD_OUT if products_of(settings)[product].brand in settings.held_out else None
-
     # train: groups and single products by turns; each set and each product at least once
     half = turn // 2
     if turn % 2:
@@ -252,8 +236,7 @@ def shown_products(settings: WorldSettings, split: str, index: int) -> tuple[tup
 @lru_cache(maxsize=16)
 def _turns(settings: WorldSettings, split: str) -> ndarray:
     """Return the turn of each sample of a split, shuffled: a sample's number tells nothing about what it shows."""
-    rng = np.random.default_rng([settings.seed, 103, SPLITS.index(split)])
-    return rng.permutation(getattr(settings, split))
+    return np.random.default_rng([settings.seed, 103, SPLITS.index(split)]).permutation(getattr(settings, split))
 
 
 def _draw_group(settings: WorldSettings, combination: str, turn: int, rng: Generator) -> tuple[tuple[int, ...], str]:
@@ -272,13 +255,3 @@ def _draw_group(settings: WorldSettings, combination: str, turn: int, rng: Gener
     if repeated:
         chosen = (*chosen, int(rng.choice(chosen)))
     return chosen, combination
-
-
-def _gallery_product(settings: WorldSettings, turn: int, rng: Generator) -> int:
-    """Return the product of a gallery photo: half of the photos by turns, so that none is missing."""
-    total = settings.products + settings.distractors
-    if turn % 2:
-        return turn // 2 % total
-    if rng.random() < settings.distractors / total:
-        return int(rng.integers(settings.products, total))
-    return int(rng.choice(settings.products, p=_popularity(settings)))

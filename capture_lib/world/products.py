@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.random import Generator
@@ -32,18 +33,6 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of product: Chinese names, short forms in captions, printed word and amount."""
-
-    names: Sequence[str]
-    short: Sequence[str]
-    latin: str
-    amount: str
-    silhouettes: Sequence[str]
-    variants: str = ""  # key of VARIANTS
-
-
-@dataclass(frozen=True)
 class Product:
     """A product; it wears the dress of the line `look` (twin lines share one), and `noun` names its kind."""
 
@@ -58,14 +47,9 @@ class Product:
     noun: str
 
     @property
-    def name(self) -> str:
-        """Line, claim, noun and variant in one."""
-        return f"{self.line_name}{self.claim}{self.noun}{self.variant.name}"
-
-    @property
     def label(self) -> str:
         """Brand and name, as the released lists write labels."""
-        return f"{BRANDS[self.brand][0]} {self.name}"
+        return f"{BRANDS[self.brand][0]} {self.line_name}{self.claim}{self.noun}{self.variant.name}"
 
 
 TABLE = read_table("products")
@@ -73,7 +57,8 @@ BRANDS = TABLE["brands"]  # name in the label, and the brand's other name
 LINES = TABLE["lines"]
 CLAIMS = TABLE["claims"]
 RANGES = TABLE["ranges"]  # what one line of a brand may hold
-KINDS = {name: Kind(**kind) for name, kind in TABLE["kinds"].items()}
+# names, short forms in captions, printed word and amount, silhouettes, and a key of VARIANTS
+KINDS = {name: SimpleNamespace(**kind) for name, kind in TABLE["kinds"].items()}
 VARIANTS = {
     key: [Variant(name, mark, rgb and tuple(rgb), scale) for name, mark, rgb, scale in rows]
     for key, rows in TABLE["variants"].items()

@@ -24,44 +24,38 @@ Corner = tuple[int, int]  # column and row of a layer's upper left corner in the
 
 
 def take_photo(products: list[Product], size: int, seed: int, rng: Generator, split: str = "train",
-               scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> tuple[ndarray, ndarray, bool]:
+               scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> "Photo":
     """Take a photo of products: one stands or lies alone, several as a group.
 
     No drawn background of one `split` is used in another; `scenes` (photo files, of this split alone) take the place
-    of the busy ones. `seed` is the world's.
-
-    Returns:
-        photo: (size, size, 3) uint8 RGB.
-        pieces: (size, size) uint8, n where the n-th product (from 1) is visible, 0 elsewhere.
-        plain: True on a plain background.
-
-    Raises:
-        InputError: a scene does not decode.
+    of the busy ones, with an InputError if one does not decode. `seed` is the world's.
     """
     shot = Shot(size, seed, rng, settings)
     group = int(len(products) > 1)
     pictures = [_pictures(product, int(size * 1.5), seed) for product in products]
     layout = _arrange(products, pictures, shot)
     picture, plain = _background(layout, shot, split, scenes)
-    canvas = Canvas(picture, np.zeros((size, size), np.uint8))
+    photo = Photo(picture, np.zeros((size, size), np.uint8), plain)
     if rng.random() < settings.frame:
         promotion.add_frame(picture, rng)
     props = int(rng.integers(1, 4)) if rng.random() < settings.props[group] else 0
     for _ in range(props):
-        _add_prop(canvas, layout.above, False, shot)
-    _add_products(canvas, pictures, layout, shot)
+        _add_prop(photo, layout.above, False, shot)
+    _add_products(photo, pictures, layout, shot)
     if props and rng.random() < 0.5:
-        _add_prop(canvas, layout.above, True, shot)
-    _promote(canvas, products[0].brand, group, shot)
-    return _expose(picture, shot), canvas.pieces, plain
+        _add_prop(photo, layout.above, True, shot)
+    _promote(photo, products[0].brand, group, shot)
+    photo.picture = _expose(picture, shot)
+    return photo
 
 
 @dataclass
-class Canvas:
-    """A photo in the making, both in place: picture (size, size, 3) float32, pieces (size, size) uint8."""
+class Photo:
+    """A photo, while it is made and when it is done."""
 
-    picture: ndarray
-    pieces: ndarray
+    picture: ndarray  # (size, size, 3) RGB, float32 of about 0..1 at first, uint8 in the end
+    pieces: ndarray  # (size, size) uint8: n where the n-th product (from 1) is visible, 0 elsewhere
+    plain: bool  # the background
 
     def paste(self, layer: ndarray, corner: Corner) -> None:
         """Lay a premultiplied RGBA layer over the picture."""
@@ -132,7 +126,7 @@ def _background(layout: Layout, shot: Shot, split: str, scenes: tuple[Path, ...]
 
 
 # ---- products
-def _add_products(canvas: Canvas, pictures: list[Pictures], layout: Layout, shot: Shot) -> None:
+def _add_products(photo: Photo, pictures: list[Pictures], layout: Layout, shot: Shot) -> None:
     """Paste the products from back to front, each with its shadow."""
     rng = shot.rng
     strength = rng.uniform(0.3, 0.7)
@@ -142,11 +136,11 @@ def _add_products(canvas: Canvas, pictures: list[Pictures], layout: Layout, shot
     for n in layout.back_to_front():
         pose = layout.poses[n]
         layer, corner = _place(pictures[n], pose, shot.size)
-        _add_shadow(canvas, layer[..., 3], corner, pose, kind, slant, strength)
+        _add_shadow(photo, layer[..., 3], corner, pose, kind, slant, strength)
         if glossy and not layout.above and abs(pose.tilt) < 6:
-            _add_reflection(canvas, layer, corner, int(pose.foot))
-        canvas.paste(layer, corner)
-        canvas.mark(layer[..., 3] > 0.5, corner, n + 1)
+            _add_reflection(photo, layer, corner, int(pose.foot))
+        photo.paste(layer, corner)
+        photo.mark(layer[..., 3] > 0.5, corner, n + 1)
 
 
 @lru_cache(maxsize=1024)
@@ -162,7 +156,15 @@ def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tup
     """Warp a cut-out to its pose (times `scale`) and cut it to the photo: (h, w, 4) float32 RGBA, and its corner."""
     picture = next((p for p in reversed(pictures) if len(p) >= pose.height * scale), pictures[0])
     h, w = picture.shape[:2]
-    matrix = _matrix(pose, h, w, scale)
+
+    # from pixels of the cut-out to pixels of the photo
+    angle, zoom = np.deg2rad(pose.tilt), scale * pose.height / h
+    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
+    x, y = np.float32([pose.x, pose.foot - pose.height / 2]) * scale
+    centred = np.float32([[1, 0, -(w - 1) / 2], [0, 1, -(h - 1) / 2], [0, 0, 1]])
+    shrunk = np.float32([[1, 0, 0], [0, 1, 0], [pose.shrink[0] / w, pose.shrink[1] / h, 1]])
+    sheared = np.float32([[1, pose.shear, 0], [0, 1, 0], [0, 0, 1]])
+    matrix = np.float32([[cos, -sin, x], [sin, cos, y], [0, 0, 1]]) @ sheared @ shrunk @ centred
     corners = cv2.perspectiveTransform(np.float32([[[-1, -1], [w, -1], [w, h], [-1, h]]]), matrix)[0]
     x, y = np.clip(np.floor(corners.min(0)), 0, size - 1).astype(int).tolist()
     right, foot = np.clip(np.ceil(corners.max(0)) + 1, (x + 1, y + 1), size).astype(int).tolist()
@@ -171,27 +173,14 @@ def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tup
     return warped.astype(np.float32) / 255, (x, y)
 
 
-def _matrix(pose: Pose, h: int, w: int, scale: float) -> ndarray:
-    """Return the map from pixels of a cut-out (h, w) to pixels of the photo, (3, 3) float32."""
-    angle = np.deg2rad(pose.tilt)
-    zoom = scale * pose.height / h
-    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
-    x, y = np.float32([pose.x, pose.foot - pose.height / 2]) * scale
-    centred = np.float32([[1, 0, -(w - 1) / 2], [0, 1, -(h - 1) / 2], [0, 0, 1]])
-    shrunk = np.float32([[1, 0, 0], [0, 1, 0], [pose.shrink[0] / w, pose.shrink[1] / h, 1]])
-    sheared = np.float32([[1, pose.shear, 0], [0, 1, 0], [0, 0, 1]])
-    turned = np.float32([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
-    return turned @ sheared @ shrunk @ centred
-
-
 # ---- shadows and reflections
-def _add_shadow(canvas: Canvas, alpha: ndarray, corner: Corner, pose: Pose, kind: str, slant: float,
+def _add_shadow(photo: Photo, alpha: ndarray, corner: Corner, pose: Pose, kind: str, slant: float,
                 strength: float) -> None:
     """Darken the background along the table ("cast"), to the lower right ("soft"), or all round ("above").
 
     And draw a dark line under an upright foot; all at half the photo's size.
     """
-    size, foot = len(canvas.picture), pose.foot
+    size, foot = len(photo.picture), pose.foot
     half = (size // 2, size // 2)
     reach = max(pose.height, pose.width) / 2
     matrix, blur = {
@@ -206,20 +195,20 @@ def _add_shadow(canvas: Canvas, alpha: ndarray, corner: Corner, pose: Pose, kind
         axes = (max(1, int(pose.width * 0.24)), max(1, int(pose.width * 0.04)))
         cv2.ellipse(line, (int(pose.x / 2), int((foot - 1) / 2)), axes, 0, 0, 360, 1.0, -1)
         dark += 0.75 * cv2.GaussianBlur(line, (0, 0), max(0.8, pose.width * 0.02))
-    canvas.picture *= (1 - strength * cv2.resize(dark.clip(0, 1), (size, size)))[..., None]
+    photo.picture *= (1 - strength * cv2.resize(dark.clip(0, 1), (size, size)))[..., None]
 
 
-def _add_reflection(canvas: Canvas, layer: ndarray, corner: Corner, foot: int) -> None:
+def _add_reflection(photo: Photo, layer: ndarray, corner: Corner, foot: int) -> None:
     """Paste a mirror image below the foot, fading out."""
     x, y = corner
-    rows = layer[:max(0, foot - y)][::-1][:max(0, len(canvas.picture) - foot)]
+    rows = layer[:max(0, foot - y)][::-1][:max(0, len(photo.picture) - foot)]
     if len(rows) >= 2:
         fade = 0.28 * np.linspace(1, 0, len(rows), dtype=np.float32)[:, None, None] ** 2
-        canvas.paste(rows * fade, (x, foot))
+        photo.paste(rows * fade, (x, foot))
 
 
 # ---- props and promotion: what covers a product makes it invisible
-def _add_prop(canvas: Canvas, above: bool, front: bool, shot: Shot) -> None:
+def _add_prop(photo: Photo, above: bool, front: bool, shot: Shot) -> None:
     """Add a prop near a side of the photo, unless it hides more than a tenth of a product."""
     size, rng = shot.size, shot.rng
     height = rng.uniform(0.12, 0.22 if front else 0.36) * size
@@ -229,45 +218,45 @@ def _add_prop(canvas: Canvas, above: bool, front: bool, shot: Shot) -> None:
     prop = backdrops.prop(int(rng.integers(backdrops.PROPS)), above, size, shot.seed)
     layer, corner = _place([prop], pose, size)
     cover = layer[..., 3] > 0.5
-    if not canvas.hides(cover, corner, 0.1):
-        _add_shadow(canvas, layer[..., 3], corner, pose, "above" if above else "soft", 0.0, 0.5)
-        canvas.paste(layer, corner)
-        canvas.mark(cover, corner, 0)
+    if not photo.hides(cover, corner, 0.1):
+        _add_shadow(photo, layer[..., 3], corner, pose, "above" if above else "soft", 0.0, 0.5)
+        photo.paste(layer, corner)
+        photo.mark(cover, corner, 0)
 
 
-def _promote(canvas: Canvas, brand: int, group: int, shot: Shot) -> None:
+def _promote(photo: Photo, brand: int, group: int, shot: Shot) -> None:
     """Add a sticker, a banner, selling points, the brand's sign or none of them; and a watermark at times."""
     rng, s = shot.rng, shot.settings
     chance = rng.random()
     sticker, banner, points, logo = np.cumsum([s.sticker[group], s.banner[group], s.points[group], s.logo])
     if chance < sticker:
-        _add_sticker(canvas, promotion.sticker(int(rng.integers(promotion.STICKERS)), shot.size, shot.seed), rng)
+        _add_sticker(photo, promotion.sticker(int(rng.integers(promotion.STICKERS)), shot.size, shot.seed), rng)
     elif chance < banner:  # along the lower edge
         strip = promotion.banner(shot.size, rng)
         corner, cover = (0, shot.size - len(strip)), np.ones(strip.shape[:2], bool)
-        if not canvas.hides(cover, corner, 0.2):
-            _window(canvas.picture, cover, corner)[:] = strip / np.float32(255)
-            canvas.mark(cover, corner, 0)
+        if not photo.hides(cover, corner, 0.2):
+            _window(photo.picture, cover, corner)[:] = strip / np.float32(255)
+            photo.mark(cover, corner, 0)
     elif chance < points:
-        _add_sticker(canvas, promotion.selling_points(int(rng.integers(promotion.POINTS)), shot.size, shot.seed), rng)
+        _add_sticker(photo, promotion.selling_points(int(rng.integers(promotion.POINTS)), shot.size, shot.seed), rng)
     elif chance < logo:
-        _add_sticker(canvas, promotion.logo(brand, shot.size, shot.seed), rng)
+        _add_sticker(photo, promotion.logo(brand, shot.size, shot.seed), rng)
     if rng.random() < s.watermark:
-        promotion.add_watermark(canvas.picture, rng)
+        promotion.add_watermark(photo.picture, rng)
 
 
-def _add_sticker(canvas: Canvas, sticker: ndarray, rng: Generator) -> None:
+def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
     """Lay a sticker (RGBA) in a corner where it hides at most a fifth of any product, if there is one."""
-    size, (h, w) = len(canvas.picture), sticker.shape[:2]
+    size, (h, w) = len(photo.picture), sticker.shape[:2]
     alpha = sticker[..., 3:].astype(np.float32) / 255
     layer = np.dstack([sticker[..., :3] / np.float32(255) * alpha, alpha])
     cover = sticker[..., 3] > 127
     for place in rng.permutation(4):
         dx, dy = (int(share * size) for share in rng.uniform(0.01, 0.06, 2))
         corner = (dx if place % 2 else size - w - dx, dy if place < 2 else size - h - dy)
-        if not canvas.hides(cover, corner, 0.2):
-            canvas.paste(layer, corner)
-            canvas.mark(cover, corner, 0)
+        if not photo.hides(cover, corner, 0.2):
+            photo.paste(layer, corner)
+            photo.mark(cover, corner, 0)
             return
 
 
