@@ -133,7 +133,7 @@ def scenes_of(settings: WorldSettings, split: str) -> tuple[Path, ...]:
 
 # ---- the truth about a world on disk
 def settings_of(folder: Path) -> WorldSettings | None:
-    """Return the settings of the world in a catalog folder, None for another catalog, InputError for another version."""
+    """Return the settings of a world from its folder; None of another catalog, InputError for another version."""
     file = Path(folder) / "world.json"
     if not file.is_file():
         return None

@@ -1,6 +1,5 @@
 """Where the products of a photo stand or lie: one alone, or a group in one of several arrangements."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -11,16 +10,6 @@ from numpy.random import Generator
 from capture_lib.world.tables import read_settings
 
 STAGING = read_settings("staging_settings")  # how often what happens
-
-
-@dataclass(frozen=True)
-class Shot:
-    """What a photo follows from, beside its products."""
-
-    size: int  # side in pixels
-    seed: int  # of the world
-    rng: Generator  # of the photo
-    settings: SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -59,184 +48,178 @@ class Layout:
 
 
 Sizes = list[tuple[float, float]]  # height and width of every product, in pixels
-
-
-# ---- one product
-def single(aspect: float, shot: Shot) -> Layout:
-    """Place a product somewhere near the middle, all of it inside the photo; `aspect` is width over height."""
-    size, rng = shot.size, shot.rng
-    above = bool(rng.random() < shot.settings.single_flat)
-    stand = bool(not above and rng.random() < shot.settings.stand[0])
-    tilt = float(rng.uniform(-180, 180)) if above else 0.0 if stand else _tilt(shot)
-    height = rng.uniform(*shot.settings.single_height) * size / max(1.0, aspect) * (0.8 if stand else 1.0)
-    shear, shrink = float(rng.normal(0, 0.03)), _shrink(shot)
-    # shrink it until it fits, and move it within the room that is left
-    x1, y1, x2, y2 = Pose(0, 0, height, height * aspect, tilt, shear).box()
-    fit = min(1.0, 0.95 * size / (x2 - x1), 0.95 * size / (y2 - y1))
-    x = size / 2 + (size - (x2 - x1) * fit) / 2 * float(np.clip(rng.normal(0, 0.35), -1, 1))
-    middle = size / 2 + (size - (y2 - y1) * fit) / 2 * float(np.clip(rng.normal(0.2, 0.4), -1, 0.35 if stand else 1))
-    pose = Pose(x, middle + height * fit / 2, height * fit, height * fit * aspect, tilt, shear, shrink)
-    return Layout("flat" if above else "single", (pose,), above, stand)
-
-
-def _tilt(shot: Shot) -> float:
-    """Draw the tilt of a standing product, in degrees."""
-    strong = shot.rng.random() < shot.settings.strong_tilt
-    return float(shot.rng.uniform(-35, 35) if strong else shot.rng.normal(0, 3.5))
-
-
-def _shrink(shot: Shot) -> tuple[float, float]:
-    """Draw the perspective of a product."""
-    across, down = shot.rng.normal(0, shot.settings.perspective, 2).clip(-0.12, 0.12)
-    return float(across), float(down)
-
-
-# ---- groups
-def group(real_heights: list[float], aspects: list[float], shot: Shot) -> Layout:
-    """Arrange several products, in real proportions within limits, as it suits their number."""
-    names = [name for name, (_, fewest, most) in ARRANGEMENTS.items() if fewest <= len(aspects) <= most]
-    weights = np.array([getattr(shot.settings, name) for name in names])
-    name = str(shot.rng.choice(names, p=weights / weights.sum()))
-    stand = bool(name == "line" and shot.rng.random() < shot.settings.stand[1])
-    poses = ARRANGEMENTS[name][0](_sizes(real_heights, aspects, shot), shot)
-    if stand:
-        poses = [replace(pose, foot=0.80 * shot.size, tilt=0.0) for pose in poses]
-    return Layout(name, tuple(poses), name in ("fan", "flat", "box"), stand)
-
-
-def spread(aspects: list[float], shot: Shot) -> Layout:
-    """Stand all products upright in one row, none in front of another: where no other arrangement shows them all."""
-    size = shot.size
-    height = shot.settings.multi_height[0] * size
-    widths = [min(height, 1.1 * height / aspect) * aspect for aspect in aspects]
-    fit = min(1.0, 0.94 * size / sum(widths))
-    poses, left = [], 0.03 * size
-    for aspect, width in zip(aspects, widths, strict=True):
-        width *= fit
-        poses.append(Pose(left + width / 2, 0.8 * size, width / aspect, width * 0.98))
-        left += width
-    return Layout("line", tuple(poses))
-
-
-def _sizes(real_heights: list[float], aspects: list[float], shot: Shot) -> Sizes:
-    """Draw height and width of every product."""
-    low, high = (share * shot.size for share in shot.settings.multi_height)
-    unit = shot.rng.uniform(0.75, 1.0) * high / max(real_heights)
-    sizes = []
-    for real, aspect in zip(real_heights, aspects, strict=True):
-        height = unit * real * shot.rng.uniform(0.95, 1.05)
-        height = float(np.clip(height, low / max(1.0, aspect), high))
-        sizes.append((height, height * aspect))
-    return sizes
-
-
-def _line(sizes: Sizes, shot: Shot) -> list[Pose]:
-    """Side by side on one line."""
-    row = _row(shot.rng.permutation(len(sizes)), sizes, shot.rng.uniform(0.72, 0.92), 0.18, shot)
-    return [row[i] for i in range(len(sizes))]
-
-
-def _rows(sizes: Sizes, shot: Shot) -> list[Pose]:
-    """Two rows, tall products mostly behind."""
-    tallest = np.argsort([-height * shot.rng.uniform(0.7, 1.3) for height, _ in sizes])
-    behind = shot.rng.permutation(tallest[:len(sizes) // 2])
-    before = shot.rng.permutation(tallest[len(sizes) // 2:])
-    return _two_rows(behind, before, sizes, shot)
-
-
-def _triangle(sizes: Sizes, shot: Shot) -> list[Pose]:
-    """The tallest behind in the middle, the others before it."""
-    tallest = np.argsort([-height for height, _ in sizes])
-    return _two_rows(tallest[:1], shot.rng.permutation(tallest[1:]), sizes, shot)
-
-
-def _two_rows(behind: ndarray, before: ndarray, sizes: Sizes, shot: Shot) -> list[Pose]:
-    poses = _row(behind, sizes, shot.rng.uniform(0.56, 0.68), 0.08, shot)
-    poses |= _row(before, sizes, shot.rng.uniform(0.86, 0.95), 0.10, shot)
-    return [poses[i] for i in range(len(sizes))]
-
-
-def _row(order: ndarray, sizes: Sizes, foot: float, aside: float, shot: Shot) -> dict[int, Pose]:
-    """Stand products in a row: neighbours overlap by up to a fifth of their width or keep a small distance.
-
-    `foot`: where they stand, `aside`: deviation from the middle, both as fractions of the photo's side.
-    """
-    size, rng = shot.size, shot.rng
-    overlap = rng.uniform(-0.12, 0.22) if len(order) > 1 else 0.0
-    widths = np.array([sizes[i][1] for i in order])
-    fit = min(1.0, 0.94 * size / (widths.sum() * (1 - overlap)))
-    widths = widths * fit
-    steps = widths * (1 - overlap)
-    room = max(0.0, 0.94 * size - steps.sum())
-    left = 0.03 * size + room * float(np.clip(rng.normal(0.5, aside), 0, 1))
-    poses = {}
-    for n, i in enumerate(order):
-        height = sizes[i][0] * fit
-        x = left + steps[:n].sum() + widths[n] / 2
-        y = max(min((foot + rng.uniform(-0.03, 0.03)) * size, 0.985 * size), height + 2)
-        tilt = _tilt(shot) * (0.6 if len(order) > 2 else 1.0)
-        shear = float(rng.normal(0, 0.02))
-        poses[int(i)] = Pose(float(x), float(y), height, float(widths[n]), tilt, shear, _shrink(shot))
-    return poses
-
-
-def _fan(sizes: Sizes, shot: Shot) -> list[Pose]:
-    """Spread like a hand of cards, feet together."""
-    size, rng = shot.size, shot.rng
-    heights, widths = np.array(sizes).T
-    fit = min(1.3, 0.85 * size / widths.sum(), 0.6 * size / heights.max())
-    places = (np.cumsum(widths) - widths / 2) / widths.sum() - 0.5
-    angles = places * rng.uniform(20, 45) + rng.normal(0, 1.5, len(sizes))
-    middle, top = rng.uniform(0.45, 0.55) * size, rng.uniform(0.44, 0.52) * size
-    poses = []
-    for (height, width), angle, place in zip(sizes, angles, places, strict=True):
-        x = middle + 0.9 * place * widths.sum() * fit
-        foot = top + 0.5 * size * (1 - np.cos(np.deg2rad(angle))) + height * fit / 2
-        poses.append(Pose(float(x), float(foot), float(height * fit), float(width * fit), float(angle)))
-    return poses
-
-
-def _flat(sizes: Sizes, shot: Shot) -> list[Pose]:
-    """Scattered over the photo; all turned alike, or each as it fell."""
-    size, rng = shot.size, shot.rng
-    columns = 2 if len(sizes) <= 4 else 3
-    lines = -(-len(sizes) // columns)
-    common_tilt, free = rng.uniform(-180, 180), rng.random() < 0.6
-    cell_w, cell_h, poses = size / columns, size / lines, []
-    for (height, width), cell in zip(sizes, rng.permutation(columns * lines), strict=False):
-        fit = min(1.0, 1.12 * min(cell_w, cell_h) / max(height, width))
-        tilt = rng.uniform(-180, 180) if free else common_tilt + rng.normal(0, 6)
-        x = (cell % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
-        y = (cell // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
-        pose = Pose(float(x), float(y + height * fit / 2), height * fit, width * fit, float(tilt))
-        # move it to where all of it is in the photo
-        x1, y1, x2, y2 = pose.box()
-        x = pose.x + (max(0.02 * size - x1, 0.0) + min(0.98 * size - x2, 0.0))
-        foot = pose.foot + (max(0.02 * size - y1, 0.0) + min(0.98 * size - y2, 0.0))
-        poses.append(replace(pose, x=x, foot=foot))
-    return poses
-
-
-def _box(sizes: Sizes, shot: Shot) -> list[Pose]:
-    """Side by side as in a gift box, in one row or two."""
-    size, rng = shot.size, shot.rng
-    order = rng.permutation(len(sizes))
-    rows = [order] if len(order) <= 3 else [order[::2], order[1::2]]
-    room, gap, poses = 0.84 * size / len(rows), 0.03 * size, {}
-    for n, row in enumerate(rows):
-        wide = sum(sizes[i][1] for i in row) + gap * (len(row) - 1)
-        high = max(sizes[i][0] for i in row)
-        fit = min(1.0, 0.80 * size / wide, 0.94 * room / high)
-        left = (size - wide * fit) / 2
-        middle = (0.08 + 0.84 * (n + 0.5) / len(rows)) * size
-        for i in row:
-            height, width = sizes[i][0] * fit, sizes[i][1] * fit
-            poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, float(rng.normal(0, 1.5)))
-            left += width + gap * fit
-    return [poses[i] for i in range(len(sizes))]
-
-
-ARRANGEMENTS: dict[str, tuple[Callable[[Sizes, Shot], list[Pose]], int, int]] = {  # for how many products
-    "line": (_line, 2, 4), "rows": (_rows, 3, 12), "triangle": (_triangle, 3, 5), "fan": (_fan, 2, 5),
-    "flat": (_flat, 2, 9), "box": (_box, 2, 7),
+ARRANGEMENTS = {  # for how many products, at least and at most
+    "line": (2, 4), "rows": (3, 12), "triangle": (3, 5), "fan": (2, 5),
+    "flat": (2, 9), "box": (2, 7),
 }
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What a photo follows from, beside its products."""
+
+    size: int  # side in pixels
+    seed: int  # of the world
+    rng: Generator  # of the photo
+    settings: SimpleNamespace
+
+    def single(self, aspect: float) -> Layout:
+        """Place a product somewhere near the middle, all of it inside the photo; `aspect` is width over height."""
+        size, rng = self.size, self.rng
+        above = bool(rng.random() < self.settings.single_flat)
+        stand = bool(not above and rng.random() < self.settings.stand[0])
+        tilt = float(rng.uniform(-180, 180)) if above else 0.0 if stand else self._tilt()
+        height = rng.uniform(*self.settings.single_height) * size / max(1.0, aspect) * (0.8 if stand else 1.0)
+        shear, shrink = float(rng.normal(0, 0.03)), self._shrink()
+        # shrink it until it fits, and move it within the room that is left
+        x1, y1, x2, y2 = Pose(0, 0, height, height * aspect, tilt, shear).box()
+        fit = min(1.0, 0.95 * size / (x2 - x1), 0.95 * size / (y2 - y1))
+        aside = float(np.clip(rng.normal(0, 0.35), -1, 1))
+        lower = float(np.clip(rng.normal(0.2, 0.4), -1, 0.35 if stand else 1))
+        x = size / 2 + (size - (x2 - x1) * fit) / 2 * aside
+        middle = size / 2 + (size - (y2 - y1) * fit) / 2 * lower
+        pose = Pose(x, middle + height * fit / 2, height * fit, height * fit * aspect, tilt, shear, shrink)
+        return Layout("flat" if above else "single", (pose,), above, stand)
+
+    def _tilt(self) -> float:
+        """Draw the tilt of a standing product, in degrees."""
+        strong = self.rng.random() < self.settings.strong_tilt
+        return float(self.rng.uniform(-35, 35) if strong else self.rng.normal(0, 3.5))
+
+    def _shrink(self) -> tuple[float, float]:
+        """Draw the perspective of a product."""
+        across, down = self.rng.normal(0, self.settings.perspective, 2).clip(-0.12, 0.12)
+        return float(across), float(down)
+
+    def group(self, real_heights: list[float], aspects: list[float]) -> Layout:
+        """Arrange several products, in real proportions within limits, as it suits their number."""
+        names = [name for name, (fewest, most) in ARRANGEMENTS.items() if fewest <= len(aspects) <= most]
+        weights = np.array([getattr(self.settings, name) for name in names])
+        name = str(self.rng.choice(names, p=weights / weights.sum()))
+        stand = bool(name == "line" and self.rng.random() < self.settings.stand[1])
+        poses = getattr(self, name)(self._sizes(real_heights, aspects))
+        if stand:
+            poses = [replace(pose, foot=0.80 * self.size, tilt=0.0) for pose in poses]
+        return Layout(name, tuple(poses), name in ("fan", "flat", "box"), stand)
+
+    def spread(self, aspects: list[float]) -> Layout:
+        """Stand all products in one row, none in front of another: where no other arrangement shows them all."""
+        size = self.size
+        height = self.settings.multi_height[0] * size
+        widths = [min(height, 1.1 * height / aspect) * aspect for aspect in aspects]
+        fit = min(1.0, 0.94 * size / sum(widths))
+        poses, left = [], 0.03 * size
+        for aspect, width in zip(aspects, widths, strict=True):
+            width *= fit
+            poses.append(Pose(left + width / 2, 0.8 * size, width / aspect, width * 0.98))
+            left += width
+        return Layout("line", tuple(poses))
+
+    def _sizes(self, real_heights: list[float], aspects: list[float]) -> Sizes:
+        """Draw height and width of every product."""
+        low, high = (share * self.size for share in self.settings.multi_height)
+        unit = self.rng.uniform(0.75, 1.0) * high / max(real_heights)
+        sizes = []
+        for real, aspect in zip(real_heights, aspects, strict=True):
+            height = unit * real * self.rng.uniform(0.95, 1.05)
+            height = float(np.clip(height, low / max(1.0, aspect), high))
+            sizes.append((height, height * aspect))
+        return sizes
+
+    def line(self, sizes: Sizes) -> list[Pose]:
+        """Side by side on one line."""
+        row = self._row(self.rng.permutation(len(sizes)), sizes, self.rng.uniform(0.72, 0.92), 0.18)
+        return [row[i] for i in range(len(sizes))]
+
+    def rows(self, sizes: Sizes) -> list[Pose]:
+        """Two rows, tall products mostly behind."""
+        tallest = np.argsort([-height * self.rng.uniform(0.7, 1.3) for height, _ in sizes])
+        behind = self.rng.permutation(tallest[:len(sizes) // 2])
+        before = self.rng.permutation(tallest[len(sizes) // 2:])
+        return self._two_rows(behind, before, sizes)
+
+    def triangle(self, sizes: Sizes) -> list[Pose]:
+        """The tallest behind in the middle, the others before it."""
+        tallest = np.argsort([-height for height, _ in sizes])
+        return self._two_rows(tallest[:1], self.rng.permutation(tallest[1:]), sizes)
+
+    def _two_rows(self, behind: ndarray, before: ndarray, sizes: Sizes) -> list[Pose]:
+        poses = self._row(behind, sizes, self.rng.uniform(0.56, 0.68), 0.08)
+        poses |= self._row(before, sizes, self.rng.uniform(0.86, 0.95), 0.10)
+        return [poses[i] for i in range(len(sizes))]
+
+    def _row(self, order: ndarray, sizes: Sizes, foot: float, aside: float) -> dict[int, Pose]:
+        """Stand products in a row: neighbours overlap by up to a fifth of their width or keep a small distance.
+
+        `foot`: where they stand, `aside`: deviation from the middle, both as fractions of the photo's side.
+        """
+        size, rng = self.size, self.rng
+        overlap = rng.uniform(-0.12, 0.22) if len(order) > 1 else 0.0
+        widths = np.array([sizes[i][1] for i in order])
+        fit = min(1.0, 0.94 * size / (widths.sum() * (1 - overlap)))
+        widths = widths * fit
+        steps = widths * (1 - overlap)
+        room = max(0.0, 0.94 * size - steps.sum())
+        left = 0.03 * size + room * float(np.clip(rng.normal(0.5, aside), 0, 1))
+        poses = {}
+        for n, i in enumerate(order):
+            height = sizes[i][0] * fit
+            x = left + steps[:n].sum() + widths[n] / 2
+            y = max(min((foot + rng.uniform(-0.03, 0.03)) * size, 0.985 * size), height + 2)
+            tilt = self._tilt() * (0.6 if len(order) > 2 else 1.0)
+            shear = float(rng.normal(0, 0.02))
+            poses[int(i)] = Pose(float(x), float(y), height, float(widths[n]), tilt, shear, self._shrink())
+        return poses
+
+    def fan(self, sizes: Sizes) -> list[Pose]:
+        """Spread like a hand of cards, feet together."""
+        size, rng = self.size, self.rng
+        heights, widths = np.array(sizes).T
+        fit = min(1.3, 0.85 * size / widths.sum(), 0.6 * size / heights.max())
+        places = (np.cumsum(widths) - widths / 2) / widths.sum() - 0.5
+        angles = places * rng.uniform(20, 45) + rng.normal(0, 1.5, len(sizes))
+        middle, top = rng.uniform(0.45, 0.55) * size, rng.uniform(0.44, 0.52) * size
+        poses = []
+        for (height, width), angle, place in zip(sizes, angles, places, strict=True):
+            x = middle + 0.9 * place * widths.sum() * fit
+            foot = top + 0.5 * size * (1 - np.cos(np.deg2rad(angle))) + height * fit / 2
+            poses.append(Pose(float(x), float(foot), float(height * fit), float(width * fit), float(angle)))
+        return poses
+
+    def flat(self, sizes: Sizes) -> list[Pose]:
+        """Scattered over the photo; all turned alike, or each as it fell."""
+        size, rng = self.size, self.rng
+        columns = 2 if len(sizes) <= 4 else 3
+        lines = -(-len(sizes) // columns)
+        common_tilt, free = rng.uniform(-180, 180), rng.random() < 0.6
+        cell_w, cell_h, poses = size / columns, size / lines, []
+        for (height, width), cell in zip(sizes, rng.permutation(columns * lines), strict=False):
+            fit = min(1.0, 1.12 * min(cell_w, cell_h) / max(height, width))
+            tilt = rng.uniform(-180, 180) if free else common_tilt + rng.normal(0, 6)
+            x = (cell % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
+            y = (cell // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
+            pose = Pose(float(x), float(y + height * fit / 2), height * fit, width * fit, float(tilt))
+            # move it to where all of it is in the photo
+            x1, y1, x2, y2 = pose.box()
+            x = pose.x + (max(0.02 * size - x1, 0.0) + min(0.98 * size - x2, 0.0))
+            foot = pose.foot + (max(0.02 * size - y1, 0.0) + min(0.98 * size - y2, 0.0))
+            poses.append(replace(pose, x=x, foot=foot))
+        return poses
+
+    def box(self, sizes: Sizes) -> list[Pose]:
+        """Side by side as in a gift box, in one row or two."""
+        size, rng = self.size, self.rng
+        order = rng.permutation(len(sizes))
+        rows = [order] if len(order) <= 3 else [order[::2], order[1::2]]
+        room, gap, poses = 0.84 * size / len(rows), 0.03 * size, {}
+        for n, row in enumerate(rows):
+            wide = sum(sizes[i][1] for i in row) + gap * (len(row) - 1)
+            high = max(sizes[i][0] for i in row)
+            fit = min(1.0, 0.80 * size / wide, 0.94 * room / high)
+            left = (size - wide * fit) / 2
+            middle = (0.08 + 0.84 * (n + 0.5) / len(rows)) * size
+            for i in row:
+                height, width = sizes[i][0] * fit, sizes[i][1] * fit
+                poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, float(rng.normal(0, 1.5)))
+                left += width + gap * fit
+        return [poses[i] for i in range(len(sizes))]

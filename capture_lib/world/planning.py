@@ -122,7 +122,7 @@ def _popularity(settings: WorldSettings, held_out: bool | None = None) -> ndarra
 # ---- the sets that products are sold in
 @lru_cache(maxsize=4)
 def sets_of(settings: WorldSettings) -> dict[str, Pool]:
-    """Draw product sets by turns for train (which shows every SEEN one) and against it (none lies within a SEEN one)."""
+    """Draw product sets by turns for train (it shows all SEEN ones) and against it (none lies within a SEEN one)."""
     rng = np.random.default_rng([settings.seed, 102])
     popularity = _popularity(settings)
     pools = {combination: {size: [] for size in PIECES} for combination in (SEEN, UNSEEN, HELD_OUT)}

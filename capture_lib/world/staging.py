@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from capture_lib.world import backdrops, layouts, promotion
+from capture_lib.world import backdrops, promotion
 from capture_lib.world.drawing import draw_product
 from capture_lib.world.layouts import STAGING, Layout, Pose, Shot
 from capture_lib.world.packaging import HEIGHTS
@@ -85,13 +85,13 @@ def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> L
     """Find an arrangement in which every product can be seen."""
     aspects = [of_product[0].shape[1] / of_product[0].shape[0] for of_product in pictures]
     if len(products) == 1:
-        return layouts.single(aspects[0], shot)
+        return shot.single(aspects[0])
     heights = [HEIGHTS[product.silhouette] * product.variant.scale for product in products]
     for _ in range(TRIES):
-        layout = layouts.group(heights, aspects, shot)
+        layout = shot.group(heights, aspects)
         if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
             return layout
-    return layouts.spread(aspects, shot)
+    return shot.spread(aspects)
 
 
 def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float:
