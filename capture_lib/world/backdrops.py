@@ -21,12 +21,9 @@ SHAPES = read_table("props")  # polygons of props: colour, brightness, corners
 Box = tuple[float, float, float, float]
 
 
-# ---- backgrounds
+# ---- backgrounds; `horizon` is the row above which a wall may meet a table, None for photos from above
 def plain_background(shot: Shot, horizon: float | None) -> ndarray:
-    """Draw white, a soft gradient, or a wall and a table that meet above the row `horizon`: (size, size, 3) float32.
-
-    `horizon` is None for photos from above.
-    """
+    """Draw white, a soft gradient, or a wall and a table: (size, size, 3) float32 RGB in 0..1."""
     size, rng = shot.size, shot.rng
     kind = rng.random()
     if kind < 0.4:
@@ -42,10 +39,7 @@ def plain_background(shot: Shot, horizon: float | None) -> ndarray:
 
 
 def busy_background(shot: Shot, split: str, scenes: tuple[Path, ...], horizon: float | None) -> ndarray:
-    """Cut a background from a scene, or from marble, cloth, leaves, ..., drawn for this split: (size, size, 3) float32.
-
-    A drawn one may be a wall and a table; its edge lies above the row `horizon`. None: seen from above.
-    """
+    """Cut from a scene or a split's textures, at times a wall above a table, (size, size, 3) float32 of about 0..1."""
     size, rng = shot.size, shot.rng
     if scenes:
         scene = _scene(scenes[int(rng.integers(len(scenes)))], size)
@@ -147,16 +141,9 @@ def _blossom(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
     _fill(canvas, np.int32(middle), np.float32([0.93, 0.75, 0.3]))
 
 
-def _cube(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
-    _fill_shapes(canvas, "cube", {"face": colour})
-
-
-def _gift(canvas: ndarray, colour: ndarray, rng: Generator) -> None:
-    """A wrapped box with a ribbon and a bow."""
-    _fill_shapes(canvas, "gift", {"face": colour, "ribbon": draw_colour(rng, (0.2, 0.8), (0.6, 0.95))})
-
-
-def _fill_shapes(canvas: ndarray, name: str, colours: dict[str, ndarray]) -> None:
+def _box(canvas: ndarray, colour: ndarray, rng: Generator, name: str) -> None:
+    """A cube, or a wrapped gift with a ribbon and a bow."""
+    colours = {"face": colour, "ribbon": draw_colour(rng, (0.2, 0.8), (0.6, 0.95))}
     for key, light, corners in SHAPES[name]:
         _fill(canvas, np.int32(np.array(corners) * len(canvas) * 8), (colours[key] * light).clip(0, 1))
 
@@ -168,7 +155,8 @@ def _fill(canvas: ndarray, corners: ndarray, colour: ndarray) -> None:
     paint_over(canvas, np.broadcast_to(colour, (*mask.shape, 3)), mask.astype(np.float32) / 255)
 
 
-PROP_KINDS = (_sphere, partial(_sphere, flat=True), _sprig, _blossom, _cube, _gift)
+PROP_KINDS = (_sphere, partial(_sphere, flat=True), _sprig, _blossom, partial(_box, name="cube"),
+              partial(_box, name="gift"))
 
 
 # ---- what products stand or lie on

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from numpy import ndarray
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import SPLITS, write_catalog
@@ -51,9 +50,8 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
 def _check_folder(settings: WorldSettings, folder: Path) -> None:
     """Note in `world.json` which world a folder holds; refuse a folder that holds another one."""
     scenes = [scene for split in SPLITS for scene in scenes_of(settings, split)]
-    names = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
-    note = {"version": VERSION, **asdict(settings), "scene_files": names}
-    file = folder / "world.json"
+    files = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
+    note, file = {"version": VERSION, **asdict(settings), "scene_files": files}, folder / "world.json"
     if not file.exists():
         for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
             load_photo(scene)  # before anything is written
@@ -109,7 +107,7 @@ def draw_sample(settings: WorldSettings, split: str, index: int, shown: tuple[in
     return take_photo(products, settings.size, settings.seed, rng, split, scenes_of(settings, split))
 
 
-def boxes_of(pieces: ndarray, count: int) -> list[list[float]]:
+def boxes_of(pieces: np.ndarray, count: int) -> list[list[float]]:
     """Return boxes around the visible pixels of the pieces 1 to `count`: xyxy in pixels, far edges exclusive."""
     boxes = []
     for number in range(1, count + 1):
@@ -144,7 +142,7 @@ def settings_of(folder: Path) -> WorldSettings | None:
     return WorldSettings(**note)
 
 
-def true_mask(settings: WorldSettings, sample_id: str) -> ndarray:
+def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
     """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}."""
     return (_redraw(settings, sample_id).pieces > 0).astype(np.uint8)
 
@@ -159,5 +157,4 @@ def _redraw(settings: WorldSettings, sample_id: str) -> Photo:
     split, _, number = sample_id.partition("-")
     if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
         raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")
-    shown, _ = shown_products(settings, split, int(number))
-    return draw_sample(settings, split, int(number), shown)
+    return draw_sample(settings, split, int(number), shown_products(settings, split, int(number))[0])

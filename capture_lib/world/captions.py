@@ -19,16 +19,14 @@ def write_caption(products: list[Product], count: int, decoys: list[Product], rn
                   settings: SimpleNamespace = CAPTIONS) -> str:
     """Write a shop title, of 54 characters at most, for a photo of distinct products of one brand in `count` pieces.
 
-    It names brand, lines, kinds and variants only in part, and is filled with promotion up to a length drawn from
-    the published captions. `decoys` are products of the same brand, shown or not.
+    It names them only in part, and is filled with promotion up to a length drawn from the published captions.
+    `decoys` are products of the same brand, shown or not.
     """
     length = round(float(np.interp(rng.random(), settings.shares, settings.lengths)))
-
     # what is said of the products
     shown = [products[i] for i in rng.permutation(len(products))]
     brand = _brand_words(products[0].brand, settings, rng)
     core = _fitting(brand + _mentions(shown, settings, rng), length)
-
     # promotion, in the room that is left; up to two words of it stand before the brand
     room = length - sum(map(len, core))
     padding = [PADDING[i] for i in rng.permutation(len(PADDING))[:30]]

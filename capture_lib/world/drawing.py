@@ -1,9 +1,8 @@
 """Pictures of the rendered world's products: one RGBA cut-out a product, lit from the upper left.
 
-Most parts of a product are turned bodies (an outline rotated about the vertical axis), so shading, highlights
-and lettering bend around them; cartons, sachets and nozzles are flat polygons.
-
-In what follows u runs over a part from its left edge to its right one, v from its top (0) to its foot (1).
+Most parts are turned bodies (an outline rotated about the vertical axis), so shading, highlights and lettering bend
+around them; cartons and sachets are flat polygons. Here u runs over a part from its left edge to its right one, v
+from its top (0) to its foot (1).
 """
 
 import cv2
@@ -25,7 +24,12 @@ def draw_product(product: Product, longest: int, seed: int) -> ndarray:
     canvas = np.zeros((height, int(height * aspect) + 6, 4), np.float32)
     for part in PARTS[product.silhouette]:
         surface = surface_of(part.role, look, product)
-        printing = _printing(part, height, product, look, surface) if part.printed else None
+        printing = None
+        if part.printed:  # (h, w, 4) float32 RGBA in 0..1, as large as the part's front
+            heights, across = np.array(part.outline).T
+            span = np.ptp(across) if part.polygon else 2 * across.max()
+            size = (max(8, int(span * height)), max(8, int(np.ptp(heights) * height)))
+            printing = decal(size, product, look, surface).astype(np.float32) / 255
         if part.role in ("mirror", "powder"):
             _round_face(canvas, part, surface, look)
         elif part.role == "top":
@@ -35,14 +39,6 @@ def draw_product(product: Product, longest: int, seed: int) -> ndarray:
         else:
             _turned(canvas, part, surface, printing)
     return canvas
-
-
-def _printing(part: Part, height: int, product: Product, look: Look, surface: Surface) -> ndarray:
-    """Return the printing that fills a part's front, (h, w, 4) float32 RGBA in 0..1."""
-    heights, across = np.array(part.outline).T
-    span = np.ptp(across) if part.polygon else 2 * across.max()
-    size = (max(8, int(span * height)), max(8, int(np.ptp(heights) * height)))
-    return decal(size, product, look, surface).astype(np.float32) / 255
 
 
 def paint_over(canvas: ndarray, rgb: ndarray, alpha: ndarray) -> None:
@@ -60,7 +56,10 @@ def _bump(x: ndarray, centre: float, width: float) -> ndarray:
 def _turned(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | None) -> None:
     """Paint a turned part; edges are smoothed over one pixel."""
     height, width = canvas.shape[:2]
-    profile = _profile(part, height)
+    # the half width in pixels at every row, corners smoothed
+    rows, halves = np.array(part.outline).T * height
+    profile = np.interp(np.arange(height + 1), rows, halves).astype(np.float32)[:, None]
+    profile = cv2.GaussianBlur(profile, (1, 0), 1, sigmaY=0.006 * height, borderType=cv2.BORDER_REPLICATE)[:, 0]
     first, last = part.outline[0][0] * height, part.outline[-1][0] * height  # rows of its ends
     sag = part.curve * profile.max()
     top, bottom = max(0, int(first - 2)), min(height, int(last + sag + 3))
@@ -84,14 +83,6 @@ def _turned(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | N
         centre = ((width - 1) / 2 + part.x * height, first + 0.5)
         lid = np.float32(surface.rgb) / 255 * 0.85 + 0.15
         _disc(canvas, centre, profile[int(first)], max(sag * 0.9, 1.0), lid)
-
-
-def _profile(part: Part, height: int) -> ndarray:
-    """Return the half width in pixels at every row, (height + 1,) float32, corners smoothed."""
-    rows, halves = np.array(part.outline).T * height
-    profile = np.interp(np.arange(height + 1), rows, halves).astype(np.float32)
-    smooth = cv2.GaussianBlur(profile[:, None], (1, 0), 1, sigmaY=0.006 * height, borderType=cv2.BORDER_REPLICATE)
-    return smooth[:, 0]
 
 
 def _light(surface: Surface, u: ndarray, v: ndarray, printing: ndarray | None) -> tuple[ndarray, ndarray]:
@@ -223,21 +214,16 @@ def _polygon(points: ndarray, size: tuple[int, int], corner: float) -> ndarray:
     """Return where a polygon with rounded corners lies, (height, width) float32 in 0..1; `size` is (width, height)."""
     width, height = size
     cover = np.zeros((height * 2, width * 2), np.uint8)
-    outline = _round_corners(points, corner) if corner else points
-    cv2.fillPoly(cover, [np.int32(np.round(outline * 2))], 255, cv2.LINE_AA)
+    if corner:  # cut each corner off by a curve that begins `corner` before it
+        ends = []
+        for shift in (1, -1):
+            edge = np.roll(points, shift, axis=0) - points
+            ends.append(points + edge * np.minimum(0.5, corner / np.linalg.norm(edge, axis=1, keepdims=True)))
+        t = np.linspace(0, 1, 7)[:, None, None]
+        curves = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
+        points = curves.transpose(1, 0, 2).reshape(-1, 2)
+    cv2.fillPoly(cover, [np.int32(np.round(points * 2))], 255, cv2.LINE_AA)
     return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def _round_corners(points: ndarray, corner: float) -> ndarray:
-    """Cut each corner (x, y) of a polygon off by a curve that begins `corner` before it."""
-    ends = []
-    for shift in (1, -1):
-        edge = np.roll(points, shift, axis=0) - points
-        share = np.minimum(0.5, corner / np.linalg.norm(edge, axis=1, keepdims=True))
-        ends.append(points + edge * share)
-    t = np.linspace(0, 1, 7)[:, None, None]
-    curves = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
-    return curves.transpose(1, 0, 2).reshape(-1, 2)
 
 
 def _flat_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from capture_lib.world.packaging import BLACK, Look, Surface, mix
@@ -22,9 +21,7 @@ from capture_lib.world.tables import read_table
 Draw = ImageDraw.ImageDraw
 Point = tuple[float, float]
 
-TABLE = read_table("labels")
-SMALL_PRINT = TABLE["small_print"]
-LAYOUTS = TABLE["layouts"]
+SMALL_PRINT, LAYOUTS = read_table("labels").values()
 
 
 # ---- letters and ornaments
@@ -48,7 +45,7 @@ def write(draw: Draw, centre: Point, text: str, width: float, height: float, fil
     draw.text(centre, text, fill=fill, font=font(size, serif), anchor="mm", stroke_width=stroke, stroke_fill=fill)
 
 
-def ornament_points(centre: Point, radius: float, look: Look, stretch: float = 1.0) -> ndarray:
+def ornament_points(centre: Point, radius: float, look: Look, stretch: float = 1.0) -> np.ndarray:
     """Return the outline of a line's ornament, (96, 2) x and y in pixels; `stretch` widens it."""
     t = np.linspace(0, 2 * np.pi, 97)[:-1]
     r = radius * (1 + look.depth * np.cos(look.petals * t)) / (1 + abs(look.depth))
@@ -56,11 +53,8 @@ def ornament_points(centre: Point, radius: float, look: Look, stretch: float = 1
 
 
 # ---- the printing of a product
-def decal(size: tuple[int, int], product: Product, look: Look, under: Surface) -> ndarray:
-    """Print a product: (h, w, 4) uint8 RGBA, transparent where the body shows; `size` is w, h.
-
-    `under` is what the letters stand on where they have no paper.
-    """
+def decal(size: tuple[int, int], product: Product, look: Look, under: Surface) -> np.ndarray:
+    """Print a product: (h, w, 4) uint8 RGBA, transparent where the body, `under` it, shows; `size` is w, h."""
     w, h = size
     if h > 2.6 * w:  # slender tubes: letters run along the body
         return np.rot90(decal((h, w), product, look, under), -1)
@@ -88,7 +82,6 @@ def _print(draw: Draw, name: str, w: int, h: int, product: Product, look: Look, 
         ink, line_ink = _lay_paper(draw, w, h, look, under)
         inks = {"ornament": look.accent, "line": line_ink}
     styles = {"brand": (look.serif, 0.03), "line": (look.serif, 0.02)}  # all else in plain letters
-
     for mark, *numbers in layout["marks"]:
         if mark == "ornament":
             x, y, of_height, of_width = numbers
@@ -142,7 +135,6 @@ def _lay_paper(draw: Draw, w: int, h: int, look: Look, under: Surface) -> tuple[
     elif look.label == "oval":
         box = (0.08 * w, 0.04 * h, 0.92 * w, 0.96 * h)
         draw.ellipse(box, fill=paper, outline=look.accent, width=max(1, w // 70))
-
     # inks that can be read on it
     behind = sum(under.rgb if look.label == "print" else paper)
     contrast = (40, 36, 36) if behind > 400 else (250, 246, 238)

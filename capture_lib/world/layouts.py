@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
-from numpy import ndarray
 from numpy.random import Generator
 
 from capture_lib.world.tables import read_settings
@@ -48,10 +47,8 @@ class Layout:
 
 
 Sizes = list[tuple[float, float]]  # height and width of every product, in pixels
-ARRANGEMENTS = {  # for how many products, at least and at most
-    "line": (2, 4), "rows": (3, 12), "triangle": (3, 5), "fan": (2, 5),
-    "flat": (2, 9), "box": (2, 7),
-}
+# for how many products, at least and at most
+ARRANGEMENTS = {"line": (2, 4), "rows": (3, 12), "triangle": (3, 5), "fan": (2, 5), "flat": (2, 9), "box": (2, 7)}
 
 
 @dataclass(frozen=True)
@@ -143,12 +140,12 @@ class Shot:
         tallest = np.argsort([-height for height, _ in sizes])
         return self._two_rows(tallest[:1], self.rng.permutation(tallest[1:]), sizes)
 
-    def _two_rows(self, behind: ndarray, before: ndarray, sizes: Sizes) -> list[Pose]:
+    def _two_rows(self, behind: np.ndarray, before: np.ndarray, sizes: Sizes) -> list[Pose]:
         poses = self._row(behind, sizes, self.rng.uniform(0.56, 0.68), 0.08)
         poses |= self._row(before, sizes, self.rng.uniform(0.86, 0.95), 0.10)
         return [poses[i] for i in range(len(sizes))]
 
-    def _row(self, order: ndarray, sizes: Sizes, foot: float, aside: float) -> dict[int, Pose]:
+    def _row(self, order: np.ndarray, sizes: Sizes, foot: float, aside: float) -> dict[int, Pose]:
         """Stand products in a row: neighbours overlap by up to a fifth of their width or keep a small distance.
 
         `foot`: where they stand, `aside`: deviation from the middle, both as fractions of the photo's side.

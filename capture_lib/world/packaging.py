@@ -17,13 +17,10 @@ GOLD, SILVER, ROSE = (222, 184, 108), (206, 210, 216), (226, 172, 152)
 # ---- forms
 @dataclass(frozen=True)
 class Part:
-    """A turned body, or a flat polygon; lengths in units of the silhouette's height.
-
-    `outline` runs from top to bottom as (height, half width), or around a polygon as (height, x from the axis).
-    """
+    """A turned body, or a flat polygon; lengths in units of the silhouette's height."""
 
     role: str  # decides the surface: body, cap, collar, neck, ...
-    outline: Sequence[tuple[float, float]]
+    outline: Sequence[tuple[float, float]]  # (height, half width) from the top, or (height, x) around a polygon
     printed: bool = False
     curve: float = 0.10  # how far edges sag in the middle, in half widths: the camera looks down a little
     slant: float = 0.0  # a top cut aslant, as on a lipstick
@@ -89,17 +86,14 @@ def look_of(brand: int, look: int, seed: int) -> Look:
     of_line = np.random.default_rng([seed, 203, brand, look])
     body, accent, ink = _colours(brand, look, seed)
     caps = (
-        Surface(GOLD, "metal"), Surface(SILVER, "metal"), Surface(ROSE, "metal"),
-        Surface((28, 28, 30)), Surface((248, 248, 246)),
-        Surface(accent, "matte"), Surface((176, 128, 82), "wood"), Surface(mix(accent, WHITE, 0.15), "metal"),
-        Surface(ink if sum(ink) < 300 else body),
+        Surface(GOLD, "metal"), Surface(SILVER, "metal"), Surface(ROSE, "metal"), Surface((28, 28, 30)),
+        Surface((248, 248, 246)), Surface(accent, "matte"), Surface((176, 128, 82), "wood"),
+        Surface(mix(accent, WHITE, 0.15), "metal"), Surface(ink if sum(ink) < 300 else body),
     )
     finish = str(of_brand.choice(["gloss", "matte", "glass", "frost"], p=[0.38, 0.25, 0.2, 0.17]))
     return Look(
-        body=Surface(body, finish),
-        cap=caps[int(of_brand.integers(len(caps)))],
-        collar=caps[int(of_brand.integers(3))],
-        accent=accent, ink=ink,
+        body=Surface(body, finish), accent=accent, ink=ink,
+        cap=caps[int(of_brand.integers(len(caps)))], collar=caps[int(of_brand.integers(3))],
         label=str(of_brand.choice(["panel", "band", "print", "oval"])),
         serif=bool(of_brand.integers(2)), capitals=bool(of_brand.integers(2)), upright=bool(of_brand.random() < 0.3),
         petals=int(of_line.integers(2, 9)), depth=float(of_line.choice([-0.35, 0.2, 0.35, 0.6])),
@@ -114,8 +108,7 @@ def _colours(brand: int, look: int, seed: int) -> tuple[RGB, RGB, RGB]:
     if brand >= len(PALETTES):  # palettes return in other colours
         body, accent = _turn_hue(body, 40, 1.0), _turn_hue(accent, 40, 1.0)
     if look:
-        degrees = float(rng.choice([-70, -35, 35, 70, 150]))
-        body = _turn_hue(body, degrees, float(rng.uniform(0.82, 1.1)))
+        body = _turn_hue(body, float(rng.choice([-70, -35, 35, 70, 150])), float(rng.uniform(0.82, 1.1)))
     if sum(body) > 480 and sum(ink) > 480:
         ink = mix(ink, BLACK, 0.75)
     return body, accent, ink
@@ -140,8 +133,7 @@ def surface_of(role: str, look: Look, product: Product) -> Surface:
     """Return what a part is made of; shades and scents show in some parts."""
     body = look.body.rgb
     shade = product.variant.rgb or body
-    dark = mix(body, BLACK, 0.28)
-    light = mix(body, WHITE, 0.3)
+    dark, light = mix(body, BLACK, 0.28), mix(body, WHITE, 0.3)
     ribbon = look.accent if abs(sum(look.accent) - sum(body)) > 150 else GOLD  # not too much like the box
     if role.startswith("pan"):  # an eye shadow of a family, light to deep; some have shimmer
         number = int(role[3:])

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy import ndarray
 from numpy.random import Generator
 
 from capture_lib.catalog.table import HELD_OUT, SEEN, SPLITS, UNSEEN
@@ -12,8 +11,7 @@ from capture_lib.utils import InputError
 from capture_lib.world.captions import write_caption
 from capture_lib.world.products import BRANDS, Product, make_products
 
-# Pieces in a multi-product photo: published dev and test queries with that many labels. Queries with one label
-# (2%) and with more than seven (0.1%) are left out.
+# pieces of a multi-product photo: published dev and test queries with as many labels (but 1, 2%, or over 7, 0.1%)
 PIECES = {2: 3956, 3: 3193, 4: 1138, 5: 542, 6: 35, 7: 120}
 REPEATED = 0.158  # share of multi-product photos with two pieces of one product (published dev and test lists)
 SETS_PER_PRODUCT = 1.06  # different sets a product (published: 417 for 392)
@@ -27,10 +25,7 @@ Pool = dict[int, list[ProductSet]]  # product sets by their number of products, 
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Size of a world: products, products of the gallery alone (distractors), and photos a split.
-
-    `scenes`: a folder of photos to use as busy backgrounds; empty for drawn ones.
-    """
+    """Size of a world: products, products of the gallery alone (distractors), and photos a split."""
 
     name: str
     products: int
@@ -41,7 +36,7 @@ class WorldSettings:
     test: int
     size: int = 224  # photo side in pixels
     seed: int = 0
-    scenes: str = ""
+    scenes: str = ""  # a folder of photos to use as busy backgrounds; empty for drawn ones
 
     def __post_init__(self) -> None:
         if self.products < 20 or self.size < 64:
@@ -108,7 +103,7 @@ def products_of(settings: WorldSettings) -> tuple[Product, ...]:
 
 
 @lru_cache(maxsize=16)
-def _popularity(settings: WorldSettings, held_out: bool | None = None) -> ndarray:
+def _popularity(settings: WorldSettings, held_out: bool | None = None) -> np.ndarray:
     """Return how often products of held-out brands (or of others, or all) are shown: (products,), sums to 1."""
     popularity = np.arange(1, settings.products + 1) ** -0.6  # products come in random order
     popularity /= popularity.sum()
@@ -150,7 +145,7 @@ def sets_of(settings: WorldSettings) -> dict[str, Pool]:
     return pools
 
 
-def _draw_set(size: int, settings: WorldSettings, first_chances: ndarray, rng: Generator) -> ProductSet | None:
+def _draw_set(size: int, settings: WorldSettings, first_chances: np.ndarray, rng: Generator) -> ProductSet | None:
     """Draw products of one brand (as 9,216 of 9,220 published queries), mostly of one line; None if it is too small."""
     products = products_of(settings)[:settings.products]
     first = int(rng.choice(len(products), p=first_chances))
@@ -200,7 +195,7 @@ def _mix_brands(sets: list[ProductSet], settings: WorldSettings) -> list[Product
 
 
 @lru_cache(maxsize=256)
-def _long_tail(count: int) -> ndarray:
+def _long_tail(count: int) -> np.ndarray:
     """Return shares of product sets, fitted to the published ones: 10 of 471 make 23% of the queries, 100 make 85%."""
     weights = (np.arange(1, count + 1) + 5.0) ** -2.4
     return weights / weights.sum()
@@ -234,7 +229,7 @@ def shown_products(settings: WorldSettings, split: str, index: int) -> tuple[tup
 
 
 @lru_cache(maxsize=16)
-def _turns(settings: WorldSettings, split: str) -> ndarray:
+def _turns(settings: WorldSettings, split: str) -> np.ndarray:
     """Return the turn of each sample of a split, shuffled: a sample's number tells nothing about what it shows."""
     return np.random.default_rng([settings.seed, 103, SPLITS.index(split)]).permutation(getattr(settings, split))
 

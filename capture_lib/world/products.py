@@ -1,6 +1,5 @@
 """Products of invented brands: brand × line × kind × shade, scent or size. The words are in `products.json`."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -8,18 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.random import Generator
 
-from capture_lib.world.tables import read_table
+from capture_lib.world.tables import read_settings, read_table
 
 RGB = tuple[int, int, int]
 
-RANGE_SHARES = (0.62, 0.25, 0.13)  # of lines of care, colour and body
-RARE = {"giftset": 0.25, "ampoule": 0.4}  # weight against other kinds of a range
-BOTTLES = ("bottle", "flask", "pump", "airless", "vase")  # what a line may use for all that flows
-BOTTLE_SHARE = 0.6  # of lines that do: lettering and size alone tell their products apart
-TWO_SIZES_SHARE = 0.25  # of kinds without shades that a line sells in two sizes, but for these:
-ONE_SIZE = ("mask", "ampoule", "giftset")
-TWIN_SHARE = 0.5  # of lines that wear the dress of the line before: only the line's name differs
-SORTS = ("shade", "size", "line")  # what sets siblings apart: shade or scent, size, name of the line
+SETTINGS = read_settings("product_settings")
 
 
 @dataclass(frozen=True)
@@ -75,10 +67,7 @@ def make_products(total: int, brands: int, seed: int) -> list[Product]:
 
 
 def brand_sizes(total: int, brands: int) -> list[int]:
-    """Return products per brand, few large brands and many small ones, each at least 2.
-
-    The published lists' 392 labels have 40 brands: 53, 29, 29, 27, 27, 21, ... , 2, 1 labels.
-    """
+    """Return products per brand, each at least 2, as unequal as the published 392: 53, 29, 29, 27, 27, 21, ... , 1."""
     share = (np.arange(brands) + 18.0) ** -2.6
     sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
     sizes[0] += total - sizes.sum()
@@ -90,7 +79,7 @@ def _brand_products(brand: int, count: int, rng: Generator) -> list[Product]:
     names = rng.permutation(LINES).tolist()
     products, last = [], []
     for line in range(count):
-        if last and rng.random() < TWIN_SHARE:
+        if last and rng.random() < SETTINGS.twin_share:
             # most products of the line before, under another name
             chosen = sorted(rng.permutation(len(last))[:max(1, len(last) * 2 // 3)])
             last = [replace(last[i], line=line, line_name=names[line]) for i in chosen]
@@ -104,18 +93,18 @@ def _brand_products(brand: int, count: int, rng: Generator) -> list[Product]:
 
 def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> list[Product]:
     """Draw a line: 4 to 6 kinds of care, or two kinds in up to four shades, scents or sizes."""
-    group = str(rng.choice(list(RANGES), p=RANGE_SHARES))
+    group = str(rng.choice(list(RANGES), p=SETTINGS.range_shares))
     count = int(rng.integers(4, 7)) if group == "care" else 2
     line_claim = str(rng.choice(CLAIMS))
-    bottle = str(rng.choice(BOTTLES)) if rng.random() < BOTTLE_SHARE else ""
-    weights = np.array([RARE.get(kind, 1.0) for kind in RANGES[group]])
+    bottle = str(rng.choice(SETTINGS.bottles)) if rng.random() < SETTINGS.bottle_share else ""
+    weights = np.array([SETTINGS.rare.get(kind, 1.0) for kind in RANGES[group]])
     kinds = rng.choice(RANGES[group], count, replace=False, p=weights / weights.sum())
     products = []
     for kind in kinds.tolist():
         spec = KINDS[kind]
         noun = str(rng.choice(spec.names))
         silhouette = str(rng.choice([bottle] if bottle in spec.silhouettes else spec.silhouettes))
-        two_sizes = kind not in ONE_SIZE and rng.random() < TWO_SIZES_SHARE
+        two_sizes = kind not in SETTINGS.one_size and rng.random() < SETTINGS.two_sizes_share
         variants = VARIANTS[spec.variants or ("volume" if two_sizes else "")]
         claim = line_claim if rng.random() < 0.8 and len(variants) == 1 else ""
         for v in rng.permutation(len(variants))[:4]:
@@ -124,8 +113,8 @@ def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> lis
 
 
 # ---- siblings: products that differ in one thing alone
-def _common(product: Product, sort: str) -> tuple:
-    """Return all that siblings of a sort have in common."""
+def common_traits(product: Product, sort: str) -> tuple:
+    """Return all that siblings which differ in their "shade" (or scent), "size" or "line" alone have in common."""
     shared = (product.brand, product.kind, product.noun, product.silhouette)
     variant = product.variant
     if sort == "shade":
@@ -135,16 +124,7 @@ def _common(product: Product, sort: str) -> tuple:
     return *shared, product.look, product.claim, variant
 
 
-def siblings(products: Sequence[Product]) -> dict[str, int]:
-    """Count the products with a sibling that differs in its shade, its size, its line's name alone."""
-    counts = {}
-    for sort in SORTS:
-        groups = Counter(_common(product, sort) for product in products)
-        counts[sort] = sum(size for size in groups.values() if size > 1)
-    return counts
-
-
 def as_one(products: Sequence[Product], sort: str) -> dict[str, str]:
     """Map labels to labels such that siblings of a sort all get the label of the first."""
-    first = {_common(product, sort): product.label for product in reversed(products)}
-    return {product.label: first[_common(product, sort)] for product in products}
+    first = {common_traits(product, sort): product.label for product in reversed(products)}
+    return {product.label: first[common_traits(product, sort)] for product in products}

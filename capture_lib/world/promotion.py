@@ -48,14 +48,11 @@ def sticker(number: int, size: int, seed: int) -> ndarray:
         return _halve(_ribbon(text, size, fill))
     if len(text) <= 4 and rng.random() < 0.7:
         return _halve(_seal(text, int(size * 0.5), fill, jagged=bool(number % 2)))
-    return _halve(_tag(text, size, fill, round_ends=bool(number % 3)))
-
-
-def _tag(text: str, size: int, fill: RGB, round_ends: bool) -> Image.Image:
+    # a tag with round ends or not
     image, draw, w, h = _blank(size * 0.74, size * 0.24, fill)
-    draw.rounded_rectangle((0, 0, w - 1, h - 1), h * (0.5 if round_ends else 0.12), fill=(*fill, 255))
+    draw.rounded_rectangle((0, 0, w - 1, h - 1), h * (0.5 if number % 3 else 0.12), fill=(*fill, 255))
     write(draw, (w / 2, h / 2), text, 0.84 * w, 0.7 * h, _ink_on(fill), bold=0.03)
-    return image
+    return _halve(image)
 
 
 def _price(size: int, fill: RGB, rng: Generator) -> Image.Image:
@@ -132,10 +129,10 @@ def logo(brand: int, size: int, seed: int) -> ndarray:
 def banner(size: int, rng: Generator) -> ndarray:
     """Draw a strip of promotion as wide as the photo: (h, size, 3) uint8 RGB."""
     fill = _pick_fill(rng)
-    image = Image.new("RGB", (size, int(size * rng.uniform(0.09, 0.13))), fill)
+    height = int(size * rng.uniform(0.09, 0.13))
+    image = Image.new("RGB", (size, height), fill)
     text = "  ".join(TEXTS[i] for i in rng.permutation(len(TEXTS))[:3])
-    centre = (size / 2, image.height / 2)
-    write(ImageDraw.Draw(image), centre, text, 0.92 * size, 0.7 * image.height, _ink_on(fill))
+    write(ImageDraw.Draw(image), (size / 2, height / 2), text, 0.92 * size, 0.7 * height, _ink_on(fill))
     return np.asarray(image)
 
 

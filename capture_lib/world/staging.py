@@ -23,32 +23,6 @@ Pictures = list[ndarray]  # a cut-out in several sizes, largest first
 Corner = tuple[int, int]  # column and row of a layer's upper left corner in the photo
 
 
-def take_photo(products: list[Product], size: int, seed: int, rng: Generator, split: str = "train",
-               scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> "Photo":
-    """Take a photo of products: one stands or lies alone, several as a group.
-
-    No drawn background of one `split` is used in another; `scenes` (photo files, of this split alone) take the place
-    of the busy ones, with an InputError if one does not decode. `seed` is the world's.
-    """
-    shot = Shot(size, seed, rng, settings)
-    group = int(len(products) > 1)
-    pictures = [_pictures(product, int(size * 1.5), seed) for product in products]
-    layout = _arrange(products, pictures, shot)
-    picture, plain = _background(layout, shot, split, scenes)
-    photo = Photo(picture, np.zeros((size, size), np.uint8), plain)
-    if rng.random() < settings.frame:
-        promotion.add_frame(picture, rng)
-    props = int(rng.integers(1, 4)) if rng.random() < settings.props[group] else 0
-    for _ in range(props):
-        _add_prop(photo, layout.above, False, shot)
-    _add_products(photo, pictures, layout, shot)
-    if props and rng.random() < 0.5:
-        _add_prop(photo, layout.above, True, shot)
-    _promote(photo, products[0].brand, group, shot)
-    photo.picture = _expose(picture, shot)
-    return photo
-
-
 @dataclass
 class Photo:
     """A photo, while it is made and when it is done."""
@@ -74,6 +48,32 @@ class Photo:
         return bool((hidden[1:] > max_share * visible[1:len(hidden)]).any())
 
 
+def take_photo(products: list[Product], size: int, seed: int, rng: Generator, split: str = "train",
+               scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> Photo:
+    """Take a photo of products: one stands or lies alone, several as a group.
+
+    No drawn background of one `split` is used in another; `scenes` (photo files, of this split alone) take the place
+    of the busy ones; InputError if one does not decode. `size` is in pixels, `seed` the world's.
+    """
+    shot = Shot(size, seed, rng, settings)
+    group = int(len(products) > 1)
+    pictures = [_pictures(product, int(size * 1.5), seed) for product in products]
+    layout = _arrange(products, pictures, shot)
+    picture, plain = _background(layout, shot, split, scenes)
+    photo = Photo(picture, np.zeros((size, size), np.uint8), plain)
+    if rng.random() < settings.frame:
+        promotion.add_frame(picture, rng)
+    props = int(rng.integers(1, 4)) if rng.random() < settings.props[group] else 0
+    for _ in range(props):
+        _add_prop(photo, layout.above, False, shot)
+    _add_products(photo, pictures, layout, shot)
+    if props and rng.random() < 0.5:
+        _add_prop(photo, layout.above, True, shot)
+    _promote(photo, products[0].brand, group, shot)
+    photo.picture = _expose(picture, shot)
+    return photo
+
+
 def _window(picture: ndarray, layer: ndarray, corner: Corner) -> ndarray:
     """Return the part of a picture that lies under a layer (a view)."""
     x, y = corner
@@ -96,8 +96,7 @@ def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> L
 
 def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float:
     """Return the share that the most hidden product shows of itself, estimated in a small picture."""
-    scale = CELLS / size
-    grid = np.zeros((CELLS, CELLS), np.uint8)
+    scale, grid = CELLS / size, np.zeros((CELLS, CELLS), np.uint8)
     full = np.ones(len(pictures) + 1)
     for n in layout.back_to_front():
         smallest, pose = pictures[n][-1], layout.poses[n]
@@ -138,7 +137,12 @@ def _add_products(photo: Photo, pictures: list[Pictures], layout: Layout, shot: 
         layer, corner = _place(pictures[n], pose, shot.size)
         _add_shadow(photo, layer[..., 3], corner, pose, kind, slant, strength)
         if glossy and not layout.above and abs(pose.tilt) < 6:
-            _add_reflection(photo, layer, corner, int(pose.foot))
+            # a mirror image below the foot, fading out
+            x, foot = corner[0], int(pose.foot)
+            rows = layer[:max(0, foot - corner[1])][::-1][:max(0, shot.size - foot)]
+            if len(rows) >= 2:
+                fade = 0.28 * np.linspace(1, 0, len(rows), dtype=np.float32)[:, None, None] ** 2
+                photo.paste(rows * fade, (x, foot))
         photo.paste(layer, corner)
         photo.mark(layer[..., 3] > 0.5, corner, n + 1)
 
@@ -156,7 +160,6 @@ def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tup
     """Warp a cut-out to its pose (times `scale`) and cut it to the photo: (h, w, 4) float32 RGBA, and its corner."""
     picture = next((p for p in reversed(pictures) if len(p) >= pose.height * scale), pictures[0])
     h, w = picture.shape[:2]
-
     # from pixels of the cut-out to pixels of the photo
     angle, zoom = np.deg2rad(pose.tilt), scale * pose.height / h
     cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
@@ -173,15 +176,11 @@ def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tup
     return warped.astype(np.float32) / 255, (x, y)
 
 
-# ---- shadows and reflections
 def _add_shadow(photo: Photo, alpha: ndarray, corner: Corner, pose: Pose, kind: str, slant: float,
                 strength: float) -> None:
-    """Darken the background along the table ("cast"), to the lower right ("soft"), or all round ("above").
-
-    And draw a dark line under an upright foot; all at half the photo's size.
-    """
+    """Darken the background along the table ("cast"), to the lower right ("soft"), or all round ("above")."""
     size, foot = len(photo.picture), pose.foot
-    half = (size // 2, size // 2)
+    half = (size // 2, size // 2)  # shadows are soft: half the photo's size will do
     reach = max(pose.height, pose.width) / 2
     matrix, blur = {
         "cast": ([[1, -slant, slant * foot], [0, 0.22, 0.78 * foot - 1]], 0.05 * reach),
@@ -191,20 +190,11 @@ def _add_shadow(photo: Photo, alpha: ndarray, corner: Corner, pose: Pose, kind: 
     move = np.float32(matrix) @ np.float32([[1, 0, corner[0]], [0, 1, corner[1]], [0, 0, 1]]) * 0.5
     dark = 0.55 * cv2.GaussianBlur(cv2.warpAffine(alpha, move, half), (0, 0), max(0.8, blur))
     if kind != "above" and abs(pose.tilt) < 10:
-        line = np.zeros(half, np.float32)
+        line = np.zeros(half, np.float32)  # under an upright foot
         axes = (max(1, int(pose.width * 0.24)), max(1, int(pose.width * 0.04)))
         cv2.ellipse(line, (int(pose.x / 2), int((foot - 1) / 2)), axes, 0, 0, 360, 1.0, -1)
         dark += 0.75 * cv2.GaussianBlur(line, (0, 0), max(0.8, pose.width * 0.02))
     photo.picture *= (1 - strength * cv2.resize(dark.clip(0, 1), (size, size)))[..., None]
-
-
-def _add_reflection(photo: Photo, layer: ndarray, corner: Corner, foot: int) -> None:
-    """Paste a mirror image below the foot, fading out."""
-    x, y = corner
-    rows = layer[:max(0, foot - y)][::-1][:max(0, len(photo.picture) - foot)]
-    if len(rows) >= 2:
-        fade = 0.28 * np.linspace(1, 0, len(rows), dtype=np.float32)[:, None, None] ** 2
-        photo.paste(rows * fade, (x, foot))
 
 
 # ---- props and promotion: what covers a product makes it invisible

@@ -5,11 +5,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-Range = tuple[float, float]
-
 
 # ---- colours, noise, shapes
-def draw_colour(rng: Generator, saturation: Range, value: Range) -> ndarray:
+def draw_colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> ndarray:
     """Draw a colour of any hue, half of them warm as in most shops, (3,) float32 in 0..1."""
     hue = rng.uniform(-30, 50) % 360 if rng.random() < 0.5 else rng.uniform(0, 360)
     return hsv(hue, rng.uniform(*saturation), rng.uniform(*value))
@@ -76,9 +74,9 @@ def _leaves(n: int, rng: Generator) -> ndarray:
         angle, length, wide = rng.uniform(0, 2 * np.pi), n * rng.uniform(0.10, 0.32), rng.uniform(0.25, 0.5)
         green = hsv(rng.uniform(75, 150), rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.45) + step / 175) * 255.0
         shadow = leaf(x + n * 0.012, y + n * 0.016, length, angle, wide)
-        tip = (int(x + length * np.cos(angle)), int(y + length * np.sin(angle)))
         cv2.fillPoly(picture, [shadow], (green * 0.45).tolist(), cv2.LINE_AA, 3)
         cv2.fillPoly(picture, [leaf(x, y, length, angle, wide)], green.tolist(), cv2.LINE_AA, 3)
+        tip = (int(x + length * np.cos(angle)), int(y + length * np.sin(angle)))
         cv2.line(picture, (int(x), int(y)), tip, (green * 1.2).clip(0, 255).tolist(), 1, cv2.LINE_AA)
     return cv2.GaussianBlur(picture, (0, 0), n / 200).astype(np.float32) / 255
 
