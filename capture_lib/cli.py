@@ -101,11 +101,10 @@ def run(
     from capture_lib.report import execute, site
 
     name = profile
+    if profiles.get(profile).world is None and catalog is None:
+        raise InputError(f"profile {profile} has no world of its own: name a catalog with --catalog DIR")
     if catalog:
         name += f"-{read_catalog(catalog).folder.resolve().name}"
-    elif profiles.get(profile).world is None:
-        raise InputError(f"profile {profile} has no world of its own: name a catalog with --catalog DIR")
-    profiles.get(profile)
     out = (out or REPORTS / name).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume)
@@ -260,7 +259,7 @@ def search(
     load_photo(image)
 
     from capture_lib.experiments import run, search
-    from capture_lib.report.figures import draw_answer
+    from capture_lib.report import figures
 
     searcher = search.open_searcher(run.open_run(profile, str(catalog), seed=seed))
     answer = searcher.search(image, caption, 10)
@@ -272,7 +271,7 @@ def search(
         print(f"product {number} (objectness {score:.2f}):")
         for hit in hits[:5]:
             print(f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}")
-    draw_answer(answer, out)
+    figures.draw_answer(answer, out)
     print(f"picture: {out}")
     return 0
 
