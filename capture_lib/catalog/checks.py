@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -18,14 +19,18 @@ MAX_PATH = 1000  # characters
 def row_faults(table: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence for each fault; the table's index names the rows, as in "mine.csv, line 7"."""
     first: dict[str, str] = {}
-    for number, row in enumerate(table.itertuples(), start=1):
-        place = row.Index if isinstance(row.Index, str) else f"row {number}"
+    for place, row in zip(row_names(table), table.itertuples(), strict=True):
         where = f"{place}, sample_id {str(row.sample_id)!r:.80}"
         if row.sample_id in first:
             yield f"{where}: this id occurs twice ({first[row.sample_id]} has it too); ids must be unique"
         first.setdefault(row.sample_id, place)
         for fault in [*cell_faults(row), *box_faults(row)]:
             yield f"{where}: {fault}"
+
+
+def row_names(table: pd.DataFrame) -> list[str]:
+    """Return what each row is called: the table's index where it has names, else "row 1" and so on."""
+    return [name if isinstance(name, str) else f"row {number}" for number, name in enumerate(table.index, start=1)]
 
 
 def cell_faults(row: tuple) -> Iterator[str]:
@@ -79,15 +84,27 @@ def is_inside(image: object) -> bool:
 
 
 def read_text(file: Path) -> str:
-    """Return a UTF-8 file's text, with or without byte order mark; InputError: no file, or not UTF-8."""
+    """Return a UTF-8 file's text, with or without byte order mark; InputError names another encoding."""
     try:
-        text = Path(file).read_bytes().decode("utf-8-sig")
+        raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    place = raw.find(b"\x00")
+    try:
+        if place < 0:
+            return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    if "\x00" in text:
-        line = text.count("\n", 0, text.index("\x00")) + 1
-        raise InputError(f"{file}, line {line}: a NUL character, as in UTF-16 or no text; save the file as UTF-8")
-    return text
+        place = error.start
+    line = raw.count(b"\n", 0, place) + 1
+    raise InputError(f"{file}, line {line}: not UTF-8 ({guess_encoding(raw)}); save the file as UTF-8")
+
+
+def guess_encoding(raw: bytes) -> str:
+    """Return what bytes that are not UTF-8 look like, for a person to judge."""
+    if b"\x00" in raw:
+        return "it holds NUL characters, as UTF-16 and binary files do"
+    for name, codec in (("GBK", "gb2312"), ("Big5", "big5"), ("GBK", "gb18030")):  # the strictest first
+        with suppress(UnicodeDecodeError):
+            raw.decode(codec)
+            return f"it looks like {name}"
+    return "in no encoding that is known here"

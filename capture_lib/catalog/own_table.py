@@ -126,13 +126,15 @@ def our_cells(cells: dict, place: str, faults: list[str]) -> dict:
         row[name] = row[name] or None
     labels = cells.get("labels")
     row["labels"] = list(map(str, labels)) if isinstance(labels, list) else split_labels(row["labels"])
+    wrong = []
     for name in ("boxes", "box_labels"):
         try:
             row[name] = parse_list(cells.get(name))
         except ValueError as error:
-            faults.append(f"{place}, sample_id {row['sample_id']!r:.80}, field {name}: {error}")
-            row["boxes"] = row["box_labels"] = []  # no second complaint
-            break
+            wrong.append(f"{place}, sample_id {row['sample_id']!r:.80}, field {name}: {error}")
+    if wrong:
+        row["boxes"] = row["box_labels"] = []  # no second complaint
+    faults += wrong
     row["box_labels"] = list(map(str, row["box_labels"]))
     return row
 
@@ -151,22 +153,22 @@ def parse_list(cell: object) -> list:
 
 
 def read_csv(file: Path, faults: list[str]) -> pd.DataFrame:
-    """Read a CSV file, every cell a string, without blank lines; the index names the line on which a row ends."""
+    """Read a CSV file, every cell a string, without blank lines; the index names the line where a row begins."""
     reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     header, rows = [], {}
+    place = f"{file}, line 1"
     try:
-        for row in filter(any, reader):
-            place = f"{file}, line {reader.line_num}"
-            if not header:
+        for row in reader:
+            if any(row) and not header:
                 header = [name.strip() for name in row]
-            elif len(row) == len(header):
+            elif any(row) and len(row) == len(header):
                 rows[place] = row
-            else:
+            elif any(row):
                 faults.append(f"{place}: {len(row)} fields, but the header has {len(header)}; quote a cell that "
                               "holds a comma")
+            place = f"{file}, line {reader.line_num + 1}"  # a quoted cell may span lines
     except csv.Error as error:
-        faults.append(f"{file}, line {reader.line_num}: not a CSV table from here on ({error}); save it as CSV "
-                      "with commas and double quotes")
+        faults.append(f"{place}: not a CSV table from here on ({error}); save it as CSV with commas and double quotes")
     if not header:
         raise InputError(f"{file}: the table is empty; expected a header with {', '.join(REQUIRED)}")
     if len(set(header)) < len(header):
