@@ -15,7 +15,6 @@ from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write
 # them, and `capture --help` and a mistake in an option are answered at once.
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Product1M / CAPTURE, from catalog to report.")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps")  # matplotlib writes them
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,26 +58,12 @@ def option(text: str, *names: str, **more: object) -> object:
     return typer.Option(*names, help=text, **more)
 
 
-def folder_option(text: str) -> object:
-    """Return an option for a folder to write to, refused before any work where a file stands there."""
-    return option(text, file_okay=False, writable=True)
-
-
-def file_option(text: str, *names: str, **more: object) -> object:
-    """Return an option for a file to write, refused before any work where a folder stands there."""
-    return option(text, *names, dir_okay=False, writable=True, **more)
-
-
-def check_picture(path: Path) -> Path:
-    """Return a file whose ending matplotlib can write, or raise BadParameter."""
-    if path.suffix.lower() not in PICTURES:
-        raise typer.BadParameter(f"{path}: end the picture's name with one of {', '.join(PICTURES)}")
-    return path
-
-
+FOLDER = {"file_okay": False, "writable": True}  # an output folder: refused before any work where a file stands
+FILE = {"dir_okay": False, "writable": True}  # an output file: refused where a folder stands
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps")  # matplotlib writes them
+MaybePath = Path | None
 CatalogFolder = Annotated[Path, typer.Argument(help="a catalog's folder")]
 MaybeCatalog = Annotated[Path | None, typer.Argument(help="a catalog's folder; default: the profile's drawn world")]
-MaybePath = Path | None
 ProfileName = Annotated[str, option("smoke, cpu, thorough, gpu or product1m", "--profile")]
 Seed = Annotated[int, option("of every random draw", min=0, max=2**32 - 1)]
 
@@ -91,7 +76,7 @@ def run(
     profile: ProfileName = "cpu",
     catalog: Annotated[MaybePath, option("a catalog's folder; default: the profile's drawn world")] = None,
     only: Annotated[str | None, option("one notebook, by its number", metavar="NN")] = None,
-    out: Annotated[MaybePath, folder_option("the report's folder; default: reports/PROFILE[-CATALOG]")] = None,
+    out: Annotated[MaybePath, option("the report's folder; default: reports/PROFILE[-CATALOG]", **FOLDER)] = None,
     seed: Seed = 0,
     resume: Annotated[bool, option("keep the notebooks that an earlier run finished", "--resume")] = False,
 ) -> int:
@@ -124,7 +109,7 @@ def catalog(
     images: Annotated[MaybePath, option("with --table: the folder its image paths start from")] = None,
     scenes: Annotated[MaybePath, option("with --world: a folder of photos for backgrounds")] = None,
     seed: Seed = 0,
-    out: Annotated[MaybePath, folder_option("the catalog's folder; default: data/NAME")] = None,
+    out: Annotated[MaybePath, option("the catalog's folder; default: data/NAME", **FOLDER)] = None,
     add: Annotated[bool, option("with --lists or --table: add to the catalog at --out", "--add")] = False,
 ) -> int:
     """Make a catalog of released lists, of your own table, or a drawn one."""
@@ -182,12 +167,12 @@ def drawn_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> 
 @app.command()
 def download(
     catalog: CatalogFolder,
-    connections: Annotated[int, option("requests at the same time")] = 16,
-    per_host: Annotated[int, option("photos of one host at the same time")] = 4,
-    interval: Annotated[float, option("seconds between two requests to one host, on average")] = 0.02,
-    seconds: Annotated[float, option("limit for one answer")] = 60,
-    tries: Annotated[int, option("of each address")] = 3,
-    export: Annotated[MaybePath, file_option("fetch nothing; write the addresses for img2dataset")] = None,
+    connections: Annotated[int, option("requests at the same time", min=1, max=500)] = 16,
+    per_host: Annotated[int, option("photos of one host at the same time", min=1, max=500)] = 4,
+    interval: Annotated[float, option("seconds between two requests to one host", min=0, max=3_600)] = 0.02,
+    seconds: Annotated[float, option("limit for one answer", min=0.1, max=86_400)] = 60,
+    tries: Annotated[int, option("of each address", min=1, max=100)] = 3,
+    export: Annotated[MaybePath, option("fetch nothing; write the addresses for img2dataset", **FILE)] = None,
     fetched: Annotated[MaybePath, option("folder: take in what img2dataset fetched", "--import")] = None,
 ) -> int:
     """Fetch the photos of a catalog."""
@@ -221,7 +206,7 @@ def download(
 def evaluate(
     lists: Annotated[Path, option("folder with the released lists")],
     rankings: Annotated[Path, option("lines of query_id,gallery_id,…")],
-    json: Annotated[MaybePath, file_option("write the figures here too")] = None,
+    json: Annotated[MaybePath, option("write the figures here too", **FILE)] = None,
 ) -> int:
     """Score a rankings file, in both definitions."""
     from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
@@ -249,13 +234,16 @@ def search(
     caption: Annotated[str, option("its text, where there is one")] = "",
     profile: ProfileName = "cpu",
     seed: Seed = 0,
-    out: Annotated[Path, file_option("picture of boxes and hits", callback=check_picture)] = Path("search.jpg"),
+    out: Annotated[Path, option("picture of boxes and hits", **FILE)] = Path("search.jpg"),
 ) -> int:
     """Find the products of a photo in a catalog's gallery."""
     from capture_lib.catalog.photos import load_photo
     from capture_lib.catalog.table import read_catalog
 
-    read_catalog(catalog)  # what cannot be read is said before the imports and before anything is trained
+    # what cannot be read or written is said before anything is imported or trained
+    if out.suffix.lower() not in PICTURES:
+        raise InputError(f"--out {out}: end the picture's name with one of {', '.join(PICTURES)}")
+    read_catalog(catalog)
     load_photo(image)
 
     from capture_lib.experiments import run, search

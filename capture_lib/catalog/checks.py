@@ -19,18 +19,13 @@ MAX_PATH = 1000  # characters
 def row_faults(table: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence for each fault; the table's index names the rows, as in "mine.csv, line 7"."""
     first: dict[str, str] = {}
-    for place, row in zip(row_names(table), table.itertuples(), strict=True):
-        where = f"{place}, sample_id {str(row.sample_id)!r:.80}"
+    for row in table.itertuples():
+        where = f"{row.Index}, sample_id {str(row.sample_id)!r:.80}"
         if row.sample_id in first:
             yield f"{where}: this id occurs twice ({first[row.sample_id]} has it too); ids must be unique"
-        first.setdefault(row.sample_id, place)
+        first.setdefault(row.sample_id, row.Index)
         for fault in [*cell_faults(row), *box_faults(row)]:
             yield f"{where}: {fault}"
-
-
-def row_names(table: pd.DataFrame) -> list[str]:
-    """Return what each row is called: the table's index where it has names, else "row 1" and so on."""
-    return [name if isinstance(name, str) else f"row {number}" for number, name in enumerate(table.index, start=1)]
 
 
 def cell_faults(row: tuple) -> Iterator[str]:

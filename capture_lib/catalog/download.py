@@ -27,8 +27,6 @@ LOG_COLUMNS = ("sample_id", "sha256", "bytes", "width", "height", "address", "ti
 HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "capture-lib"}
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # states that a later try may find gone
 WAITING = 4  # photos under way for each connection: one slow host shall not hold up the others
-RANGES = {"connections": (1, 500), "per_host": (1, 500), "interval": (0, 3_600),
-          "seconds": (0.1, 86_400), "tries": (1, 100)}
 Reasons = dict[str, str]  # by address
 
 
@@ -44,12 +42,6 @@ class DownloadSettings:
     pause: float = 1.0  # seconds before the second try; doubled before each later one
     max_pause: float = 60.0  # seconds, also where a server asks for more (Retry-After)
     max_bytes: int = 20_000_000
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
-            if not low <= getattr(self, name) <= high:  # not so of NaN
-                option = "--" + name.replace("_", "-")
-                raise InputError(f"{option} {getattr(self, name)}: choose {low:,} to {high:,}")
 
 
 class Refused(Exception):

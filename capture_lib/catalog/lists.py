@@ -8,7 +8,6 @@ import html
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -102,7 +101,6 @@ CHECKS = (  # what, of which cell, the test, what we do; `end` is a line's last 
      "kept: the product is there twice"),
     ("no labels", "labels", lambda labels: not labels, "kept; it cannot be scored"),
 )
-Finding = tuple[str, str, pd.Series, str]  # what, of which list, the cells by line, what we do
 
 
 def quality(folder: Path, catalog: Catalog | None = None) -> pd.DataFrame:
@@ -112,61 +110,64 @@ def quality(folder: Path, catalog: Catalog | None = None) -> pd.DataFrame:
         catalog: its other splits take part in what is compared across lists (leaks, spellings).
     """
     files = find_lists(folder)
-    parts, findings = {}, []
+    parts: dict[str, pd.DataFrame] = {}
+    rows = []
+
+    def note(what: str, name: str, cells: pd.Series, action: str) -> None:
+        if len(cells):
+            place = f"line {cells.index[0]}: " if name in parts else ""
+            example = f"{place}{cells.iloc[0]!r:.70}"  # quoted, so that a spreadsheet takes it for no formula
+            rows.append((what, name, len(cells), example, action))
+
+    # each list by itself
     for name, split in LIST_SPLITS.items():
         if split in files:
-            parts[name] = read_list(files[split])
+            part = parts[name] = read_list(files[split])
             lines = pd.Series(read_text(files[split]).split("\n"))
-            parts[name]["end"] = lines.str.split(FIELD_SEPARATOR).str[-1].set_axis(lines.index + 1)
-            findings += odd_cells(name, parts[name])
+            part["end"] = lines.str.split(FIELD_SEPARATOR).str[-1].set_axis(lines.index + 1)
+            for what, column, is_odd, action in CHECKS:
+                if (what, name) != ("no labels", "train"):
+                    note(what, name, part[column][part[column].map(is_odd).map(bool)], action)
+            for column in ("caption", "image"):
+                cells = part[column][part[column] != ""]
+                note(f"the same {column} again", name, cells[cells.duplicated()], "kept")
         elif catalog is not None and not catalog.split(split).empty:
             parts[name] = catalog.split(split)
-    findings += [*leaks(parts), *odd_labels(parts)]
-    rows = []
-    for what, name, cells, action in findings:
-        if len(cells):
-            place = f"line {cells.index[0]}: " if cells.index[0] else ""
-            rows.append((what, name, len(cells), f"{place}{cells.iloc[0]!r:.70}", action))  # quoted: no formula
-    return pd.DataFrame(rows, columns=["what", "list", "count", "example", "what we do"])
 
-
-def odd_cells(name: str, part: pd.DataFrame) -> Iterator[Finding]:
-    """Yield what a list has, each list by itself."""
-    for what, column, is_odd, action in CHECKS:
-        if what != "no labels" or name != "train":
-            yield what, name, part[column][part[column].map(is_odd).map(bool)], action
-    for column in ("caption", "image"):
-        yield f"the same {column} again", name, part[column][part[column].duplicated() & (part[column] != "")], "kept"
-
-
-def leaks(parts: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    """Yield what two lists have in common, as rows of the second one."""
+    # what two lists have in common, as rows of the second one
     for one, other in combinations(parts, 2):
         for column in ("caption", "image"):
             cells = parts[other][column]
             shared = cells[cells.isin(set(parts[one][column]) - {""})]
-            yield f"{column} that stands in {one} too", other, shared, "kept: a leak"
+            note(f"{column} that stands in {one} too", other, shared, "kept: a leak")
     if {"dev", "test"} <= parts.keys():
         dev, test = (set(map(tuple, parts[name]["labels"])) - {()} for name in ("dev", "test"))
         what = f"label rows of dev ({len(dev):,}; as sets {len(set(map(frozenset, dev))):,}) that recur in test"
-        yield what, "dev, test", on_no_line(sorted(dev & test), " + "), "kept; val holds no new mixture"
+        note(what, "dev, test", joined(sorted(dev & test), " + "), "kept; val holds no new mixture")
 
-
-def odd_labels(parts: dict[str, pd.DataFrame]) -> Iterator[Finding]:
-    """Yield labels of one product under differing names, over all lists, and labels that the gallery lacks."""
+    # labels of one product under differing names, and labels that the gallery lacks
     labels = {name: set(part["labels"].explode().dropna()) for name, part in parts.items()}
     spellings = defaultdict(list)  # by the text without case, width and spaces
-    for label in sorted(set().union(*labels.values())):
-        folded = "".join(unicodedata.normalize("NFKC", label).casefold().split())
-        spellings[folded].append(label)
-    groups = [group for group in spellings.values() if len(group) > 1]
-    yield "labels that differ by case, width or spaces alone", ", ".join(labels), on_no_line(groups), "kept apart"
+    everywhere = sorted(set().union(*labels.values()))
+    for label in everywhere:
+        spellings["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+    groups = joined([group for group in spellings.values() if len(group) > 1], " | ")
+    note("labels that differ by case, width or spaces alone", "all lists", groups, "kept apart")
+    brands = combinations(sorted({label.split()[0] for label in everywhere}), 2)  # the first word
+    pairs = [pair for pair in brands if differ_in_one(*pair)]
+    note("brands that may be one (a person must judge)", "all lists", joined(pairs, " | "), "kept apart")
     if labels.get("gallery"):
-        queries = labels.get("dev", set()) | labels.get("test", set())
-        lacking = on_no_line([[label] for label in sorted(queries - labels["gallery"])])
-        yield "labels of queries that the gallery lacks", "gallery", lacking, "kept; no ranking can find them"
+        lacking = (labels.get("dev", set()) | labels.get("test", set())) - labels["gallery"]
+        note("labels of queries that the gallery lacks", "all lists", pd.Series(sorted(lacking)),
+             "kept; no ranking can find them")
+    return pd.DataFrame(rows, columns=["what", "list", "count", "example", "what we do"])
 
 
-def on_no_line(groups: list, separator: str = " | ") -> pd.Series:
-    """Return findings that stand on no line: texts that belong together."""
-    return pd.Series([separator.join(group) for group in groups], index=[""] * len(groups), dtype=object)
+def differ_in_one(one: str, other: str) -> bool:
+    """Return True for two names of three or more characters that differ in a single one."""
+    return len(one) == len(other) > 2 and sum(a != b for a, b in zip(one, other, strict=True)) == 1
+
+
+def joined(groups: list, separator: str) -> pd.Series:
+    """Return texts that belong together, each group as one text."""
+    return pd.Series([separator.join(group) for group in groups], dtype=object)

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture_lib.catalog.checks import SPLITS, is_url, read_text, row_faults, row_names
+from capture_lib.catalog.checks import SPLITS, is_url, read_text, row_faults
 from capture_lib.utils import InputError, raise_faults, write_atomically
 
 __all__ = ["SPLITS", "Catalog", "InputError", "read_catalog", "read_text", "write_catalog"]
@@ -159,18 +159,19 @@ def merged(folder: Path, table: pd.DataFrame, add: bool = False) -> pd.DataFrame
                          "or name another folder with --out")
     raise_faults([f"{place}, sample_id {row[0]!r}: the catalog has this id with other content; use "
                   "another id, or make a new catalog"
-                  for place, row in zip(row_names(table), rows, strict=True) if known.get(row[0], row) != row])
+                  for place, row in zip(table.index, rows, strict=True) if known.get(row[0], row) != row])
     added = table[~table["sample_id"].isin(known)]
     return None if added.empty else pd.concat([old, added])
 
 
 def with_schema(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of `SCHEMA` in order as plain objects; missing cells are as in `EMPTY`."""
+    """Return the columns of `SCHEMA` as plain objects, missing cells as in `EMPTY`, every row with a name."""
+    names = [name if isinstance(name, str) else f"row {number}" for number, name in enumerate(table.index, start=1)]
     columns = {}
     for name in SCHEMA.names:
         cells = table[name] if name in table else [None] * len(table)
         columns[name] = [EMPTY.get(name) if is_missing(cell) else cell for cell in cells]
-    return pd.DataFrame(columns, index=table.index, dtype=object)
+    return pd.DataFrame(columns, index=names, dtype=object)
 
 
 def is_missing(cell: object) -> bool:
