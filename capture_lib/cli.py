@@ -5,11 +5,14 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from capture_lib.catalog.table import Catalog
 
 # The other modules are imported by the commands that use them: they bring pandas or torch with
 # them, and `capture --help` and a mistake in an option are answered at once.
@@ -149,7 +152,7 @@ def catalog(
     return 0
 
 
-def drawn_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> "Catalog":  # noqa: F821
+def drawn_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> "Catalog":
     """Return the drawn world of a size, drawn unless it is there."""
     from capture_lib import world
     from capture_lib.catalog.table import read_catalog
@@ -181,16 +184,16 @@ def download(
 
     if export and fetched:
         raise InputError("--export and --import are two steps: give one of them")
-    settings = download.DownloadSettings(connections, per_host, interval, seconds, tries)
     samples = read_catalog(catalog)
-    missing = {}
     if export:
         print(f"{export}: {shards.export_addresses(samples, export):,} addresses")
         return 0
+    missing = {}
     if fetched:
         taken, refused = shards.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {refused:,} refused (not a photo that decodes, or no sample of ours)")
     else:
+        settings = download.DownloadSettings(connections, per_host, interval, seconds, tries)
         missing = download.download(samples, settings)
     count = len(Catalog(samples.folder, samples.table).photos)  # looked for anew
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")

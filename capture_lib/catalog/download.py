@@ -77,9 +77,9 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> dict
             missing |= {sample: {row.image: reason} for sample, row in rows.items()}
         finally:  # after Ctrl-C as well
             fetcher.stopped.set()
-            with write_atomically(catalog.folder / "missing.csv") as beside, beside.open("w", newline="") as file:
-                lines = [(sample, *pair) for sample, reasons in missing.items() for pair in reasons.items()]
-                csv.writer(file).writerows([("sample_id", "address", "reason"), *lines])
+            lines = [(sample, *pair) for sample, reasons in missing.items() for pair in reasons.items()]
+            with write_atomically(catalog.folder / "missing.csv") as beside:
+                pd.DataFrame(lines, columns=["sample_id", "address", "reason"]).to_csv(beside, index=False)
     return missing
 
 
@@ -116,7 +116,8 @@ class Fetcher:
         self.catalog = catalog
         self.settings = settings
         self.threads = WAITING * settings.connections  # they end with the process at the latest
-        self.patience = 2 * settings.tries * (settings.seconds + settings.max_pause)  # for a photo
+        self.rest = settings.interval * settings.per_host  # seconds after a request of each slot of a host
+        self.patience = 2 * settings.tries * (settings.seconds + settings.max_pause + self.rest)  # for a photo
         self.connections = threading.Semaphore(settings.connections)
         self.hosts: dict[str, threading.Semaphore] = {}
         self.stopped = threading.Event()
@@ -128,7 +129,7 @@ class Fetcher:
         """Fetch one photo from its address or its mirror: id, cells of the log, reasons."""
         target = self.catalog.photo_path(row.sample_id, row.image)
         reasons = {}
-        for address in filter(None, (row.image, row.mirror)):
+        for address in filter(None, dict.fromkeys((row.image, row.mirror))):
             try:
                 return row.sample_id, save(self.body(address), target, address), {}
             except Refused as refused:
@@ -161,9 +162,10 @@ class Fetcher:
             raise
         except Exception as error:  # odd hosts and ports make the layers below fail in many ways
             passing = isinstance(error, httpx.TransportError)
-            raise Refused(f"{type(error).__name__} {error}".strip()[:100], passing) from None
-        finally:  # so long from each of the host's slots
-            self.stopped.wait(self.settings.interval * self.settings.per_host)
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise Refused(reason[:100], passing) from None
+        finally:
+            self.stopped.wait(self.rest)
 
     def read(self, answer: httpx.Response) -> bytes:
         """Return the body as it was sent, and read nothing beyond the limits."""

@@ -48,7 +48,7 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False) -> Catalo
     raise_faults(faults)
 
     # photos first, the table last: an interrupted command can be given again
-    table["image"] = table["image"].replace(targets)
+    table["image"] = [targets.get(image, image) for image in table["image"]]
     rows = merged(out, table, add)
     for image, target in targets.items():
         if not (out / target).is_file():
@@ -112,7 +112,9 @@ def read_table(file: Path, faults: list[str]) -> pd.DataFrame:
     unknown = [str(name) for name in table if name not in SCHEMA.names]
     if unknown:
         print(f"note: {file}: columns that are not known here are left out: {', '.join(unknown):.200}")
-    rows = [our_cells(cells, place, faults) for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
+    rows = []
+    for place, cells in zip(table.index, table.to_dict("records"), strict=True):
+        rows.append(our_cells(cells, place, faults))
     return pd.DataFrame(rows, index=table.index, columns=SCHEMA.names, dtype=object)
 
 
