@@ -80,7 +80,7 @@ def test_the_prefix_of_fixed_length_needs_dataparallel():
 def test_zeroed_regions_in_the_mean_shrink_the_global_token(pairs):
     drawn = pairs.draw(np.arange(12), replace(SETTINGS, zeroed=1.0), torch.Generator().manual_seed(0))
     ours = batches.hide(drawn)["region_features"]
-    real, zeroed = drawn["real"], drawn["zeroed"]
+    real, zeroed = drawn["valid"], drawn["zeroed"]
     seen = real & ~zeroed
     released = ours[:, 1:].sum(1) / real.sum(1, keepdim=True)  # over all regions, as if the zeros were features
     shrunk = seen.sum(1) / real.sum(1)
