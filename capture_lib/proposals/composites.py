@@ -8,11 +8,11 @@ memory-mapped arrays of fixed size, so that a training loop reads a batch at the
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import HELD_OUT, Catalog
@@ -46,11 +46,11 @@ class SynthesisSettings:
 
 # ---- foregrounds
 def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
-    """Return the ids of photos that may show one product; True where that is known.
+    """Return the ids of photos that may show one product; True where that is known. No label is read.
 
-    Known are, without any label, training photos that the catalog calls single, and the gallery, which
-    is single by definition. Behind them come training photos of which the catalog says nothing: there
-    the mask decides. Brands that are held out of training are left out.
+    Known are training photos that the catalog calls single, and the gallery, single by definition;
+    brands held out of training are left out. Behind them come training photos of which the catalog
+    says nothing: there the mask decides.
     """
     table = catalog.table
     single = (table["products"] == "single") & table["split"].isin(["train", "gallery"])
@@ -58,8 +58,8 @@ def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)
     known |= dict.fromkeys(table[unknown]["sample_id"], False)
-    present = ((sample, value) for sample, value in known.items() if sample in catalog.photos)
-    return dict(islice(present, max_count))
+    present = [sample for sample in known if sample in catalog.photos]
+    return {sample: known[sample] for sample in present[:max_count]}
 
 
 def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path) -> dict:
@@ -88,8 +88,7 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
     foregrounds = np.array(squares, np.uint8).reshape(len(kept), size, size, 4)
     np.save(folder / "foregrounds.npy", foregrounds)
     (folder / "ids.txt").write_text("".join(kept), encoding="utf-8")
-    counts = {"tried": len(paths), "kept": len(kept), "rejected": dict(rejected)}
-    return {"source": catalog.name, **counts}
+    return {"source": catalog.name, "tried": len(paths), "kept": len(kept), "rejected": dict(rejected)}
 
 
 # ---- scenes
@@ -104,7 +103,7 @@ def scene_files(folder: str) -> list[Path]:
     files = [file for file in Path(folder).glob("*") if file.suffix.lower() in SCENE_FILES]
     if not files:
         kinds = ", ".join(SCENE_FILES)
-        raise InputError(f"{folder}: no photos ({kinds}) to paste on; name another folder of scenes")
+        raise InputError(f"{folder}: no photos ({kinds}) to paste on; name another folder")
     return sorted(files)
 
 
@@ -114,11 +113,12 @@ def load_scene(file: Path, side: int) -> Photo:
     return fit(load_photo(file), side)
 
 
-def crop_scene(file: Path, size: int, rng: np.random.Generator) -> Photo:
+def crop_scene(file: Path, size: int, rng: Generator) -> Photo:
     """Return a square part of a photo of a scene (size, size, 3), mirrored half of the time."""
     photo = load_scene(file, 2 * size)
     height, width = photo.shape[:2]
-    side = max(1, round(rng.uniform(0.5, 1) * min(height, width)))
+    share = rng.uniform(0.5, 1)
+    side = max(1, round(share * min(height, width)))
     y = rng.integers(0, height - side + 1)
     x = rng.integers(0, width - side + 1)
     part = photo[y:y + side, x:x + side]
@@ -126,13 +126,13 @@ def crop_scene(file: Path, size: int, rng: np.random.Generator) -> Photo:
     return cv2.flip(part, 1) if rng.random() < 0.5 else part
 
 
-def draw_scene(size: int, rng: np.random.Generator) -> Photo:
+def draw_scene(size: int, rng: Generator) -> Photo:
     """Draw a background (size, size, 3): a gradient with blotches, stripes, a table or none."""
-    corners = rng.integers(30, 256, (2, 2, 3))
+    corners = rng.integers(30, 256, (2, 2, 3))  # their colours
     if rng.random() < 0.35:  # shop photos often have a plain background
-        corners = np.clip(rng.integers(225, 256) + rng.integers(-8, 9, (2, 2, 3)), 0, 255)
-    scene = cv2.resize(corners.astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR)
-    scene = scene.astype(np.float32)
+        white = rng.integers(225, 256)
+        corners = np.clip(white + rng.integers(-8, 9, (2, 2, 3)), 0, 255)
+    scene = cv2.resize(corners.astype(np.uint8), (size, size)).astype(np.float32)
     kind = rng.integers(4)
     if kind == 1:  # blotches
         cells = int(rng.integers(3, 24))
@@ -150,11 +150,12 @@ def draw_scene(size: int, rng: np.random.Generator) -> Photo:
         scene += wave[..., None]
     elif kind == 3:  # the edge of a table
         edge = int(rng.uniform(0.3, 0.8) * size)
-        scene[edge:] = 0.5 * scene[edge:] + 0.5 * rng.integers(60, 240, 3)
+        colour = rng.integers(60, 240, 3)
+        scene[edge:] = 0.5 * scene[edge:] + 0.5 * colour
     return np.clip(scene, 0, 255).astype(np.uint8)
 
 
-def draw_distractors(scene: Photo, rng: np.random.Generator) -> None:
+def draw_distractors(scene: Photo, rng: Generator) -> None:
     """Draw a few flat shapes that are no products, in place: props, price badges, frames."""
     size = len(scene)
     for _ in range(rng.integers(0, 4)):
@@ -169,20 +170,16 @@ def draw_distractors(scene: Photo, rng: np.random.Generator) -> None:
 
 
 # ---- composites
-def compose(
-    foregrounds: np.ndarray,
-    owners: np.ndarray,
-    settings: SynthesisSettings,
-    rng: np.random.Generator,
-    scenes: tuple[Path, ...] = (),
-) -> tuple[Photo, np.ndarray, np.ndarray]:
+def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSettings,
+            rng: Generator, scenes: tuple[Path, ...] = ()) -> tuple:
     """Paste the foregrounds (N, s, s, 4) that `owners` (K,) name on a scene.
 
     Returns:
-        photo (S, S, 3) uint8, and boxes (K, 4) and visible shares (K,) as from `visible_boxes`.
+        photo (S, S, 3) uint8; boxes (K, 4) float32 and visible shares (K,) of `visible_boxes`.
     """
     size = settings.size
     count = len(owners)
+    # a scene
     if scenes and rng.random() < 0.5:
         photo = crop_scene(scenes[rng.integers(len(scenes))], size, rng)
     else:
@@ -209,11 +206,12 @@ def compose(
     if settings.light:
         fall = np.linspace(1, -1, size, dtype=np.float32)[:, None]
         photo = photo * (1 + 0.15 * light * fall)
-    return np.clip(photo, 0, 255).astype(np.uint8), *visible_boxes(topmost, areas)
+    boxes, visible = visible_boxes(topmost, areas)
+    return np.clip(photo, 0, 255).astype(np.uint8), boxes, visible
 
 
 def visible_boxes(topmost: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tight box round what is visible of each foreground, and its visible share.
+    """Return the box round what is visible of each foreground, and its visible share.
 
     Args:
         topmost: (S, S) int8, the uppermost foreground of each pixel, -1 for none.
@@ -225,20 +223,14 @@ def visible_boxes(topmost: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, n
     visible = np.bincount(topmost[topmost >= 0], minlength=len(areas)) / areas
     boxes = np.zeros((len(areas), 4), np.float32)
     for k in np.flatnonzero(visible >= MIN_VISIBLE):
-        x, y, w, h = cv2.boundingRect((topmost == k).astype(np.uint8))
+        seen = topmost == k
+        x, y, w, h = cv2.boundingRect(seen.astype(np.uint8))
         boxes[k] = (x, y, x + w, y + h)
     return boxes, visible.astype(np.float32)
 
 
-def place(
-    foreground: np.ndarray,
-    slot: float,
-    span: float,
-    topmost: np.ndarray,
-    areas: np.ndarray,
-    settings: SynthesisSettings,
-    rng: np.random.Generator,
-) -> Layer | None:
+def place(foreground: np.ndarray, slot: float, span: float, topmost: np.ndarray,
+          areas: np.ndarray, settings: SynthesisSettings, rng: Generator) -> Layer | None:
     """Scale and tilt a foreground where it hides no other too much; None without a place.
 
     Args:
@@ -254,7 +246,8 @@ def place(
         x = (slot + rng.uniform(-0.2, 0.2) / count) * size
         y = rng.uniform(0.3, 0.75) * size
         height = size * span * rng.uniform(0.7, 1.3)
-        layer = warp(foreground, height, rng.normal(0, settings.tilt), size, (x, y))
+        angle = rng.normal(0, settings.tilt)
+        layer = warp(foreground, height, angle, size, (x, y))
         solid = layer[..., 3] > 127
         hidden = np.bincount(topmost[solid & taken], minlength=count)
         if not (hidden > allowed)[seen > 0].any():
@@ -262,9 +255,7 @@ def place(
     return None
 
 
-def warp(
-    foreground: np.ndarray, height: float, angle: float, size: int, centre: tuple[float, float]
-) -> Layer:
+def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre: tuple) -> Layer:
     """Return a foreground scaled to `height` pixels and tilted by `angle` degrees."""
     ys, xs = np.nonzero(foreground[..., 3])
     h = ys.max() + 1
@@ -272,12 +263,11 @@ def warp(
     middle = (w / 2, h / 2)
     matrix = cv2.getRotationMatrix2D(middle, angle, height / max(h, w))
     matrix[:, 2] += np.array(centre) - middle
-    return cv2.warpAffine(foreground, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(foreground, matrix, (size, size))
 
 
-def paste(
-    photo: np.ndarray, layer: Layer, light: float, settings: SynthesisSettings, rng: np.random.Generator
-) -> np.ndarray:
+def paste(photo: np.ndarray, layer: Layer, light: float, settings: SynthesisSettings,
+          rng: Generator) -> np.ndarray:
     """Return the photo (S, S, 3) with a layer on it; light comes from the left (1) or right (-1)."""
     alpha = layer[..., 3:].astype(np.float32) / 255
     colours = layer[..., :3].astype(np.float32)
@@ -294,43 +284,44 @@ def paste(
     return photo * (1 - alpha) + np.clip(colours, 0, 255) * alpha
 
 
-def cast_shadow(
-    photo: np.ndarray, alpha: np.ndarray, light: float, rng: np.random.Generator
-) -> np.ndarray:
+def cast_shadow(photo: np.ndarray, alpha: np.ndarray, light: float, rng: Generator) -> np.ndarray:
     """Return the photo with a soft shadow of an alpha (S, S, 1), away from the light."""
     unit = len(photo) / 128
-    shift = np.float32([[1, 0, 6 * unit * light], [0, 1, rng.uniform(0, 5) * unit]])
+    shift = np.eye(2, 3, dtype=np.float32)
+    shift[0, 2] = 6 * unit * light
+    shift[1, 2] = rng.uniform(0, 5) * unit
     shadow = cv2.warpAffine(alpha, shift, alpha.shape[1::-1])
-    shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(1.5, 4) * unit)
-    return photo * (1 - np.float32(rng.uniform(0.2, 0.5)) * shadow[..., None])
+    softness = rng.uniform(1.5, 4) * unit
+    shadow = cv2.GaussianBlur(shadow, (0, 0), softness)[..., None]
+    darkness = np.float32(rng.uniform(0.2, 0.5))
+    return photo * (1 - darkness * shadow)
 
 
 # ---- files
 def sample_owners(number: int, foregrounds: int, max_products: int, seed: int) -> np.ndarray:
     """Return which foregrounds composite `number` holds: 1, 2 … `max_products` of them in turn.
 
-    All are sampled without replacement, epoch after epoch, so that each foreground stands in about
-    as many composites as any other. Any process can tell those of any composite.
+    They are sampled without replacement, epoch after epoch, so that each foreground stands in about
+    as many composites as any other.
     """
-    # how many were sampled before: those of whole rounds, and 1 + 2 + … in this one
-    count = 1 + number % max_products
-    rounds = number // max_products
-    start = rounds * max_products * (max_products + 1) // 2 + count * (count - 1) // 2
+    # so many were sampled for the composites before this one
+    rounds, last = divmod(number, max_products)
+    count = last + 1
+    start = rounds * sum(range(max_products + 1)) + sum(range(count))
     owners = []
     for position in range(start, start + count):
         epoch, index = divmod(position, foregrounds)
-        order = np.random.default_rng([seed, 7, epoch]).permutation(foregrounds)
+        order = default_rng([seed, 7, epoch]).permutation(foregrounds)
         owners.append(order[index])
     return np.array(owners)
 
 
-def make_composite(
-    number: int, file: Path, scenes: tuple[Path, ...], settings: SynthesisSettings, seed: int
-) -> tuple:
+def make_composite(number: int, file: Path, scenes: tuple[Path, ...],
+                   settings: SynthesisSettings, seed: int) -> tuple:
     """Return the owners, photo, boxes and visible shares of a composite, from its own stream."""
     foregrounds = np.load(file, mmap_mode="r")
     owners = sample_owners(number, len(foregrounds), settings.max_products, seed)
-    rng = np.random.default_rng([seed, number])
+    rng = default_rng([seed, number])
     return owners, *compose(foregrounds, owners, settings, rng, scenes)
 
 
