@@ -53,7 +53,8 @@ def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
     says nothing: there the mask decides.
     """
     table = catalog.table
-    single = (table["products"] == "single") & table["split"].isin(["train", "gallery"])
+    single = table["products"] == "single"
+    single &= table["split"].isin(["train", "gallery"])
     single &= table["combination"] != HELD_OUT
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)
@@ -85,8 +86,8 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
         else:
             squares.append(result)
             kept.append(f"{sample}\n")
-    foregrounds = np.array(squares, np.uint8).reshape(len(kept), size, size, 4)
-    np.save(folder / "foregrounds.npy", foregrounds)
+    foregrounds = np.array(squares, np.uint8)
+    np.save(folder / "foregrounds.npy", foregrounds.reshape(-1, size, size, 4))
     (folder / "ids.txt").write_text("".join(kept), encoding="utf-8")
     return {"source": catalog.name, "tried": len(paths), "kept": len(kept), "rejected": dict(rejected)}
 
@@ -100,11 +101,12 @@ def scene_files(folder: str) -> list[Path]:
     """
     if not folder:
         return []
-    files = [file for file in Path(folder).glob("*") if file.suffix.lower() in SCENE_FILES]
-    if not files:
+    files = sorted(Path(folder).glob("*"))
+    photos = [file for file in files if file.suffix.lower() in SCENE_FILES]
+    if not photos:
         kinds = ", ".join(SCENE_FILES)
         raise InputError(f"{folder}: no photos ({kinds}) to paste on; name another folder")
-    return sorted(files)
+    return photos
 
 
 @lru_cache(maxsize=128)
@@ -132,7 +134,8 @@ def draw_scene(size: int, rng: Generator) -> Photo:
     if rng.random() < 0.35:  # shop photos often have a plain background
         white = rng.integers(225, 256)
         corners = np.clip(white + rng.integers(-8, 9, (2, 2, 3)), 0, 255)
-    scene = cv2.resize(corners.astype(np.uint8), (size, size)).astype(np.float32)
+    corners = corners.astype(np.uint8)
+    scene = cv2.resize(corners, (size, size)).astype(np.float32)
     kind = rng.integers(4)
     if kind == 1:  # blotches
         cells = int(rng.integers(3, 24))
@@ -146,7 +149,8 @@ def draw_scene(size: int, rng: Generator) -> Photo:
         period = rng.uniform(4, 40)
         y, x = np.mgrid[:size, :size]
         along = x * np.cos(angle) + y * np.sin(angle)
-        wave = rng.uniform(5, 40) * np.sin(along * 6.283 / period)
+        amplitude = rng.uniform(5, 40)
+        wave = amplitude * np.sin(along * 6.283 / period)
         scene += wave[..., None]
     elif kind == 3:  # the edge of a table
         edge = int(rng.uniform(0.3, 0.8) * size)
@@ -165,8 +169,8 @@ def draw_distractors(scene: Photo, rng: Generator) -> None:
         if rng.random() < 0.5:
             cv2.circle(scene, (x, y), r, colour, -1, cv2.LINE_AA)
         else:
-            width = int(r * rng.uniform(1, 5))
-            cv2.rectangle(scene, (x, y), (x + width, y + r), colour, -1)
+            far = (x + int(r * rng.uniform(1, 5)), y + r)
+            cv2.rectangle(scene, (x, y), far, colour, -1)
 
 
 # ---- composites
@@ -175,11 +179,13 @@ def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSett
     """Paste the foregrounds (N, s, s, 4) that `owners` (K,) name on a scene.
 
     Returns:
-        photo (S, S, 3) uint8; boxes (K, 4) float32 and visible shares (K,) of `visible_boxes`.
+        photo (S, S, 3) uint8; boxes (K, 4) float32 xyxy pixels, each tight round what is visible of a
+        foreground; visible (K,) float32, the share of it inside the frame that no other covers. Below
+        40%, or without a place, the box is [0, 0, 0, 0].
     """
     size = settings.size
     count = len(owners)
-    # a scene
+    # the scene: drawn, or half of the time a photo where there are some
     if scenes and rng.random() < 0.5:
         photo = crop_scene(scenes[rng.integers(len(scenes))], size, rng)
     else:
@@ -190,7 +196,8 @@ def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSett
     # rough height and places of the foregrounds, close together or apart, and the light
     span = rng.uniform(0.35, 0.9) if count == 1 else rng.uniform(0.3, 0.6)
     spread = rng.uniform(0.6, 1)
-    slots = 0.5 + spread * ((rng.permutation(count) + 0.5) / count - 0.5)
+    order = rng.permutation(count)
+    slots = 0.5 + spread * ((order + 0.5) / count - 0.5)
     light = rng.uniform(-1, 1)  # from the left (1) or from the right (-1)
     # paste one above the other
     topmost = np.full((size, size), -1, np.int8)  # the uppermost foreground of each pixel
@@ -206,27 +213,15 @@ def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSett
     if settings.light:
         fall = np.linspace(1, -1, size, dtype=np.float32)[:, None]
         photo = photo * (1 + 0.15 * light * fall)
-    boxes, visible = visible_boxes(topmost, areas)
-    return np.clip(photo, 0, 255).astype(np.uint8), boxes, visible
-
-
-def visible_boxes(topmost: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the box round what is visible of each foreground, and its visible share.
-
-    Args:
-        topmost: (S, S) int8, the uppermost foreground of each pixel, -1 for none.
-        areas: (K,), the pixels of each foreground inside the frame.
-
-    Returns:
-        boxes (K, 4) float32 xyxy pixels, zeros below a share of 40%; shares (K,) float32.
-    """
-    visible = np.bincount(topmost[topmost >= 0], minlength=len(areas)) / areas
-    boxes = np.zeros((len(areas), 4), np.float32)
+    # read the boxes off what is still visible
+    visible = np.bincount(topmost[topmost >= 0], minlength=count) / areas
+    boxes = np.zeros((count, 4), np.float32)
     for k in np.flatnonzero(visible >= MIN_VISIBLE):
         seen = topmost == k
         x, y, w, h = cv2.boundingRect(seen.astype(np.uint8))
         boxes[k] = (x, y, x + w, y + h)
-    return boxes, visible.astype(np.float32)
+    photo = np.clip(photo, 0, 255).astype(np.uint8)
+    return photo, boxes, visible.astype(np.float32)
 
 
 def place(foreground: np.ndarray, slot: float, span: float, topmost: np.ndarray,
@@ -235,7 +230,7 @@ def place(foreground: np.ndarray, slot: float, span: float, topmost: np.ndarray,
 
     Args:
         slot, span: its rough place across the photo, and its rough height, as fractions.
-        topmost, areas: of the foregrounds so far, as for `visible_boxes`.
+        topmost, areas: (S, S) the uppermost foreground of each pixel, -1 for none; (K,) their pixels.
     """
     size = settings.size
     count = len(areas)
@@ -273,28 +268,24 @@ def paste(photo: np.ndarray, layer: Layer, light: float, settings: SynthesisSett
     colours = layer[..., :3].astype(np.float32)
     gain = rng.uniform(0.85, 1.15) * rng.uniform(0.94, 1.06, 3)
     softness = rng.uniform(0.3, 0.8)
-    if settings.shadow and rng.random() < 0.7:
-        photo = cast_shadow(photo, alpha, light, rng)
+    if settings.shadow and rng.random() < 0.7:  # on the side away from the light
+        unit = len(photo) / 128
+        shift = np.eye(2, 3, dtype=np.float32)
+        shift[0, 2] = 6 * unit * light
+        shift[1, 2] = rng.uniform(0, 5) * unit
+        shadow = cv2.warpAffine(alpha, shift, alpha.shape[1::-1])
+        shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(1.5, 4) * unit)
+        darkness = np.float32(rng.uniform(0.2, 0.5))
+        photo = photo * (1 - darkness * shadow[..., None])
     if settings.light:  # brightness nearer to that of the scene
         mean = (colours * alpha).sum() / (3 * max(alpha.sum(), 1))
         ratio = (photo.mean() + 60) / (mean + 60)
-        colours = colours * (ratio ** 0.2 * gain).astype(np.float32)
+        gain = ratio ** 0.2 * gain
+        colours = colours * gain.astype(np.float32)
     if settings.blending:
         alpha = cv2.GaussianBlur(alpha, (0, 0), softness)[..., None]
-    return photo * (1 - alpha) + np.clip(colours, 0, 255) * alpha
-
-
-def cast_shadow(photo: np.ndarray, alpha: np.ndarray, light: float, rng: Generator) -> np.ndarray:
-    """Return the photo with a soft shadow of an alpha (S, S, 1), away from the light."""
-    unit = len(photo) / 128
-    shift = np.eye(2, 3, dtype=np.float32)
-    shift[0, 2] = 6 * unit * light
-    shift[1, 2] = rng.uniform(0, 5) * unit
-    shadow = cv2.warpAffine(alpha, shift, alpha.shape[1::-1])
-    softness = rng.uniform(1.5, 4) * unit
-    shadow = cv2.GaussianBlur(shadow, (0, 0), softness)[..., None]
-    darkness = np.float32(rng.uniform(0.2, 0.5))
-    return photo * (1 - darkness * shadow)
+    colours = np.clip(colours, 0, 255)
+    return photo * (1 - alpha) + colours * alpha
 
 
 # ---- files
@@ -311,9 +302,14 @@ def sample_owners(number: int, foregrounds: int, max_products: int, seed: int) -
     owners = []
     for position in range(start, start + count):
         epoch, index = divmod(position, foregrounds)
-        order = default_rng([seed, 7, epoch]).permutation(foregrounds)
-        owners.append(order[index])
+        owners.append(epoch_order(foregrounds, epoch, seed)[index])
     return np.array(owners)
+
+
+@lru_cache(maxsize=4)
+def epoch_order(foregrounds: int, epoch: int, seed: int) -> np.ndarray:
+    """Return the order in which an epoch samples the foregrounds: (foregrounds,) int64."""
+    return default_rng([seed, 7, epoch]).permutation(foregrounds)
 
 
 def make_composite(number: int, file: Path, scenes: tuple[Path, ...],
@@ -332,8 +328,9 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     is no box), `owners.npy` (M, K) int32 (-1 for none) and `visible.npy` (M, K) float32.
     """
     count = settings.composites
+    file = folder / "composites.npy"
     shape = (count, settings.size, settings.size, 3)
-    photos = np.lib.format.open_memmap(folder / "composites.npy", "w+", np.uint8, shape)
+    photos = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
     boxes = np.zeros((count, settings.max_products, 4), np.float32)
     owners = np.full(boxes.shape[:2], -1, np.int32)
     visible = np.zeros(boxes.shape[:2], np.float32)
@@ -343,10 +340,11 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     with process_map(settings.workers, chunk=50) as map_over:
         made = progress(map_over(work, range(count)), "composites", count)
         for number, (owner, photo, box, share) in enumerate(made):
+            filled = (number, slice(len(owner)))
             photos[number] = photo
-            boxes[number, :len(owner)] = box
-            owners[number, :len(owner)] = owner
-            visible[number, :len(owner)] = share
+            boxes[filled] = box
+            owners[filled] = owner
+            visible[filled] = share
     np.save(folder / "boxes.npy", boxes)
     np.save(folder / "owners.npy", owners)
     np.save(folder / "visible.npy", visible)

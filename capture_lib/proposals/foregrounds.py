@@ -167,7 +167,20 @@ def colour_outlines(photo: Photo) -> list[Outline]:
     """Return the outline of what GrabCut finds by colour in a small photo, if plausible."""
     small = fit(photo, 80)
     height, width = small.shape[:2]
-    far = border_contrast(small)
+    lab = to_lab(cv2.GaussianBlur(small, (3, 3), 0))
+    # the four main colours of the border
+    rim = max(2, round(0.04 * min(height, width)))
+    sides = (lab[:rim], lab[-rim:], lab[:, :rim], lab[:, -rim:])
+    border = np.concatenate([side.reshape(-1, 3) for side in sides])
+    cv2.setRNGSeed(0)  # k-means starts its clusters at random
+    stop = (cv2.TERM_CRITERIA_MAX_ITER, 8, 0)
+    _, _, centres = cv2.kmeans(border, 4, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    # the distance to the nearest of them, in halves, split by Otsu's threshold
+    distances = np.linalg.norm(lab[:, :, None] - centres, axis=-1)  # (H, W, 4)
+    halves = 2 * distances.min(axis=-1)
+    grey = np.clip(halves, 0, 255).astype(np.uint8)
+    threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
+    far = halves > threshold
     # the border is background; what has other colours, and is central, may be product
     labels = np.full((height, width), cv2.GC_BGD, np.uint8)
     labels[2:-2, 2:-2] = cv2.GC_PR_BGD
@@ -179,24 +192,6 @@ def colour_outlines(photo: Photo) -> list[Outline]:
     # back to the photo's size
     large = cv2.resize(mask.astype(np.float32), photo.shape[1::-1])
     return plausible_outlines((large > 0.5).astype(np.uint8))[:1]
-
-
-def border_contrast(photo: Photo) -> np.ndarray:
-    """Return where a photo is far in colour from its border: (H, W) bool."""
-    lab = to_lab(cv2.GaussianBlur(photo, (3, 3), 0))
-    # the four main colours of the border
-    rim = max(2, round(0.04 * min(photo.shape[:2])))
-    sides = (lab[:rim], lab[-rim:], lab[:, :rim], lab[:, -rim:])
-    border = np.concatenate([side.reshape(-1, 3) for side in sides])
-    cv2.setRNGSeed(0)  # k-means starts its clusters at random
-    stop = (cv2.TERM_CRITERIA_MAX_ITER, 8, 0)
-    _, _, centres = cv2.kmeans(border, 4, None, stop, 1, cv2.KMEANS_PP_CENTERS)
-    # the distance to the nearest of them, in halves, split by Otsu's threshold
-    distances = np.linalg.norm(lab[:, :, None] - centres, axis=-1)  # (H, W, 4)
-    halves = 2 * distances.min(axis=-1)
-    grey = np.clip(halves, 0, 255).astype(np.uint8)
-    threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
-    return halves > threshold
 
 
 # ---- GrabCut
