@@ -13,8 +13,6 @@ import torch
 
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals import composites, detector, evaluation
-from capture_lib.proposals.composites import SynthesisSettings
-from capture_lib.proposals.detector import DetectorSettings
 from capture_lib.utils import process_map, progress
 
 ALL = "all choices"
@@ -44,8 +42,8 @@ def variants() -> dict[str, tuple[dict, int]]:
     return rows | {"none of them": (NONE, 0)}
 
 
-def find_products(variant: tuple[dict, int], foregrounds: Path, synthesis: SynthesisSettings,
-                  training: DetectorSettings, paths: list[Path], seed: int) -> evaluation.Found:
+def find_products(variant: tuple[dict, int], foregrounds: Path, synthesis: composites.SynthesisSettings,
+                  training: detector.DetectorSettings, paths: list[Path], seed: int) -> evaluation.Found:
     """Compose, train and search the photos, in one process of one thread and without progress."""
     torch.set_num_threads(1)
     changes, added = variant
@@ -67,12 +65,10 @@ def evaluated(catalog: Catalog, settings: AblationSettings, seed: int) -> tuple[
     return rows.iloc[chosen], [truth[i] for i in chosen]
 
 
-def hits(settings: AblationSettings, foregrounds: Path, synthesis: SynthesisSettings,
-         training: DetectorSettings, paths: list[Path], truth: evaluation.Truth, seed: int) -> dict:
-    """Return by variant for each photo, as `count_hits`, how many of its true boxes are found.
-
-    `foregrounds` is the file of a synthesis stage; the settings are the profile's.
-    """
+def hits(settings: AblationSettings, foregrounds: Path, synthesis: composites.SynthesisSettings,
+         training: detector.DetectorSettings, paths: list[Path], truth: evaluation.Truth,
+         seed: int) -> dict[str, list]:
+    """Return `count_hits` of each variant, from the foregrounds' file and the profile's settings."""
     synthesis = replace(synthesis, composites=settings.composites)
     training = replace(training, steps=settings.steps, enlarged=(1.0,))
     work = partial(find_products, foregrounds=foregrounds.resolve(), synthesis=synthesis,
