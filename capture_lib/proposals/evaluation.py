@@ -16,13 +16,13 @@ from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import box_overlap
 from capture_lib.proposals.region_store import RegionSettings, locate, photo_batches
 
-Found = list[tuple[np.ndarray, np.ndarray]]  # of each photo: boxes (n, 4) and scores (n,), best first
-Truth = list[np.ndarray]  # of each photo: true boxes (t, 4)
+Found = list[tuple[np.ndarray, np.ndarray]]  # boxes (n, 4), best first, and scores (n,)
+Truth = list[np.ndarray]  # true boxes (t, 4) of each photo
 
 
 def best_so_far(proposals: np.ndarray, boxes: np.ndarray, count: int) -> np.ndarray:
     """Return each true box's IoU with the best of the first k proposals: (t, count), k from 1."""
-    proposals = np.asarray(proposals[:count], np.float64)  # (n, 4), n may be less than count
+    proposals = np.asarray(proposals[:count], np.float64)  # may be fewer
     overlaps = np.zeros((len(boxes), count))
     for row, box in zip(overlaps, np.asarray(boxes, np.float64), strict=True):
         row[: len(proposals)] = box_overlap(box, proposals)
@@ -31,7 +31,8 @@ def best_so_far(proposals: np.ndarray, boxes: np.ndarray, count: int) -> np.ndar
 
 def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict[str, float]:
     """Return sum of hits (P,) over sum of totals (P,), with a 95% bootstrap interval over P photos."""
-    draws = np.random.default_rng(seed).integers(len(hits), size=(1000, len(hits)))
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(hits), size=(1000, len(hits)))  # photos
     proportions = hits[draws].sum(1) / np.maximum(totals[draws].sum(1), 1)
     low, high = np.percentile(proportions, [2.5, 97.5])
     value = hits.sum() / max(totals.sum(), 1)
@@ -43,8 +44,9 @@ def recall(best: list[np.ndarray], threshold: float, count: int, seed: int) -> d
 
     `best` is of each photo what `best_so_far` returns.
     """
-    hits = np.array([(overlaps[:, count - 1] >= threshold).sum() for overlaps in best])
-    return proportion_interval(hits, np.array([len(overlaps) for overlaps in best]), seed)
+    hits = [(overlaps[:, count - 1] >= threshold).sum() for overlaps in best]
+    totals = list(map(len, best))
+    return proportion_interval(np.array(hits), np.array(totals), seed)
 
 
 def averages(found: Found, truth: Truth, count: int) -> dict[str, float]:
@@ -58,13 +60,12 @@ def averages(found: Found, truth: Truth, count: int) -> dict[str, float]:
     products = [(boxes, np.ones(len(boxes))) for boxes in truth]
     coco = COCOeval_faster(COCO(coco_data(products)), COCO(coco_data(found)), iouType="bbox")
     coco.params.maxDets = [count]
-    coco.params.recThrs = torch.linspace(0, 1, 101).double().numpy()  # rounded as torchmetrics does
+    coco.params.recThrs = torch.linspace(0, 1, 101).double().numpy()  # as torchmetrics
     coco.evaluate()
     precision = coco.eval["precision"][:, :, 0, 0, 0].mean(1)  # (10,) by IoU
     recalls = coco.eval["recall"][:, 0, 0, 0]  # (10,)
-    values = {"AP": precision.mean(), "AP@0.5": precision[0], "AP@0.75": precision[5]}
-    values["AR"] = recalls.mean()
-    return {name: float(value) for name, value in values.items()}
+    values = precision.mean(), precision[0], precision[5], recalls.mean()
+    return dict(zip(("AP", "AP@0.5", "AP@0.75", "AR"), map(float, values), strict=True))
 
 
 def coco_data(photos: Found) -> dict[str, list]:
