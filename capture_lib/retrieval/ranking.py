@@ -40,6 +40,7 @@ class Choice:
     augmented: bool = False
 
 
+Hits = tuple[np.ndarray, np.ndarray]  # scores and ids, (n, depth) each, best first
 METHODS = {
     "capture/instance": Method("instance", PAPER),
     "capture/image": Method("image", PAPER),
@@ -77,15 +78,13 @@ def build_index(vectors: np.ndarray, ids: np.ndarray | None = None) -> faiss.Ind
     return index
 
 
-def search_index(index: faiss.Index, queries: np.ndarray, depth: int
-                 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and ids (n, depth) of the best items, fewer of a small index."""
+def search_index(index: faiss.Index, queries: np.ndarray, depth: int) -> Hits:
+    """Search an index for queries (n, D); `depth` is cut to its size."""
     return index.search(queries, min(depth, index.ntotal))
 
 
-def search(gallery: np.ndarray, queries: np.ndarray, depth: int
-           ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and rows (n, depth) of the best of vectors (G, D)."""
+def search(gallery: np.ndarray, queries: np.ndarray, depth: int) -> Hits:
+    """Search the rows of a gallery (G, D) for queries (n, D)."""
     return search_index(build_index(gallery), queries, depth)
 
 
@@ -149,8 +148,11 @@ def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int
            ) -> list[Ranking]:
     """Rank at random for each query: what a figure is without any knowledge."""
     rng = np.random.default_rng([seed, 4])
-    count = len(gallery.ids)
-    return [unscored(rng.permutation(count)[:depth]) for _ in queries.ids]
+    rankings = []
+    for _ in queries.ids:
+        rows = rng.permutation(len(gallery.ids))[:depth]
+        rankings.append(Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int)))
+    return rankings
 
 
 def popularity(val_labels: Sequence[list[str]], gallery_labels: Sequence[str], depth: int
@@ -161,14 +163,10 @@ def popularity(val_labels: Sequence[list[str]], gallery_labels: Sequence[str], d
     standard mAP@10 where each label has ten photos and val asks as test does.
     """
     wanted = Counter(label for labels in val_labels for label in set(labels))
-    first = pd.Series(range(len(gallery_labels))).groupby(list(gallery_labels)).transform("min")
-    demand = np.array([wanted[label] for label in gallery_labels], int)
+    labels = pd.Series(list(gallery_labels), dtype=object)
+    first, _ = pd.factorize(labels)  # numbers labels by their first photo
+    demand = labels.map(wanted).fillna(0)
     return np.lexsort((first, -demand))[:depth]
-
-
-def unscored(rows: np.ndarray) -> Ranking:
-    """Return a ranking of gallery rows that knows no scores."""
-    return Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))
 
 
 # ---- figures and files
