@@ -19,7 +19,6 @@ from capture_lib.catalog.table import Catalog, read_catalog
 from capture_lib.experiments import mining
 from capture_lib.experiments import synthesis_ablation as ablation
 from capture_lib.experiments.run import Run, default_catalog, open_run, read_record, reason
-from capture_lib.model import bert
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
