@@ -49,10 +49,9 @@ def per_query(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence
     columns = {}
     for n in CUTOFFS:
         found = matches.match[:, :, :n].sum(axis=2, dtype=np.uint8)  # (Q, L)
-        for figure, values in released(matches, found, n).items():
-            columns["released", f"{figure}@{n}"] = values
-        for figure, values in standard(matches, found, n).items():
-            columns["standard", f"{figure}@{n}"] = values
+        for definition, compute in zip(DEFINITIONS, (released, standard), strict=True):
+            for figure, values in compute(matches, found, n).items():
+                columns[definition, f"{figure}@{n}"] = values
     names = [f"{figure}@{n}" for figure, n in product(FIGURES, CUTOFFS)]
     return pd.DataFrame(columns)[list(product(DEFINITIONS, names))]
 
@@ -80,7 +79,7 @@ def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Seque
     # cut the rankings, or fill them up
     places = np.arange(1, max(CUTOFFS) + 1)
     cut = [ranking[:len(places)] for ranking in rankings]
-    length = np.array([len(ranking) for ranking in cut], int)
+    length = np.array(list(map(len, cut)), int)
     rows = np.full((len(cut), len(places)), NO_ITEM)  # (Q, R)
     rows[places <= length[:, None]] = np.concatenate([np.empty(0, int), *cut])
 
@@ -104,7 +103,7 @@ def encode_labels(query_labels: Labels, gallery_labels: Sequence[str]) -> tuple[
     """Number labels: those of each query (Q, L), their counts (Q, L), the gallery's (G,)."""
     count, size = len(query_labels), len(gallery_labels)
     numbers, _ = pd.factorize(np.array([*gallery_labels, *chain(*query_labels)], object))
-    query = np.repeat(np.arange(count), [len(labels) for labels in query_labels])
+    query = np.repeat(np.arange(count), list(map(len, query_labels)))
 
     # count each label of each query; sorted by query
     base = numbers.max(initial=0) + 1
@@ -136,9 +135,8 @@ def released(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.n
     share = (n // np.maximum(labels, 1))[:, None]
     expected = np.minimum(matches.named * share, matches.available)
     recalled = scored & ~matches.unknown[:, :n].any(axis=1)
-    return {"mAP": ratio(matches.precisions[queries, k], hits),
-            "mAR": mean_recall(matches, found, expected) * recalled,
-            "Prec": ratio(hits, k)}
+    recall = mean_recall(matches, found, expected) * recalled
+    return {"mAP": ratio(matches.precisions[queries, k], hits), "mAR": recall, "Prec": ratio(hits, k)}
 
 
 def standard(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
@@ -146,9 +144,9 @@ def standard(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.n
     positives = matches.available.sum(axis=1)
     share = ratio(matches.named, matches.named.sum(axis=1, keepdims=True))
     expected = np.minimum(np.rint(share * n).astype(int), matches.available)
-    return {"mAP": ratio(matches.precisions[:, n], np.minimum(n, positives)),
-            "mAR": mean_recall(matches, found, expected),
-            "Prec": matches.hits[:, n] / n}
+    precision = ratio(matches.precisions[:, n], np.minimum(n, positives))
+    recall = mean_recall(matches, found, expected)
+    return {"mAP": precision, "mAR": recall, "Prec": matches.hits[:, n] / n}
 
 
 def mean_recall(matches: LabelMatches, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -163,15 +161,12 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def summarise(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, dict]:
-    """Return the mean over queries of each figure with its 95% bootstrap interval.
-
-    As `{definition: {figure: {"value", "low", "high"}}}`. What another training seed would
-    change is not in the interval.
-    """
-    summary: dict[str, dict] = {definition: {} for definition in DEFINITIONS}
+    """Return the mean over queries of each figure with its 95% bootstrap interval over them,
+    as `{definition: {figure: {"value", "low", "high"}}}`."""
+    summary: dict[str, dict] = {}
     intervals = bootstrap(scores.to_numpy(), resamples, seed)
     for (definition, figure), interval in zip(scores.columns, intervals, strict=True):
-        summary[definition][figure] = interval
+        summary.setdefault(definition, {})[figure] = interval
     return summary
 
 
@@ -185,7 +180,7 @@ def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str
     rankings: dict[str, list[str]] = {}
     faults = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):
-        query, *ranking = [field.strip() for field in line.split(",")]
+        query, *ranking = map(str.strip, line.split(","))
         fault = ""
         if not line.strip():
             continue
@@ -209,9 +204,11 @@ def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str
 
 def write_rankings(file: Path, ids: Sequence[str], rankings: Sequence[Sequence[str]]) -> None:
     """Write `query_id,gallery_id,…` a line; `rankings[i]` are the hits of query `ids[i]`."""
-    lines = [",".join((query, *ranking)) for query, ranking in zip(ids, rankings, strict=True)]
+    text = ""
+    for query, ranking in zip(ids, rankings, strict=True):
+        text += ",".join((query, *ranking)) + "\n"
     with write_atomically(file) as beside:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
 
 
 def evaluate_lists(lists: Path, file: Path, resamples: int = RESAMPLES, seed: int = 0) -> dict:
@@ -234,11 +231,14 @@ def evaluate_lists(lists: Path, file: Path, resamples: int = RESAMPLES, seed: in
     rankings = read_rankings(file, labels)
 
     # gallery rows in place of ids; a gallery photo shows one product
-    row = {sample: number for number, sample in enumerate(gallery["sample_id"])}
-    rows = [np.array([row.get(item, NO_ITEM) for item in ranking]) for ranking in rankings.values()]
-    query_labels = [labels[query] for query in rankings]
-    gallery_labels = [names[0] if names else "" for names in gallery["labels"]]
-    figures = summarise(per_query(rows, query_labels, gallery_labels), resamples, seed)
+    row = dict(zip(gallery["sample_id"], range(len(gallery)), strict=True))
+    rows = []
+    for ranking in rankings.values():
+        rows.append(np.array([row.get(item, NO_ITEM) for item in ranking]))
+    query_labels = list(map(labels.get, rankings))
+    gallery_labels = list(gallery["labels"].str[0].fillna(""))
+    scores = per_query(rows, query_labels, gallery_labels)
+    figures = summarise(scores, resamples, seed)
 
     notes = []
     for split, part in parts.items():
@@ -252,13 +252,15 @@ def evaluate_lists(lists: Path, file: Path, resamples: int = RESAMPLES, seed: in
 def warnings(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence[str]) -> list[str]:
     """Return what lowers the figures and is not the ranking's fault, a sentence each."""
     known = set(gallery_labels)
+    total = len(rankings)
     lacking = sum(not labels or not known.issuperset(labels) for labels in query_labels)
     strange = sum(NO_ITEM in ranking for ranking in rankings)
     notes = []
     if lacking:
-        notes.append(f"{lacking:,} of {len(rankings):,} queries have no label, or one that no gallery "
-                     "item has: released counts them as 0, standard counts that label as never found")
+        notes.append(f"{lacking:,} of {total:,} queries have no label, or one that no "
+                     "gallery item has: released counts them as 0, standard counts that "
+                     "label as never found")
     if strange:
-        notes.append(f"{strange:,} of {len(rankings):,} rankings hold ids that the gallery lacks: each "
-                     "is a miss, and released counts the recall of such a query as 0")
+        notes.append(f"{strange:,} of {total:,} rankings hold ids that the gallery lacks: "
+                     "each is a miss, and released counts the recall of such a query as 0")
     return notes

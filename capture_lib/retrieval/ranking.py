@@ -62,9 +62,6 @@ class Ranking:
     instances: np.ndarray  # (k,) the instance of the query that brought each hit
 
 
-# ---- the index
-
-
 def build_index(vectors: np.ndarray, ids: np.ndarray | None = None) -> faiss.Index:
     """Return an exact index by inner product of vectors (n, D) float32.
 
@@ -96,17 +93,14 @@ def index_gallery(gallery: EmbeddedSet, level: str, choice: Choice) -> faiss.Ind
 
 def augment_gallery(vectors: np.ndarray, neighbours: int = 4, share: float = 0.6
                     ) -> np.ndarray:
-    """Move each vector (n, D) of length 1 towards the mean of its nearest, itself among them.
+    """Move vectors (n, D) of length 1 towards the mean of their nearest, themselves among them.
 
     Database-side feature augmentation (Turcot and Lowe, 2009; Arandjelović and Zisserman,
-    2012). Sizes as val chose; between 3 and 6 neighbours hardly anything changes.
+    2012), with sizes as val chose.
     """
     _, nearest = search(vectors, vectors, neighbours)
     means = unit(vectors[nearest].mean(1))
     return unit((1 - share) * vectors + share * means)
-
-
-# ---- rankings
 
 
 def rank(queries: EmbeddedSet, gallery: EmbeddedSet, level: str, choice: Choice,
@@ -133,11 +127,8 @@ def rank_in(index: faiss.Index, queries: EmbeddedSet, level: str, choice: Choice
 
 
 def comb_max(rows: np.ndarray, scores: np.ndarray, depth: int) -> Ranking:
-    """Merge the lists (k, d) of k instances by CombMAX: each item keeps its best score.
-
-    Ties stand in the order of the instances, then in that of their lists.
-    """
-    order = np.argsort(-scores, axis=None, kind="stable")
+    """Merge the lists (k, d) of k instances by CombMAX: each item keeps its best score."""
+    order = np.argsort(-scores, axis=None, kind="stable")  # ties: instance after instance
     # the best place of each item
     _, first = np.unique(rows.ravel()[order], return_index=True)
     kept = order[np.sort(first)][:depth]
@@ -157,19 +148,13 @@ def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int
 
 def popularity(val_labels: Sequence[list[str]], gallery_labels: Sequence[str], depth: int
                ) -> np.ndarray:
-    """Return one list for all queries, gallery rows (depth,): the most wanted label first.
-
-    Equally wanted labels stand in the order of the gallery. No such list has a better
-    standard mAP@10 where each label has ten photos and val asks as test does.
-    """
+    """Return one list for all queries, gallery rows (depth,): photos of the label that most
+    val queries ask for, then of the next; equal ones in the order of the gallery."""
     wanted = Counter(label for labels in val_labels for label in set(labels))
     labels = pd.Series(list(gallery_labels), dtype=object)
     first, _ = pd.factorize(labels)  # numbers labels by their first photo
     demand = labels.map(wanted).fillna(0)
     return np.lexsort((first, -demand))[:depth]
-
-
-# ---- figures and files
 
 
 def score(rankings: list[Ranking], queries: EmbeddedSet, gallery: EmbeddedSet

@@ -113,7 +113,7 @@ class Searcher:
         return best
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
-        """Return a store of one row, of that name: the regions of a photo (H, W, 3)."""
+        """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
         square = region_store.square(photo, self.regions.photo_size)
         square = to_tensor(square[None]).to(pick_device())
         filled = region_store.filled(photo)[None]
@@ -125,12 +125,9 @@ class Searcher:
 
     def embed(self, table: pd.DataFrame, store: RegionStore, single: bool, worded: bool = True
               ) -> EmbeddedSet:
-        """Embed photos of a store with the captions of a table, mapped by WCCN where used.
+        """Embed photos of a store, with a table's sample_id, caption and labels.
 
-        Args:
-            table: columns sample_id, caption, labels.
-            single: each photo shows one product.
-            worded: embed the character n-grams too.
+        `single`: each photo shows one product. `worded`: with character n-grams.
         """
         pairs = make_pairs(table, store, self.tokenizer, self.batches)
         words = self.words if worded else None

@@ -17,11 +17,11 @@ Scores = np.ndarray | Sequence[np.ndarray]  # of every query: (Q,), or one (Q,) 
 
 
 def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[dict[str, float]]:
-    """Return mean and 95% percentile interval of each column of (Q, C) over rows."""
+    """Return mean and 95% percentile interval over queries of each column of (Q, C)."""
     if len(values) == 0:
         raise ValueError("no queries to average over")
     means = resampled_counts(len(values), resamples, seed) @ values / len(values)
-    return [interval(column.mean(), drawn) for column, drawn in zip(values.T, means.T, strict=True)]
+    return list(map(interval, values.mean(axis=0), means.T))
 
 
 def interval(value: float, drawn: np.ndarray) -> dict[str, float]:
