@@ -65,8 +65,10 @@ def test_every_variant_has_settings_and_representations_that_exist(profile: str)
 
 
 def names() -> list[tuple[str, variants.Variant]]:
-    baselines = [(name, form) for name, forms in variants.baselines(TOY).items() for form in forms]
-    return baselines + [(name, variant) for group in variants.ablations(TOY).values() for name, variant in group.items()]
+    found = [(name, form) for name, forms in variants.baselines(TOY).items() for form in forms]
+    for group in variants.ablations(TOY).values():
+        found += group.items()
+    return found
 
 
 @pytest.mark.parametrize("name, variant", names(), ids=[name for name, _ in names()])
