@@ -38,14 +38,13 @@ OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive ima
               "product, contrastive", "all")
 WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the regions in a fusion with the words
 FUSIONS = tuple(f"fusion {weight}" for weight in WEIGHTS)
+SHARES = (0.3, 0.5, 0.7)  # of the model's vectors in a blend with a fusion
 BLENDS = tuple(f"blend {name} {share} {weight}"
                for name in ("product", "joint", "contrastive", "all")
-               for share in (0.3, 0.5, 0.7)  # of the model's vectors beside a fusion
-               for weight in WEIGHTS[1:4])
-for _name in FUSIONS:
-    REPRESENTATIONS[_name] = ("regions", "words")
-for _name in BLENDS:
-    REPRESENTATIONS[_name] = REPRESENTATIONS[_name.split()[1]] + ("regions", "words")
+               for share in SHARES for weight in WEIGHTS[1:4])
+REPRESENTATIONS.update({name: ("regions", "words") for name in FUSIONS})
+for blend in BLENDS:
+    REPRESENTATIONS[blend] = REPRESENTATIONS[blend.split()[1]] + ("regions", "words")
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,10 @@ def embed(model: Capture, pairs: Pairs, chosen: np.ndarray, regions: np.ndarray 
 def embed_samples(table: pd.DataFrame, pairs: Pairs, model: Capture | None,
                   words: Words | None, settings: InstanceSettings, single: bool,
                   levels: Collection[str] = LEVELS) -> EmbeddedSet:
-    """Embed the samples of `table`, whose rows are those of `pairs`.
+    """Embed the samples of `table`, whose rows are those of `pairs`, at some levels.
 
-    Args:
-        model, words: where one is None, its vectors are left out.
-        single: each photo shows one product; its best region is the instance.
-        levels: at which the model embeds.
+    Without a model or words, their vectors are left out. Where each photo shows a `single`
+    product, its best region is the instance.
     """
     rows = np.arange(len(pairs.rows))
     owners, regions = rows, np.zeros_like(rows)
@@ -127,8 +124,7 @@ def embed_samples(table: pd.DataFrame, pairs: Pairs, model: Capture | None,
         owners, regions = instances_of(pairs.store, pairs.rows, settings)
 
     # the model's vectors
-    image: Vectors = {}
-    instance: Vectors = {}
+    image, instance = {}, {}
     if model and "image" in levels:
         image = embed(model, pairs, rows, None)
     if model and "instance" in levels:

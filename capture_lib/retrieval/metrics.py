@@ -38,23 +38,20 @@ def per_query(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence
     """Score each query on its own.
 
     Args:
-        rankings: Q int arrays of gallery rows, best first, no row twice; -1 is an id that the
-            gallery does not know; places after the 100th are ignored.
+        rankings: Q int arrays of gallery rows, best first, no row twice; -1 is an unknown id.
         query_labels: Q lists; a label is repeated where its product is.
         gallery_labels: one label for each gallery row.
 
     Returns:
-        float64 fractions in [0, 1], one row a query, columns (definition, figure@N). A label
-        that the gallery lacks makes its query 0 in `released`, and is never found in `standard`.
+        fractions in [0, 1], float64, one row a query, columns (definition, figure@N).
     """
     matches = match_labels(rankings, query_labels, gallery_labels)
     columns = {}
     for n in CUTOFFS:
         found = matches.match[:, :, :n].sum(axis=2, dtype=np.uint8)  # (Q, L)
-        for figure, values in released(matches, found, n).items():
-            columns["released", f"{figure}@{n}"] = values
-        for figure, values in standard(matches, found, n).items():
-            columns["standard", f"{figure}@{n}"] = values
+        for definition, compute in zip(DEFINITIONS, (released, standard), strict=True):
+            for figure, values in compute(matches, found, n).items():
+                columns[definition, f"{figure}@{n}"] = values
     names = [f"{figure}@{n}" for figure, n in product(FIGURES, CUTOFFS)]
     return pd.DataFrame(columns)[list(product(DEFINITIONS, names))]
 
@@ -78,8 +75,13 @@ def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Seque
     if len(rankings) != len(query_labels):
         raise ValueError(f"{len(rankings)} rankings for {len(query_labels)} queries")
     labels, named, gallery = encode_labels(query_labels, gallery_labels)
-    rows, length = pad(rankings, max(CUTOFFS))  # (Q, R)
-    places = np.arange(1, rows.shape[1] + 1)
+
+    # cut the rankings, or fill them up
+    places = np.arange(1, max(CUTOFFS) + 1)
+    cut = [ranking[:len(places)] for ranking in rankings]
+    length = np.array(list(map(len, cut)), int)
+    rows = np.full((len(cut), len(places)), NO_ITEM)  # (Q, R)
+    rows[places <= length[:, None]] = np.concatenate([np.empty(0, int), *cut])
 
     # the label at each place; row -1 reads the appended one
     ranked = np.append(gallery, NO_ITEM)[rows]
@@ -100,14 +102,13 @@ def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Seque
 def encode_labels(query_labels: Labels, gallery_labels: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Number labels: those of each query (Q, L), their counts (Q, L), the gallery's (G,)."""
     count, size = len(query_labels), len(gallery_labels)
-    every = np.array([*gallery_labels, *chain(*query_labels)], object)
-    numbers, names = pd.factorize(every)
-    query = np.repeat(np.arange(count), [len(labels) for labels in query_labels])
+    numbers, _ = pd.factorize(np.array([*gallery_labels, *chain(*query_labels)], object))
+    query = np.repeat(np.arange(count), list(map(len, query_labels)))
 
     # count each label of each query; sorted by query
-    pairs = query * max(len(names), 1) + numbers[size:]
-    pairs, counts = np.unique(pairs, return_counts=True)
-    query, number = np.divmod(pairs, max(len(names), 1))
+    base = numbers.max(initial=0) + 1
+    pairs, counts = np.unique(query * base + numbers[size:], return_counts=True)
+    query, number = np.divmod(pairs, base)
 
     # a row a query, filled from the left
     distinct = np.bincount(query, minlength=count)  # (Q,)
@@ -117,15 +118,6 @@ def encode_labels(query_labels: Labels, gallery_labels: Sequence[str]) -> tuple[
     named = np.zeros(used.shape, int)
     named[used] = counts
     return labels, named, numbers[:size]
-
-
-def pad(rankings: Rankings, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut rankings, or fill them up with NO_ITEM: (Q, width), and their lengths (Q,)."""
-    cut = [ranking[:width] for ranking in rankings]
-    length = np.array([len(ranking) for ranking in cut], int)
-    rows = np.full((len(cut), width), NO_ITEM)
-    rows[np.arange(width) < length[:, None]] = np.concatenate([np.empty(0, int), *cut])
-    return rows, length
 
 
 def released(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
@@ -143,9 +135,8 @@ def released(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.n
     share = (n // np.maximum(labels, 1))[:, None]
     expected = np.minimum(matches.named * share, matches.available)
     recalled = scored & ~matches.unknown[:, :n].any(axis=1)
-    return {"mAP": ratio(matches.precisions[queries, k], hits),
-            "mAR": mean_recall(matches, found, expected) * recalled,
-            "Prec": ratio(hits, k)}
+    recall = mean_recall(matches, found, expected) * recalled
+    return {"mAP": ratio(matches.precisions[queries, k], hits), "mAR": recall, "Prec": ratio(hits, k)}
 
 
 def standard(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.ndarray]:
@@ -153,9 +144,9 @@ def standard(matches: LabelMatches, found: np.ndarray, n: int) -> dict[str, np.n
     positives = matches.available.sum(axis=1)
     share = ratio(matches.named, matches.named.sum(axis=1, keepdims=True))
     expected = np.minimum(np.rint(share * n).astype(int), matches.available)
-    return {"mAP": ratio(matches.precisions[:, n], np.minimum(n, positives)),
-            "mAR": mean_recall(matches, found, expected),
-            "Prec": matches.hits[:, n] / n}
+    precision = ratio(matches.precisions[:, n], np.minimum(n, positives))
+    recall = mean_recall(matches, found, expected)
+    return {"mAP": precision, "mAR": recall, "Prec": matches.hits[:, n] / n}
 
 
 def mean_recall(matches: LabelMatches, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -170,23 +161,17 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def summarise(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, dict]:
-    """Return the mean over queries of each figure with its 95% bootstrap interval.
-
-    As `{definition: {figure: {"value", "low", "high"}}}`. What another training seed would
-    change is not in the interval.
-    """
-    summary: dict[str, dict] = {definition: {} for definition in DEFINITIONS}
+    """Return the mean over queries of each figure with its 95% bootstrap interval over them,
+    as `{definition: {figure: {"value", "low", "high"}}}`."""
+    summary: dict[str, dict] = {}
     intervals = bootstrap(scores.to_numpy(), resamples, seed)
     for (definition, figure), interval in zip(scores.columns, intervals, strict=True):
-        summary[definition][figure] = interval
+        summary.setdefault(definition, {})[figure] = interval
     return summary
 
 
-# ---- files
-
-
 def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str, list[str]]:
-    """Read `query_id,gallery_id,…` a line, best first; `queries` may stand there.
+    """Read `query_id,gallery_id,…` a line, best first; only `queries` may ask, where given.
 
     Raises:
         InputError: the file cannot be read or is empty; a line lacks an id; a query is unknown
@@ -195,21 +180,21 @@ def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str
     rankings: dict[str, list[str]] = {}
     faults = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):
+        query, *ranking = map(str.strip, line.split(","))
+        fault = ""
         if not line.strip():
             continue
-        query, *ranking = [field.strip() for field in line.split(",")]
-        place = f"{file}, line {number}: "
         if not query or not ranking or "" in ranking:
-            faults.append(place + "an id is missing; expected query_id,gallery_id,gallery_id,… "
-                          "without empty fields")
+            fault = "an id is missing; expected query_id,gallery_id,gallery_id,…"
+        elif query in rankings:
+            fault = f"query {query!r:.80} has a line already; keep one of them"
+        elif queries is not None and query not in queries:
+            fault = f"query {query!r:.80} is not in the query lists; remove the line"
         elif len(set(ranking)) < len(ranking):
             item, count = Counter(ranking).most_common(1)[0]
-            faults.append(place + f"gallery id {item!r:.80} stands {count} times; keep its "
-                          "first place only")
-        if query in rankings:
-            faults.append(place + f"query {query!r:.80} has a line already; keep one of them")
-        if queries is not None and query not in queries:
-            faults.append(place + f"query {query!r:.80} is not in the query lists; remove the line")
+            fault = f"gallery id {item!r:.80} stands {count} times; keep its first place only"
+        if fault:
+            faults.append(f"{file}, line {number}: {fault}")
         rankings[query] = ranking
     raise_faults(faults)
     if not rankings:
@@ -219,47 +204,47 @@ def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str
 
 def write_rankings(file: Path, ids: Sequence[str], rankings: Sequence[Sequence[str]]) -> None:
     """Write `query_id,gallery_id,…` a line; `rankings[i]` are the hits of query `ids[i]`."""
-    lines = [",".join((query, *ranking)) for query, ranking in zip(ids, rankings, strict=True)]
+    text = ""
+    for query, ranking in zip(ids, rankings, strict=True):
+        text += ",".join((query, *ranking)) + "\n"
     with write_atomically(file) as beside:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
 
 
-def evaluate_lists(lists: Path, rankings_file: Path, resamples: int = RESAMPLES, seed: int = 0
-                   ) -> dict:
+def evaluate_lists(lists: Path, file: Path, resamples: int = RESAMPLES, seed: int = 0) -> dict:
     """Score a rankings file against the released lists in a folder, dev and test together.
 
     Returns:
-        `{"queries": count, "released": …, "standard": …, "warnings": [sentence, …]}`, see
+        `{"queries": count, "released": …, "standard": …, "warnings": [sentence, …]}`, as from
         `summarise`.
 
     Raises:
-        InputError: the folder lacks the gallery list or both query lists; a file is not in its
-            format; the rankings hold an unknown query.
+        InputError: a list is missing or not in its format; the rankings hold an unknown query.
     """
     files = find_lists(lists)
     if "gallery" not in files or not files.keys() & {"val", "test"}:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
     gallery = read_list(files["gallery"])
-    labels: dict[str, list[str]] = {}
-    parts = {}
-    for split in sorted(files.keys() & {"val", "test"}):
-        table = read_list(files[split])
-        parts[files[split].name] = set(table["sample_id"])
-        labels.update(zip(table["sample_id"], table["labels"], strict=True))
-    rankings = read_rankings(rankings_file, labels)
+    parts = {split: read_list(files[split]) for split in ("test", "val") if split in files}
+    queries = pd.concat(parts.values())
+    labels = dict(zip(queries["sample_id"], queries["labels"], strict=True))
+    rankings = read_rankings(file, labels)
 
     # gallery rows in place of ids; a gallery photo shows one product
-    row = {sample: number for number, sample in enumerate(gallery["sample_id"])}
-    rows = [np.array([row.get(item, NO_ITEM) for item in ranking]) for ranking in rankings.values()]
-    query_labels = [labels[query] for query in rankings]
-    gallery_labels = [names[0] if names else "" for names in gallery["labels"]]
-    figures = summarise(per_query(rows, query_labels, gallery_labels), resamples, seed)
+    row = dict(zip(gallery["sample_id"], range(len(gallery)), strict=True))
+    rows = []
+    for ranking in rankings.values():
+        rows.append(np.array([row.get(item, NO_ITEM) for item in ranking]))
+    query_labels = list(map(labels.get, rankings))
+    gallery_labels = list(gallery["labels"].str[0].fillna(""))
+    scores = per_query(rows, query_labels, gallery_labels)
+    figures = summarise(scores, resamples, seed)
 
     notes = []
-    for name, ids in parts.items():
-        count = len(ids - rankings.keys())
+    for split, part in parts.items():
+        count = int((~part["sample_id"].isin(rankings)).sum())
         if count:
-            notes.append(f"{name}: {count:,} queries have no ranking and are left out")
+            notes.append(f"{files[split].name}: {count:,} queries have no ranking and are left out")
     notes += warnings(rows, query_labels, gallery_labels)
     return {"queries": len(rankings), **figures, "warnings": notes}
 
@@ -267,14 +252,15 @@ def evaluate_lists(lists: Path, rankings_file: Path, resamples: int = RESAMPLES,
 def warnings(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence[str]) -> list[str]:
     """Return what lowers the figures and is not the ranking's fault, a sentence each."""
     known = set(gallery_labels)
-    total = len(query_labels)
+    total = len(rankings)
     lacking = sum(not labels or not known.issuperset(labels) for labels in query_labels)
     strange = sum(NO_ITEM in ranking for ranking in rankings)
     notes = []
     if lacking:
-        notes.append(f"{lacking:,} of {total:,} queries have no label, or one that no gallery item has: "
-                     "released counts them as 0, standard counts that label as never found")
+        notes.append(f"{lacking:,} of {total:,} queries have no label, or one that no "
+                     "gallery item has: released counts them as 0, standard counts that "
+                     "label as never found")
     if strange:
-        notes.append(f"{strange:,} of {total:,} rankings hold ids that the gallery lacks: each is a miss, "
-                     "and released counts the recall of such a query as 0")
+        notes.append(f"{strange:,} of {total:,} rankings hold ids that the gallery lacks: "
+                     "each is a miss, and released counts the recall of such a query as 0")
     return notes

@@ -40,6 +40,7 @@ class Choice:
     augmented: bool = False
 
 
+Hits = tuple[np.ndarray, np.ndarray]  # scores and ids, (n, depth) each, best first
 METHODS = {
     "capture/instance": Method("instance", PAPER),
     "capture/image": Method("image", PAPER),
@@ -61,9 +62,6 @@ class Ranking:
     instances: np.ndarray  # (k,) the instance of the query that brought each hit
 
 
-# ---- the index
-
-
 def build_index(vectors: np.ndarray, ids: np.ndarray | None = None) -> faiss.Index:
     """Return an exact index by inner product of vectors (n, D) float32.
 
@@ -77,15 +75,13 @@ def build_index(vectors: np.ndarray, ids: np.ndarray | None = None) -> faiss.Ind
     return index
 
 
-def search_index(index: faiss.Index, queries: np.ndarray, depth: int
-                 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and ids (n, depth) of the best items, fewer of a small index."""
+def search_index(index: faiss.Index, queries: np.ndarray, depth: int) -> Hits:
+    """Search an index for queries (n, D); `depth` is cut to its size."""
     return index.search(queries, min(depth, index.ntotal))
 
 
-def search(gallery: np.ndarray, queries: np.ndarray, depth: int
-           ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and rows (n, depth) of the best of vectors (G, D)."""
+def search(gallery: np.ndarray, queries: np.ndarray, depth: int) -> Hits:
+    """Search the rows of a gallery (G, D) for queries (n, D)."""
     return search_index(build_index(gallery), queries, depth)
 
 
@@ -97,17 +93,14 @@ def index_gallery(gallery: EmbeddedSet, level: str, choice: Choice) -> faiss.Ind
 
 def augment_gallery(vectors: np.ndarray, neighbours: int = 4, share: float = 0.6
                     ) -> np.ndarray:
-    """Move each vector (n, D) of length 1 towards the mean of its nearest, itself among them.
+    """Move vectors (n, D) of length 1 towards the mean of their nearest, themselves among them.
 
     Database-side feature augmentation (Turcot and Lowe, 2009; Arandjelović and Zisserman,
-    2012). Sizes as val chose; between 3 and 6 neighbours hardly anything changes.
+    2012), with sizes as val chose.
     """
     _, nearest = search(vectors, vectors, neighbours)
     means = unit(vectors[nearest].mean(1))
     return unit((1 - share) * vectors + share * means)
-
-
-# ---- rankings
 
 
 def rank(queries: EmbeddedSet, gallery: EmbeddedSet, level: str, choice: Choice,
@@ -134,11 +127,8 @@ def rank_in(index: faiss.Index, queries: EmbeddedSet, level: str, choice: Choice
 
 
 def comb_max(rows: np.ndarray, scores: np.ndarray, depth: int) -> Ranking:
-    """Merge the lists (k, d) of k instances by CombMAX: each item keeps its best score.
-
-    Ties stand in the order of the instances, then in that of their lists.
-    """
-    order = np.argsort(-scores, axis=None, kind="stable")
+    """Merge the lists (k, d) of k instances by CombMAX: each item keeps its best score."""
+    order = np.argsort(-scores, axis=None, kind="stable")  # ties: instance after instance
     # the best place of each item
     _, first = np.unique(rows.ravel()[order], return_index=True)
     kept = order[np.sort(first)][:depth]
@@ -149,29 +139,22 @@ def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int
            ) -> list[Ranking]:
     """Rank at random for each query: what a figure is without any knowledge."""
     rng = np.random.default_rng([seed, 4])
-    count = len(gallery.ids)
-    return [unscored(rng.permutation(count)[:depth]) for _ in queries.ids]
+    rankings = []
+    for _ in queries.ids:
+        rows = rng.permutation(len(gallery.ids))[:depth]
+        rankings.append(Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int)))
+    return rankings
 
 
 def popularity(val_labels: Sequence[list[str]], gallery_labels: Sequence[str], depth: int
                ) -> np.ndarray:
-    """Return one list for all queries, gallery rows (depth,): the most wanted label first.
-
-    Equally wanted labels stand in the order of the gallery. No such list has a better
-    standard mAP@10 where each label has ten photos and val asks as test does.
-    """
+    """Return one list for all queries, gallery rows (depth,): photos of the label that most
+    val queries ask for, then of the next; equal ones in the order of the gallery."""
     wanted = Counter(label for labels in val_labels for label in set(labels))
-    first = pd.Series(range(len(gallery_labels))).groupby(list(gallery_labels)).transform("min")
-    demand = np.array([wanted[label] for label in gallery_labels], int)
+    labels = pd.Series(list(gallery_labels), dtype=object)
+    first, _ = pd.factorize(labels)  # numbers labels by their first photo
+    demand = labels.map(wanted).fillna(0)
     return np.lexsort((first, -demand))[:depth]
-
-
-def unscored(rows: np.ndarray) -> Ranking:
-    """Return a ranking of gallery rows that knows no scores."""
-    return Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))
-
-
-# ---- figures and files
 
 
 def score(rankings: list[Ranking], queries: EmbeddedSet, gallery: EmbeddedSet

@@ -76,9 +76,8 @@ class Searcher:
     def search(self, image: Path, caption: str = "", depth: int = 10) -> Answer:
         """Find the products of a photo, embed each with the caption, search the gallery.
 
-        The method per instance that is best on val answers; without a caption, or before
-        notebook 05 has chosen, region features alone are compared. A photo without any product
-        has no hits.
+        The method per instance that is best on val answers; region features alone do without a
+        caption, or before val has chosen. A photo without any product has no hits.
         """
         photo = load_photo(image)
         store = self.describe(photo)
@@ -104,18 +103,17 @@ class Searcher:
 
     def best_method(self, query: EmbeddedSet) -> tuple[str, Choice]:
         """Return the possible method per instance that is best on val, and its choice."""
-        figures = {}
+        best, figure = BASELINE, -1.0
         for name, method in ranking.possible_methods(query, bool(self.maps)).items():
-            stored = self.choices.get(name, {})
-            if method.level == "instance" and stored.get("val") is not None:
-                figures[name] = stored["val"]
-        if not figures:
-            return BASELINE
-        best = max(figures, key=figures.get)
-        return best, Choice(self.choices[best]["representation"])
+            stored = self.choices.get(name, {"val": None})
+            if method.level == "instance" and stored["val"] is not None:
+                if stored["val"] > figure:
+                    best = name, Choice(stored["representation"])
+                    figure = stored["val"]
+        return best
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
-        """Return a store of one row, of that name: the regions of a photo (H, W, 3)."""
+        """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
         square = region_store.square(photo, self.regions.photo_size)
         square = to_tensor(square[None]).to(pick_device())
         filled = region_store.filled(photo)[None]
@@ -127,12 +125,9 @@ class Searcher:
 
     def embed(self, table: pd.DataFrame, store: RegionStore, single: bool, worded: bool = True
               ) -> EmbeddedSet:
-        """Embed photos of a store with the captions of a table, mapped by WCCN where used.
+        """Embed photos of a store, with a table's sample_id, caption and labels.
 
-        Args:
-            table: columns sample_id, caption, labels.
-            single: each photo shows one product.
-            worded: embed the character n-grams too.
+        `single`: each photo shows one product. `worded`: with character n-grams.
         """
         pairs = make_pairs(table, store, self.tokenizer, self.batches)
         words = self.words if worded else None

@@ -1,12 +1,11 @@
 """Map vectors so that photos of one product come together, by pairs nobody labelled.
 
-Within-class covariance normalisation (WCCN; Hatch, Kajarekar and Stolcke, 2006) divides
-by what differs between vectors of one class. Its classes are labels; here a pair is two
-photos that are near by region features and words together. What differs within a pair
-(promises, light, pose) counts less afterwards; brand, line and kind count more.
+Within-class covariance normalisation (WCCN; Hatch, Kajarekar and Stolcke, 2006) divides by
+what differs within a class. Here a class is a mined pair: two photos that are near by region
+features and words together. Promises, light, pose count less afterwards; brand and kind more.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,49 +24,41 @@ class WccnSettings:
 def differences(vectors: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     """Return what differs in mined pairs (n·K, D): vectors (n, D), neighbours (n, K)."""
     vectors = unit(vectors)
-    pairs = vectors[:, None] - vectors[nearest]  # (n, K, D)
-    return pairs.reshape(-1, vectors.shape[1])
+    apart = vectors[:, None] - vectors[nearest]  # (n, K, D)
+    return apart.reshape(-1, vectors.shape[1])
 
 
 def inverse_root(differences: np.ndarray, ridge: float) -> np.ndarray:
-    """Return W^(-1/2) (D, D), symmetric; W is the mean of d dᵀ over (n, D), plus a ridge.
+    """Return W^(-1/2) (D, D) for W = the mean of d dᵀ over differences (n, D), plus a ridge.
 
-    It maps the differences to equal variance in all directions, but for the ridge.
+    Mapped by it, differences have equal variance in all directions, but for the ridge.
     """
     within = differences.T @ differences / len(differences)
     width = len(within)
     within = within + ridge * np.trace(within) / width * np.eye(width)
+    # scale along the eigenvectors
     variances, directions = np.linalg.eigh(within)
     return directions / np.sqrt(np.maximum(variances, 1e-12)) @ directions.T
 
 
-def learn_maps(
-    vectors: Vectors, nearest: np.ndarray, settings: WccnSettings
-) -> dict[str, np.ndarray]:
-    """Learn a map (D, D) for each of the named vectors (n, D) of single products.
+def learn_maps(vectors: Vectors, nearest: np.ndarray, settings: WccnSettings) -> Vectors:
+    """Return a map (D, D) for each of the named vectors (n, D) of single products.
 
     Args:
-        nearest: rows of each photo's neighbours (n, K or more).
+        nearest: rows of each photo's neighbours (n, K), the nearest first.
     """
     maps = {}
     for name, part in vectors.items():
-        pairs = differences(part, nearest[:, : settings.neighbours])
-        maps[name] = inverse_root(pairs, settings.ridge)
+        apart = differences(part, nearest[:, :settings.neighbours])
+        maps[name] = inverse_root(apart, settings.ridge)
     return maps
 
 
-def apply_maps(
-    samples: EmbeddedSet, maps: Mapping[str, np.ndarray], only: Collection[str] = ()
-) -> EmbeddedSet:
-    """Map the vectors of both levels; `only` some, where named."""
-
-    def mapped(vectors: Vectors) -> Vectors:
-        result = dict(vectors)
-        for name in only or maps:
-            if name in vectors and name in maps:
-                result[name] = unit(unit(vectors[name]) @ maps[name])
-        return result
-
-    return replace(
-        samples, image=mapped(samples.image), instance=mapped(samples.instance)
-    )
+def apply_maps(samples: EmbeddedSet, maps: Vectors, only: Collection[str] = ()) -> EmbeddedSet:
+    """Return the samples with the vectors of both levels mapped; `only` some, where named."""
+    image, instance = dict(samples.image), dict(samples.instance)
+    for vectors in (image, instance):
+        for name in vectors.keys() & maps.keys():
+            if not only or name in only:
+                vectors[name] = unit(unit(vectors[name]) @ maps[name])
+    return replace(samples, image=image, instance=instance)
