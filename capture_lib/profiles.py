@@ -1,6 +1,6 @@
 """The profiles: how large each stage is. One code path; only the numbers differ."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from capture_lib.experiments.synthesis_ablation import AblationSettings
 from capture_lib.experiments.variants import ComparisonSettings
@@ -16,33 +16,41 @@ from capture_lib.training.pretrain import PretrainSettings
 from capture_lib.utils import InputError
 from capture_lib.world import SIZES, WorldSettings
 
-SMALL_CAPTURE = CaptureSettings(width=128, text_heads=4, visual_heads=4, text_ffn=512, visual_ffn=512, text_layers=2,
-                                visual_layers=2, cross_layers=2, cross_width=128, cross_heads=4, joint_layers=2,
-                                joint_heads=4, output=128, dropout=0.0)
-TINY_CAPTURE = CaptureSettings(width=64, text_heads=2, visual_heads=2, text_ffn=128, visual_ffn=128, text_layers=1,
-                               visual_layers=1, cross_layers=1, cross_width=64, cross_heads=2, joint_layers=1,
-                               joint_heads=2, output=64, dropout=0.0)
+SMALL_CAPTURE = CaptureSettings(
+    width=128, text_heads=4, visual_heads=4, text_ffn=512, visual_ffn=512, text_layers=2, visual_layers=2,
+    cross_layers=2, cross_width=128, cross_heads=4, joint_layers=2, joint_heads=4, output=128, dropout=0.0)
+TINY_CAPTURE = CaptureSettings(
+    width=64, text_heads=2, visual_heads=2, text_ffn=128, visual_ffn=128, text_layers=1, visual_layers=1,
+    cross_layers=1, cross_width=64, cross_heads=2, joint_layers=1, joint_heads=2, output=64, dropout=0.0)
 SMALL_RATE = PretrainSettings(learning_rate=5e-4)  # thorough tries half, all and twice of it
 LARGE_PHOTOS = {"foreground_size": 192, "size": 224, "workers": 16}
+LARGE_DETECTOR = DetectorSettings(backbone="resnet50", size=224, search_size=320, anchors=(32, 64, 96, 144),
+                                  steps=8_000, batch=64)
+LARGE_ENCODER = EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512,
+                                learning_rate=2e-3)
+LARGE_PRETRAIN = PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=500)
+LARGE_REGIONS = RegionSettings(max_regions=36, batch=256, workers=16)
+LARGE_ABLATION = AblationSettings(composites=10_000, steps=1_000, photos=1_000)
+RATES = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The settings of every stage."""
+    """The settings of every stage; the world is None where a catalog must be named."""
 
     name: str
     world: WorldSettings | None
-    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
-    ablation: AblationSettings = field(default_factory=AblationSettings)
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
-    encoder: EncoderSettings = field(default_factory=EncoderSettings)
-    regions: RegionSettings = field(default_factory=RegionSettings)
-    batches: BatchSettings = field(default_factory=BatchSettings)
+    synthesis: SynthesisSettings = SynthesisSettings()
+    ablation: AblationSettings = AblationSettings()
+    detector: DetectorSettings = DetectorSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    regions: RegionSettings = RegionSettings()
+    batches: BatchSettings = BatchSettings()
     capture: CaptureSettings = SMALL_CAPTURE
-    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
-    instances: InstanceSettings = field(default_factory=InstanceSettings)
-    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
-    comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
+    pretrain: PretrainSettings = PretrainSettings()
+    instances: InstanceSettings = InstanceSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    comparison: ComparisonSettings = ComparisonSettings()
 
 
 PROFILES = {
@@ -51,32 +59,25 @@ PROFILES = {
         AblationSettings(composites=30, steps=2, photos=8),
         DetectorSettings(steps=60, enlarged=(1.0,), search_size=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(max_regions=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
-        instances=InstanceSettings(min_score=0.3),  # after 60 steps, a detector is never sure
-        comparison=ComparisonSettings(epochs=1, tries=1)),
+        instances=InstanceSettings(min_score=0.3)),  # after 60 steps, a detector is never sure
     "cpu": Profile("cpu", SIZES["small"], pretrain=SMALL_RATE),
-    "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE, comparison=ComparisonSettings(
-        epochs=3, seeds=3, rates=(0.5, 1.0, 2.0), tries=3)),
+    "thorough": Profile("thorough", SIZES["small"], pretrain=SMALL_RATE,
+                        comparison=ComparisonSettings(epochs=3, seeds=3, rates=RATES)),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
-        AblationSettings(composites=10_000, steps=1_000, photos=1_000),
-        DetectorSettings(backbone="resnet50", size=224, search_size=320, anchors=(32, 64, 96, 144), steps=8_000, batch=64),
-        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=8_000, batch=512, learning_rate=2e-3),
-        RegionSettings(max_regions=36, batch=256, workers=16), capture=CaptureSettings(),
-        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=500),
-        comparison=ComparisonSettings(epochs=2, seeds=3, rates=(0.5, 1.0, 2.0), parallel_jobs=0)),
+        LARGE_ABLATION, LARGE_DETECTOR, LARGE_ENCODER, LARGE_REGIONS, capture=CaptureSettings(),
+        pretrain=LARGE_PRETRAIN,
+        comparison=ComparisonSettings(epochs=2, seeds=3, rates=RATES, parallel_jobs=0)),
     "product1m": Profile(
         "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
-        AblationSettings(composites=10_000, steps=1_000, photos=1_000),
-        DetectorSettings(backbone="resnet50", size=224, search_size=320, anchors=(32, 64, 96, 144), steps=30_000, batch=64),
-        EncoderSettings(backbone="resnet34", crop=96, channels=512, steps=30_000, batch=512, learning_rate=2e-3),
-        RegionSettings(max_regions=36, batch=256, workers=16), capture=CaptureSettings(),
-        pretrain=PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=2_000),
-        comparison=ComparisonSettings(epochs=1, rates=(0.5, 1.0, 2.0), parallel_jobs=0)),
+        LARGE_ABLATION, replace(LARGE_DETECTOR, steps=30_000), replace(LARGE_ENCODER, steps=30_000),
+        LARGE_REGIONS, capture=CaptureSettings(), pretrain=replace(LARGE_PRETRAIN, keep_every=2_000),
+        comparison=ComparisonSettings(epochs=1, rates=RATES, parallel_jobs=0)),
 }
 
 
 def get(name: str) -> Profile:
-    """The profile of a name.
+    """Return the profile of a name.
 
     Raises:
         InputError: there is no such profile.

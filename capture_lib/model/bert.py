@@ -5,7 +5,6 @@ layers as the model has text layers, the first ones, and, where the folder has i
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from capture_lib.model.config import (
     read_weights,
 )
 from capture_lib.model.released import SETTINGS, TIED_DECODER, to_released
-from capture_lib.training.batches import BatchSettings
 from capture_lib.utils import InputError
 
 VOCABULARY_FILE = "vocab.txt"
@@ -33,7 +31,7 @@ TEXT_SIDE = ("bert.embeddings.", "bert.encoder.layer.")
 WORD_HEAD = "cls.predictions."
 
 
-def folder_of(bert: str | Path) -> Path:
+def bert_folder(bert: str | Path) -> Path:
     """The folder that is named, or the one into which the hub's model of that name was fetched, the safe files alone.
 
     Raises:
@@ -67,7 +65,7 @@ def start_from_bert(model: Capture, bert: str | Path) -> list[str]:
     Raises:
         InputError: a file is missing or damaged, or this BERT doesn't fit the model.
     """
-    folder = folder_of(bert)
+    folder = bert_folder(bert)
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     check_config(config, read_config(config), model.settings)
     found = under_released_names(read_weights(weights))
@@ -77,12 +75,6 @@ def start_from_bert(model: Capture, bert: str | Path) -> list[str]:
     for name, view in wanted.items():  # views into the model's parameters
         view.copy_(found[name])
     return list(wanted)
-
-
-def with_vocabulary(settings: BatchSettings, bert: str) -> BatchSettings:
-    """The settings with BERT's own words, if the text side starts from BERT and no other vocabulary is named."""
-    own = not bert or settings.vocabulary
-    return settings if own else replace(settings, vocabulary=str(folder_of(bert) / VOCABULARY_FILE))
 
 
 def check_config(path: Path, config: Mapping[str, Any], settings: CaptureSettings) -> None:

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from capture_lib.training import distributed as ranks
-
 if TYPE_CHECKING:  # the encoder needs a loss of this module, not the model
     from capture_lib.model.capture import Capture
 
@@ -61,12 +59,14 @@ def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE
                      ) -> Tensor:
     """`nt_xent` between the two modalities' first tokens, taken before the cross layers.
 
-    matched (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either. Of many processes
-    each computes it of all their pairs (the released code has the negatives of one GPU only).
+    matched (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either.
     """
-    kept = slice(None) if matched is None else ranks.together(matched) == 1
-    regions, texts = (ranks.together(out[f"{side}_contrastive"]) for side in ("region", "text"))
-    return nt_xent(regions[kept], texts[kept], temperature)
+    regions = out["region_contrastive"]  # (B, E)
+    texts = out["text_contrastive"]
+    if matched is not None:
+        regions = regions[matched == 1]
+        texts = texts[matched == 1]
+    return nt_xent(regions, texts, temperature)
 
 
 def matching_loss(model: "Capture", out: Mapping[str, Tensor], matched: Tensor) -> Tensor:

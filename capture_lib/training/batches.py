@@ -1,10 +1,13 @@
-"""From captions and regions to what the model reads: tokens, the global token, locations, masks."""
+"""From captions and regions to what the model reads: tokens, the global token, boxes, masks.
+
+Letters in shapes: N pairs, B pairs of a batch, L tokens, R regions of a photo, F features of a region.
+"""
 
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,254 +17,249 @@ from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
 from capture_lib.catalog.table import read_text
+from capture_lib.model.bert import bert_folder
+from capture_lib.model.losses import NOT_PREDICTED
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.utils import InputError
 
-BROKEN = 0.5  # share of the pairs that image-text matching (ITM) breaks
+BROKEN_SHARE = 0.5  # of the pairs, for image-text matching (ITM)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class BatchSettings:
     """Defaults of every profile; rates are the paper's."""
 
-    vocabulary: str = ""  # a vocab.txt such as bert-base-chinese's; empty = made from the training captions
+    vocabulary: str = ""  # a vocab.txt such as bert-base-chinese's; empty = made of the training captions
     text_length: int = 36  # tokens, [CLS] and [SEP] among them
     masked_tokens: float = 0.15  # of these 80% become [MASK], 10% another token, 10% stay
     masked_regions: float = 0.15
     zeroed: float = 0.9  # share of the masked regions whose feature is zeroed
-    global_token: bool = True  # False: the first region token is zero, and not the mean of the regions (ablation)
-    alone: bool = False  # True: one region is asked for without the others' empty places (as the recipe beyond trains)
+    global_token: bool = True  # False: zeros instead of the mean of the regions (ablation)
 
 
-# ------------------------------------------------------------------------------------------------- words
+def make_vocabulary(captions: Iterable[str], min_count: int = 3) -> list[str]:
+    """Return a WordPiece vocabulary: special tokens, characters (also as continuations), frequent words.
 
-
-def make_vocabulary(captions: Iterable[str], least: int = 3) -> list[str]:
-    """A WordPiece vocabulary: special tokens, every character (alone and as a word's continuation), frequent words.
-
-    BERT's tokenizer takes Chinese character by character; Latin words and numbers that occur `least` times or more
-    are whole tokens, rarer ones fall apart into characters.
+    BERT's tokenizer takes Chinese character by character. Latin words and numbers that occur `min_count`
+    times or more are whole tokens; rarer ones fall apart into characters.
     """
-    words = Counter(word for caption in captions for word in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", caption.lower()))
-    characters = sorted({character for word in words for character in word})
-    frequent = sorted(word for word, count in words.items() if len(word) > 1 and count >= least)
-    continued = [f"##{character}" for character in characters if re.match("[a-z0-9]", character)]
-    return [*SPECIAL, *characters, *continued, *frequent]
+    words: Counter[str] = Counter()
+    for caption in captions:
+        words.update(re.findall(r"[a-z0-9]+|[^\sa-z0-9]", caption.lower()))
+    characters = sorted(set("".join(words)))
+    continuations = [f"##{character}" for character in characters if re.match("[a-z0-9]", character)]
+    frequent = sorted(word for word in words if len(word) > 1 and words[word] >= min_count)
+    return [*SPECIAL, *characters, *continuations, *frequent]
+
+
+def with_vocabulary(settings: BatchSettings, bert: str) -> BatchSettings:
+    """Return the settings with BERT's vocabulary, if the text side starts from BERT and no other is named."""
+    if not bert or settings.vocabulary:
+        return settings
+    return replace(settings, vocabulary=str(bert_folder(bert) / "vocab.txt"))
 
 
 def make_tokenizer(settings: BatchSettings, captions: Iterable[str], folder: Path) -> BertWordPieceTokenizer:
-    """A BERT tokenizer for Chinese; its `vocab.txt` is kept in `folder`.
+    """Return a BERT tokenizer for Chinese and write its `vocab.txt` into `folder`.
 
     Raises:
         InputError: the vocabulary that the settings name cannot be read or lacks a special token.
     """
-    words = read_text(settings.vocabulary).splitlines() if settings.vocabulary else make_vocabulary(captions)
-    lacking = [name for name in SPECIAL if name not in words]
-    if lacking:
-        raise InputError(f"{settings.vocabulary}: the token {lacking[0]} is missing; give a BERT vocab.txt")
+    if settings.vocabulary:
+        words = read_text(settings.vocabulary).splitlines()
+    else:
+        words = make_vocabulary(captions)
+    for name in SPECIAL:
+        if name not in words:
+            raise InputError(f"{settings.vocabulary}: the token {name} is missing; give a BERT vocab.txt")
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     return load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> BertWordPieceTokenizer:
-    """The tokenizer of a checkpoint folder."""
+    """Return the tokenizer of a checkpoint folder."""
     return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
 
 
 def tokenize(tokenizer: BertWordPieceTokenizer, captions: list[str], length: int) -> np.ndarray:
-    """Captions as token ids (N, length) int64: [CLS] … [SEP], cut to `length`, the rest [PAD]."""
-    pad = tokenizer.token_to_id("[PAD]")
+    """Return captions as token ids (N, length) int64: [CLS] … [SEP], cut to `length`, then [PAD]."""
     tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=pad)
-    return np.array([encoding.ids for encoding in tokenizer.encode_batch(captions)], np.int64).reshape(-1, length)
-
-
-# ----------------------------------------------------------------------------------------------- batches
+    tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id("[PAD]"))
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(captions)]
+    return np.array(ids, np.int64).reshape(-1, length)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Image-caption pairs, ready to be cut into batches: token ids (N, L) and their rows in the region store."""
+    """Image-caption pairs from which batches are cut."""
 
-    tokens: np.ndarray
-    rows: np.ndarray
+    tokens: np.ndarray  # (N, L) int64
+    rows: np.ndarray  # (N,) of the region store
     store: RegionStore
-    special: dict[str, int]  # ids of [PAD], [CLS], [SEP], [MASK], and "size" of the vocabulary
+    special: dict[str, int]  # ids of the special tokens, and "size" of the vocabulary
     global_token: bool = True  # as in `BatchSettings`
-    alone: bool = False
 
-    def batch(self, chosen: np.ndarray, instance: np.ndarray | None = None) -> dict[str, Tensor]:
-        """The model's input for pairs `chosen` (B,), nothing masked.
+    def batch(self, chosen: np.ndarray, instance: np.ndarray | None = None) -> Batch:
+        """Return the model's input for pairs `chosen` (B,), nothing masked.
 
-        Args:
-            chosen: numbers of pairs.
-            instance: which one region (B,) each pair keeps beside the global token; None keeps all.
+        With `instance` (B,), each pair keeps that one region beside the global token, else all.
         """
-        rows, real = self.rows[chosen], self.real(chosen)
-        kept = real if instance is None else real & (torch.arange(real.shape[1]) == torch.from_numpy(instance)[:, None])
-        features = torch.from_numpy(self.store.features[rows]).float()  # (B, R, F)
-        averaged = real & self.global_token
-        seen = with_global_token(features, torch.from_numpy(self.store.boxes[rows]), averaged, kept)
-        if self.alone and instance is not None:
-            places = torch.stack([torch.zeros(len(rows), dtype=torch.long), 1 + torch.from_numpy(instance)], 1)
-            seen = {name: value[torch.arange(len(rows))[:, None], places] for name, value in seen.items()}
-        return {**self.words(chosen), **seen}
+        valid = self.valid_regions(chosen)  # (B, R)
+        visible = valid
+        if instance is not None:
+            visible = valid & (torch.arange(valid.shape[1]) == torch.from_numpy(instance)[:, None])
+        features = torch.from_numpy(self.store.features[self.rows[chosen]]).float()  # (B, R, F)
+        boxes = torch.from_numpy(self.store.boxes[self.rows[chosen]])  # (B, R, 4)
+        regions = with_global_token(features, boxes, valid & self.global_token, visible)
+        return self.text(chosen) | regions
 
-    def real(self, chosen: np.ndarray) -> Tensor:
-        """Which of the R regions of pairs `chosen` there are, (B, R) bool."""
+    def text(self, chosen: np.ndarray) -> Batch:
+        """Return the text side of `batch`."""
+        ids = torch.from_numpy(self.tokens[chosen])  # (B, L)
+        return {"input_ids": ids, "text_mask": (ids != self.special["[PAD]"]).long()}
+
+    def valid_regions(self, chosen: np.ndarray) -> Tensor:
+        """Return which of the R places of pairs `chosen` hold a region, (B, R) bool."""
         counts = torch.from_numpy(self.store.counts[self.rows[chosen]])
         return torch.arange(self.store.features.shape[1]) < counts[:, None]
 
-    def words(self, chosen: np.ndarray) -> dict[str, Tensor]:
-        """The text of `batch`."""
-        ids = torch.from_numpy(self.tokens[chosen])
-        return {"input_ids": ids, "text_mask": (ids != self.special["[PAD]"]).long()}
-
     def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator,
-                     matching: bool = False) -> dict[str, Tensor]:
-        """A training batch: `batch` with tokens and regions masked, plus `mlm_labels` (B, L; -1 = not predicted),
-        `region_labels` (B, R; 1 = masked) and `region_targets` (B, R, F), the features before masking.
+                     matching: bool = False) -> Batch:
+        """Return a training batch: `batch` with tokens and regions masked, and what is to be predicted.
 
-        With `matching`, half of the pairs are broken, and `matched` (B,) int64 is 1 where a pair belongs together;
-        in a broken one nothing is to be predicted.
+        That is `mlm_labels` (B, L), -1 = not predicted; `region_labels` (B, R), 1 = masked; `region_targets`
+        (B, R, F), the features before masking. With `matching`, half of the pairs are broken, nothing is to be
+        predicted in them, and `matched` (B,) int64 is 1 where caption and photo belong together.
         """
         return hide(self.draw(chosen, settings, generator, matching))
 
-    def draw(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator, matching: bool = False,
-             part: slice = slice(None)) -> dict[str, Tensor]:
-        """What `hide` makes a masked batch of: the masks, and the regions as the store holds them, half as many bytes.
-
-        Masks are drawn for all pairs, and rows `part` of everything are returned: of many processes, each reads and
-        copies its own.
-        """
-        texts, photos = self.break_pairs(chosen, generator) if matching else (chosen, chosen)
-        drawn = {**self.words(texts), "boxes": torch.from_numpy(self.store.boxes[self.rows[photos]]),
-                 "real": self.real(photos)}
-        drawn["averaged"] = drawn["real"] & self.global_token
+    def draw(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator,
+             matching: bool = False, shard: slice = slice(None)) -> Batch:
+        """Draw masks for a whole batch; return rows `shard` of what `hide` makes a masked batch of."""
+        texts = photos = chosen
+        if matching:
+            texts, photos = self.break_pairs(chosen, generator)
+        drawn = self.text(texts)
+        drawn["boxes"] = torch.from_numpy(self.store.boxes[self.rows[photos]])
+        drawn["valid"] = self.valid_regions(photos)
+        drawn["averaged"] = drawn["valid"] & self.global_token
+        # choose what is to be predicted
         drawn["input_ids"], drawn["mlm_labels"] = mask_tokens(
             drawn["input_ids"], self.special, settings.masked_tokens, generator)
-        drawn["region_labels"], drawn["zeroed"] = mask_regions(drawn["real"], settings, generator)
+        drawn["region_labels"], drawn["zeroed"] = mask_regions(drawn["valid"], settings, generator)
         if matching:
-            drawn = without_predictions(drawn, self.same_caption(texts, photos))
-        features = torch.from_numpy(self.store.features[self.rows[photos[part]]])  # (B, R, F): the one large copy
-        return {name: value[part] for name, value in drawn.items()} | {"features": features}
+            # pairs with the same caption may swap photos: that breaks nothing
+            matched = torch.from_numpy((self.tokens[texts] == self.tokens[photos]).all(1))
+            drawn["matched"] = matched.long()
+            drawn["mlm_labels"][~matched] = NOT_PREDICTED
+            drawn["region_labels"][~matched] = 0
+        drawn = {name: value[shard] for name, value in drawn.items()}
+        # the one large copy, float16 as in the store
+        drawn["features"] = torch.from_numpy(self.store.features[self.rows[photos[shard]]])
+        return drawn
 
     def break_pairs(self, chosen: np.ndarray, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Half of the pairs (B,), at random, get the caption or, as often, the photo of any other pair.
+        """Give half of the pairs, at random, the caption or, as often, the photo of any other pair.
 
-        Returns:
-            the pairs (B,) that the captions are of, and those that the photos are of.
+        Returns the pairs (B,) that the captions are of, and those that the photos are of.
         """
-        count = int(len(chosen) * BROKEN)
+        count = int(len(chosen) * BROKEN_SHARE)
         places = torch.randperm(len(chosen), generator=generator)[:count].numpy()
         others = torch.randint(len(self.tokens), (count,), generator=generator).numpy()
-        of_text = (torch.rand(count, generator=generator) < 0.5).numpy()
-        texts, photos = chosen.copy(), chosen.copy()
-        texts[places[of_text]], photos[places[~of_text]] = others[of_text], others[~of_text]
+        by_text = (torch.rand(count, generator=generator) < 0.5).numpy()
+        texts = chosen.copy()
+        texts[places[by_text]] = others[by_text]
+        photos = chosen.copy()
+        photos[places[~by_text]] = others[~by_text]
         return texts, photos
 
-    def same_caption(self, texts: np.ndarray, photos: np.ndarray) -> Tensor:
-        """Whether the pairs that captions and photos are of have one caption, (B,) bool: then nothing is broken."""
-        return torch.from_numpy((self.tokens[texts] == self.tokens[photos]).all(1))
+
+def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPieceTokenizer,
+               settings: BatchSettings) -> Pairs:
+    """Return the pairs of a table of samples (sample_id, caption) whose photos are in the store."""
+    special = {name: tokenizer.token_to_id(name) for name in SPECIAL}
+    special["size"] = tokenizer.get_vocab_size()
+    tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)
+    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special, settings.global_token)
 
 
-def hide(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The masked batch of `Pairs.masked_batch` from what `Pairs.draw` drew, made on the device where that lies."""
-    drawn = dict(drawn)
-    real, zeroed = drawn.pop("real"), drawn.pop("zeroed")  # (B, R)
-    targets = drawn.pop("features").float()  # (B, R, F)
-    visible = targets.masked_fill(zeroed[..., None], 0.0)
-    seen = with_global_token(visible, drawn.pop("boxes"), drawn.pop("averaged") & ~zeroed, real)
-    return {**drawn, **seen, "region_targets": targets}
+def mask_tokens(ids: Tensor, special: dict[str, int], rate: float,
+                generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mask as BERT does: of `rate` of the words 80% become [MASK], 10% a random token, 10% stay.
 
-
-def ahead(batches: Iterable[dict[str, Tensor]], depth: int = 2) -> Iterator[dict[str, Tensor]]:
-    """The same batches, made in a thread, up to `depth` of them while the last one is in use."""
-    batches = iter(batches)
-    with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, batches, None) for _ in range(depth))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, batches, None))
-            yield batch
-
-
-def masked_on(device: torch.device, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Masked batches on a device, from those that `Pairs.draw` drew; on a GPU copied while it works on something else.
-
-    Give the result to `ahead`: waiting for a copy then holds up nothing.
+    Returns the masked ids (B, L) and the labels (B, L), -1 where nothing is to be predicted.
     """
-    if device.type != "cuda":
-        yield from map(hide, batches)
-        return
-    beside = torch.cuda.Stream(device)
-    for drawn in batches:
-        with torch.cuda.stream(beside):
-            batch = hide({name: value.pin_memory().to(device, non_blocking=True) for name, value in drawn.items()})
-        beside.synchronize()
-        for value in batch.values():  # its memory is not given to the next batch before the model has read it
-            value.record_stream(torch.cuda.default_stream(device))
-        yield batch
-
-
-def without_predictions(batch: dict[str, Tensor], matched: Tensor) -> dict[str, Tensor]:
-    """The batch with `matched` (B,), and with nothing to be predicted in the pairs that are broken."""
-    broken = ~matched[:, None]
-    return {**batch, "matched": matched.long(), "mlm_labels": batch["mlm_labels"].masked_fill(broken, -1),
-            "region_labels": batch["region_labels"].masked_fill(broken, 0)}
-
-
-def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    """Puts the global token first: the mean of the regions, box [0, 0, 1, 1], area 1.
-
-    The released code averages after masking and counts zeroed regions in the mean; here a zeroed region doesn't count.
-
-    Args:
-        features: (B, R, F); boxes: (B, R, 4) xyxy fractions.
-        averaged: (B, R) bool, the regions that the mean is taken over; zero where there are none.
-        kept: (B, R) bool, the regions that the model may look at.
-    """
-    weight = averaged.float()[..., None]  # (B, R, 1)
-    mean = (features * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)  # (B, 1, F)
-    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    places = torch.cat([boxes, area[..., None]], -1)  # (B, R, 5)
-    whole = places.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0]).expand(len(features), 1, 5)
-    always = torch.ones(len(features), 1, dtype=torch.long, device=features.device)
-    return {"region_features": torch.cat([mean, features], 1), "region_locations": torch.cat([whole, places], 1),
-            "region_mask": torch.cat([always, kept.long()], 1)}
-
-
-def mask_tokens(ids: Tensor, special: dict[str, int], rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """BERT's masking: of `rate` of the real tokens 80% become [MASK], 10% a random token, 10% stay.
-
-    Returns:
-        the masked ids (B, L) and the labels (B, L), -1 where nothing is to be predicted.
-    """
-    fixed = sum(ids == special[name] for name in ("[PAD]", "[CLS]", "[SEP]")).bool()
+    fixed = torch.zeros_like(ids, dtype=torch.bool)
+    for name in ("[PAD]", "[CLS]", "[SEP]"):
+        fixed |= ids == special[name]
     chosen = (torch.rand(ids.shape, generator=generator) < rate) & ~fixed
     lot = torch.rand(ids.shape, generator=generator)
-    first = min(len(SPECIAL), special["size"] - 1)  # without captions there is no other word
+    # any token that is not special; without captions there is none
+    first = min(len(SPECIAL), special["size"] - 1)
     other = torch.randint(first, special["size"], ids.shape, generator=generator)
     masked = torch.where(chosen & (lot < 0.8), special["[MASK]"], ids)
     masked = torch.where(chosen & (lot >= 0.8) & (lot < 0.9), other, masked)
-    return masked, torch.where(chosen, ids, -1)
+    return masked, torch.where(chosen, ids, NOT_PREDICTED)
 
 
-def mask_regions(real: Tensor, settings: BatchSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Masked region prediction: 15% of the real regions (B, R) are predicted, 90% of these are zeroed.
-
-    Returns:
-        labels (B, R) int64, 1 where the feature is to be predicted; zeroed (B, R) bool.
-    """
-    chosen = (torch.rand(real.shape, generator=generator) < settings.masked_regions) & real
-    zeroed = chosen & (torch.rand(real.shape, generator=generator) < settings.zeroed)
+def mask_regions(valid: Tensor, settings: BatchSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return labels (B, R) int64, 1 where a region is to be predicted, and which of them are zeroed, (B, R) bool."""
+    chosen = (torch.rand(valid.shape, generator=generator) < settings.masked_regions) & valid
+    zeroed = chosen & (torch.rand(valid.shape, generator=generator) < settings.zeroed)
     return chosen.long(), zeroed
 
 
-def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPieceTokenizer, settings: BatchSettings
-               ) -> Pairs:
-    """The pairs of a table of samples (columns sample_id, caption) whose photos are in the store."""
-    special = {name: tokenizer.token_to_id(name) for name in SPECIAL} | {"size": tokenizer.get_vocab_size()}
-    tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)
-    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special, settings.global_token,
-                 settings.alone)
+def hide(drawn: Batch) -> Batch:
+    """Return the masked batch of what `Pairs.draw` drew, computed on the device where that lies."""
+    batch = dict(drawn)
+    zeroed = batch.pop("zeroed")  # (B, R)
+    targets = batch.pop("features").float()  # (B, R, F)
+    visible = targets.masked_fill(zeroed[..., None], 0.0)
+    # a zeroed region leaves no trace in the mean
+    averaged = batch.pop("averaged") & ~zeroed
+    regions = with_global_token(visible, batch.pop("boxes"), averaged, batch.pop("valid"))
+    return batch | regions | {"region_targets": targets}
+
+
+def with_global_token(features: Tensor, boxes: Tensor, averaged: Tensor, visible: Tensor) -> Batch:
+    """Return the regions behind the global token: their mean, with box [0, 0, 1, 1] and area 1.
+
+    The released code averages after masking and counts zeroed regions in; here they don't count.
+
+    Args:
+        features: (B, R, F); boxes: (B, R, 4) xyxy fractions.
+        averaged: (B, R) bool, the regions that the mean is taken over; zeros where there are none.
+        visible: (B, R) bool, the regions that the model may look at.
+    """
+    # the mean of the features
+    weight = averaged.float()[..., None]  # (B, R, 1)
+    count = weight.sum(1, keepdim=True).clamp(min=1)
+    mean = (features * weight).sum(1, keepdim=True) / count  # (B, 1, F)
+    # where the regions lie, and the whole photo
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    locations = torch.cat([boxes, area[..., None]], -1)  # (B, R, 5)
+    whole = locations.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0]).expand(len(boxes), 1, 5)
+    # the global token is always visible
+    first = torch.ones(len(boxes), 1, dtype=torch.long, device=boxes.device)
+    return {"region_features": torch.cat([mean, features], 1),  # (B, R+1, F)
+            "region_locations": torch.cat([whole, locations], 1),  # (B, R+1, 5)
+            "region_mask": torch.cat([first, visible.long()], 1)}  # (B, R+1)
+
+
+def prefetch(batches: Iterable[Batch], device: torch.device, depth: int = 2) -> Iterator[Batch]:
+    """Yield masked batches on a device from what `Pairs.draw` draws; a thread draws the next ones meanwhile."""
+
+    def copy(drawn: Batch) -> Batch:
+        if device.type == "cuda":  # pinned memory is copied while the GPU computes
+            drawn = {name: value.pin_memory() for name, value in drawn.items()}
+        return {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
+
+    copies = map(copy, batches)
+    with ThreadPoolExecutor(1) as thread:
+        queue = deque(thread.submit(next, copies, None) for _ in range(depth))
+        while (drawn := queue.popleft().result()) is not None:
+            queue.append(thread.submit(next, copies, None))
+            yield hide(drawn)

@@ -1,29 +1,23 @@
-"""Stages that are made once, kept when the catalog grows and never wrongly reused; files that appear whole."""
+"""Stages: made once, found again, taken up where interrupted, and never wrongly reused; records of figures."""
 
 import json
 import random
-import re
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from drawn import files_below, grow_catalog, make_catalog
 
-from capture_lib import profiles
-from capture_lib import utils as paths
-from capture_lib.catalog.table import write_catalog
-from capture_lib.experiments import run as runs
-from capture_lib.experiments.run import Origin, Run
+from capture_lib import profiles, utils, world
+from capture_lib.catalog.table import read_catalog, write_catalog
+from capture_lib.experiments import comparison, run as runs
+from capture_lib.experiments.run import Run
 from capture_lib.profiles import Profile
-from capture_lib.proposals import composites as synthesis
-from capture_lib.proposals import detector
-from capture_lib.proposals import region_encoder as encoder
-from capture_lib.proposals import region_store as regions
+from capture_lib.proposals import composites, detector
 from capture_lib.training import pretrain
 from capture_lib.utils import InputError
 
@@ -33,16 +27,28 @@ class Settings:
     """The settings of a stage that only exists here."""
 
     size: int = 3
-    sides: tuple[int, ...] = (1, 2)
+    shape: tuple[int, ...] = (1, 2)
 
 
-RECORD = ["rows.npy", "stage.json"]
+@dataclass
+class Maker:
+    """Makes a stage, counts the calls, and may be told to stop half way."""
 
+    calls: int = 0
+    stop: bool = False
+    before: list = None
 
-def toy(run: Run, module: ModuleType, make: Callable, settings: object = Settings(), upstream: Sequence[Path] = (),
-        extend: Callable | None = None) -> Path:
-    """A stage that reads two columns of the catalog."""
-    return run.stage(module, settings, list(upstream), run.catalog.table[["sample_id", "image"]], make, extend)
+    def stage(self, run: Run, module: ModuleType, settings: object = Settings(), upstream: tuple = (),
+              extend: Callable | None = None, columns: tuple = ("sample_id", "image")) -> Path:
+        def make(folder: Path) -> None:
+            self.calls += 1
+            self.before = sorted(path.name for path in folder.iterdir() if path.suffix == ".txt")
+            (folder / "half.txt").write_text("half")
+            if self.stop:
+                raise KeyboardInterrupt
+            (folder / "whole.txt").write_text(f"{random.random()} {np.random.random()} {torch.rand(1).item()}")
+
+        return run.stage(module, settings, list(upstream), run.catalog.table[list(columns)], make, extend)
 
 
 def module_of(folder: Path, code: str, name: str = "package.toy") -> ModuleType:
@@ -58,226 +64,178 @@ def run(tmp_path: Path) -> Run:
     return Run(Profile("tiny", None), make_catalog(tmp_path / "catalog", 2, 1, 1, 1), tmp_path / "report", seed=0)
 
 
-class Maker:
-    """A `make` that counts its calls, writes a random number, and may be told to stop half way."""
-
-    def __init__(self) -> None:
-        self.calls, self.stop, self.found = 0, False, []
-
-    def __call__(self, folder: Path) -> None:
-        self.calls += 1
-        self.found.append(sorted(files_below(folder)))
-        (folder / "half.txt").write_text("half")
-        if self.stop:
-            raise KeyboardInterrupt
-        (folder / "whole.txt").write_text(f"{random.random()} {np.random.random()} {torch.rand(1).item()}")
+# ---- made once, or anew
 
 
-# ------------------------------------------------------------------------------------------------- stages
+def test_a_stage_is_made_once_and_found_again(run: Run, tmp_path: Path):
+    maker, module = Maker(), module_of(tmp_path, "x = 1")
+    folder = maker.stage(run, module)
+    before = files_below(folder)
+    assert folder == run.catalog.folder / "stages" / "tiny-seed0" / "toy"
+    assert maker.stage(run, module) == folder and maker.calls == 1
+    assert files_below(folder) == before and sorted(before) == ["half.txt", "stage.json", "whole.txt"]
+    assert not folder.with_name(".toy.unfinished").exists()
 
 
-def test_a_stage_is_made_once_and_found_again(run, tmp_path):
-    make, module = Maker(), module_of(tmp_path, "x = 1")
-    first = toy(run, module, make)
-    before = files_below(first)
-    assert first == run.catalog.folder / "stages" / "tiny-seed0" / "toy"
-    assert toy(run, module, make) == first and make.calls == 1
-    assert files_below(first) == before and sorted(before) == ["half.txt", "rows.npy", "stage.json", "whole.txt"]
-    assert not first.with_name(".toy.unfinished").exists()
-
-
-@pytest.mark.parametrize("what", ["settings", "catalog", "code", "upstream"])
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_stage_whose_inputs_changed_is_never_reused(run, tmp_path, capsys, what, finished):
-    make, module, settings, upstream = Maker(), module_of(tmp_path, "x = 1"), Settings(), tmp_path / "up"
+@pytest.mark.parametrize(("change", "message"), [
+    ("settings", "settings changed (size: 3 → 4)"), ("code", "code changed"), ("upstream", "upstream changed"),
+    ("catalog", "catalog changed"), ("record", "its record is missing or damaged")])
+def test_a_changed_input_makes_a_stage_anew_and_is_named(run: Run, tmp_path: Path, capsys, change: str, message: str):
+    maker, module, settings, upstream = Maker(), module_of(tmp_path, "x = 1"), Settings(), tmp_path / "up"
     upstream.mkdir()
     (upstream / "stage.json").write_text('{"seed": 6}')
-    make.stop = not finished
-    with nullcontext() if finished else pytest.raises(KeyboardInterrupt):
-        toy(run, module, make, settings, [upstream])
-    if what == "settings":
+    folder = maker.stage(run, module, settings, (upstream,))
+    if change == "settings":
         settings = Settings(size=4)
-    elif what == "code":
+    elif change == "code":
         module = module_of(tmp_path, "x = 2", "other.toy")
-    elif what == "upstream":
+    elif change == "upstream":
         (upstream / "stage.json").write_text('{"seed": 7}')
+    elif change == "record":
+        (folder / "stage.json").write_text("{")
     else:
         photo = run.catalog.photos["train-1"]
         photo.write_bytes(photo.read_bytes() + b"\0")
-    make.stop = False
-    fresh = Run(run.profile, runs.read_catalog(run.catalog.folder), run.out, run.seed)
-    folder = toy(fresh, module, make, settings, [upstream])
-    assert make.found == [RECORD, RECORD] and (folder / "whole.txt").is_file()  # it starts from nothing
-    if finished:
-        assert f"toy: made anew, because {what} changed" in capsys.readouterr().out
+        run = replace(run, catalog=read_catalog(run.catalog.folder))
+    maker.stage(run, module, settings, (upstream,))
+    assert maker.calls == 2 and maker.before == []  # it starts from nothing
+    assert f"toy: made anew, because {message}\n" in capsys.readouterr().out
 
 
-def test_another_seed_is_another_folder(run, tmp_path):
-    module, make = module_of(tmp_path, ""), Maker()
-    one, other = (toy(replace(run, seed=seed), module, make) for seed in (0, 1))
+def test_another_function_that_makes_it_is_other_code(run: Run, tmp_path: Path, capsys):
+    module, read = module_of(tmp_path, ""), run.catalog.table[["sample_id"]]
+    run.stage(module, Settings(), [], read, lambda folder: (folder / "a.txt").write_text("a"))
+    folder = run.stage(module, Settings(), [], read, lambda folder: (folder / "b.txt").write_text("b"))
+    assert (folder / "b.txt").is_file() and "because code changed" in capsys.readouterr().out
+
+
+def test_only_what_a_stage_reads_of_the_catalog_counts(run: Run, tmp_path: Path):
+    maker, module, table = Maker(), module_of(tmp_path, ""), run.catalog.table.copy()
+    maker.stage(run, module)
+    table.loc[1, "caption"] = "other words"
+    write_catalog(table, run.catalog.folder)
+    run = replace(run, catalog=read_catalog(run.catalog.folder))
+    maker.stage(run, module)
+    assert maker.calls == 1
+    maker.stage(replace(run, catalog=grow_catalog(run.catalog, {"val": range(5, 7)})), module)
+    assert maker.calls == 2
+
+
+def test_another_seed_is_another_folder(run: Run, tmp_path: Path):
+    module = module_of(tmp_path, "")
+    one, other = Maker().stage(run, module), Maker().stage(replace(run, seed=1), module)
     assert one != other and (one / "whole.txt").read_text() != (other / "whole.txt").read_text()
 
 
-def test_an_interrupted_stage_finds_its_unfinished_folder_and_leaves_no_finished_one(run, tmp_path):
-    make, module = Maker(), module_of(tmp_path, "")
-    make.stop = True
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            toy(run, module, make)
-        assert not (run.stages / "toy").exists()
-    make.stop = False
-    toy(run, module, make)
-    assert make.found == [RECORD, ["half.txt", *RECORD], ["half.txt", *RECORD]]
-
-
-def test_the_old_stage_stays_until_the_new_one_is_whole(run, tmp_path):
-    make, module = Maker(), module_of(tmp_path, "")
-    before = files_below(toy(run, module, make))
-    make.stop = True
-    with pytest.raises(KeyboardInterrupt):
-        toy(run, module, make, Settings(size=9))
-    assert files_below(run.stages / "toy") == before
-    assert toy(run, module, make) == run.stages / "toy" and make.calls == 2
-
-
-def test_a_stage_is_seeded_whatever_ran_before(run, tmp_path):
+def test_a_stage_is_seeded_whatever_ran_before(run: Run, tmp_path: Path):
     written = []
     for name in ("a", "b"):
         torch.rand(len(written) + 3), np.random.random(), random.random()
-        folder = toy(run, module_of(tmp_path, "", f"package.{name}"), Maker())
+        folder = Maker().stage(run, module_of(tmp_path, "", f"package.{name}"))
         written.append((folder / "whole.txt").read_text())
     assert written[0] == written[1]
 
 
-def test_comments_and_layout_are_no_code(tmp_path):
+def test_an_interrupted_stage_goes_on_and_the_old_one_stays_until_then(run: Run, tmp_path: Path):
+    maker, module = Maker(), module_of(tmp_path, "")
+    before = files_below(maker.stage(run, module))
+    maker.stop = True
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            maker.stage(run, module, Settings(size=9))
+        assert files_below(run.stages / "toy") == before
+    assert maker.before == ["half.txt"]
+    maker.stop = False
+    folder = maker.stage(run, module, Settings(size=9))
+    assert maker.before == ["half.txt"] and files_below(folder) != before
+    maker.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        maker.stage(run, module, Settings(size=5))
+    maker.stop = False
+    maker.stage(run, module, Settings(size=6))
+    assert maker.before == []  # what was interrupted had other settings
+
+
+def test_a_stage_that_can_is_extended(run: Run, tmp_path: Path, capsys):
+    calls = []
+
+    def extend(folder: Path, old: Path, places: np.ndarray) -> None:
+        calls.append((places.tolist(), (folder / "half.txt").exists(), (old / "whole.txt").is_file()))
+        (folder / "half.txt").write_text("half")
+        if maker.stop:
+            raise KeyboardInterrupt
+        (folder / "whole.txt").write_text("whole")
+
+    maker, module = Maker(), module_of(tmp_path, "")
+    folder = maker.stage(run, module, extend=extend)
+    above = run.stage_record(module, Settings(), [folder], None)
+    write_catalog(run.catalog.table.iloc[[1, 2, 0, 4]], run.catalog.folder)  # one goes, the order is another
+    run = replace(run, catalog=grow_catalog(read_catalog(run.catalog.folder), {"val": range(5, 6)}))
+    maker.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        maker.stage(run, module, extend=extend)
+    maker.stop = False
+    for _ in range(2):
+        maker.stage(run, module, extend=extend)
+    assert calls == [([1, 2, 0, 4, -1], False, True), ([1, 2, 0, 4, -1], True, True)]
+    assert "toy: 4 of 5 rows are kept, the others made" in capsys.readouterr().out
+    assert run.stage_record(module, Settings(), [folder], None) == above  # what is built on it reads its own rows
+    maker.stage(run, module, Settings(size=4), extend=extend)
+    assert len(calls) == 2 and maker.calls == 2  # other settings: nothing of the old one is of use
+
+
+# ---- the code that a stage rests on
+
+
+def test_comments_layout_and_docstrings_are_no_code(tmp_path: Path):
     digests = [runs.code_digest(module_of(tmp_path, code)) for code in (
-        "x = [1, 2]\n", "# why\nx = [1,\n     2]  # so\n", "x = [1, 3]\n")]
+        "def f():\n    return [1, 2]\n", '"""Why."""\n# how\ndef f():\n    """What."""\n    return [1,\n        2]  # so\n',
+        "def f():\n    return [1, 3]\n")]
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_what_a_stage_rests_on_is_its_own_code_and_that_of_the_modules_it_imports():
-    helpers = {
-        synthesis: {"foregrounds", "photos"}, detector: set(), encoder: {"detector", "losses", "ranks"},
-        regions: {"detector", "photos", "ranks"},
-        pretrain: {"batches", "bert", "beyond", "checkpoint", "detector", "losses", "model", "photos", "ranks",
-                   "regions", "released"}}
-    for module, expected in helpers.items():
-        assert set(runs.code_of(Path(module.__file__))) == expected | {""}
-    for file in (paths.ROOT / "capture_lib").glob("*.py"):  # the one form of import that is looked for
-        assert not re.search(r"^(import capture_lib|from \.)", file.read_text(), re.MULTILINE), file
+def test_code_and_data_count_wherever_they_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function imports a module, which imports a room, whose data file is changed; and so on back."""
+    room = tmp_path / "capture_lib" / "room"
+    room.mkdir(parents=True)
+    files = {"capture_lib/__init__.py": "", "capture_lib/room/__init__.py": "import json\n",
+             "capture_lib/helper.py": "from capture_lib import room\nx = 1\n", "capture_lib/room/words.json": "[1]",
+             "capture_lib/room/deep.py": "y = 1\n", "capture_lib/other.py": "z = 1\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    code = "def f():\n    from capture_lib.helper import x\n    import capture_lib.room.deep as deep\n"
+
+    def digest() -> str:
+        return runs.code_digest(module_of(tmp_path, code))
+
+    before = digest()
+    for name in files:
+        if name.endswith("__init__.py"):
+            continue
+        (tmp_path / name).write_text("[2]" if name.endswith(".json") else f"{files[name]}more = 2\n")
+        assert (digest() == before) == name.endswith("other.py"), name
+        (tmp_path / name).write_text(files[name])
+    assert digest() == before
 
 
-def test_the_code_of_an_imported_module_counts(tmp_path, monkeypatch):
-    helper = tmp_path / "helper.py"
-    monkeypatch.setattr(runs, "find_spec", lambda name: SimpleNamespace(origin={"capture_lib.helper": helper}[name]))
-    code = "from capture_lib import paths\nfrom capture_lib.helper import x\n"
-    digests = []
-    for text in ("x = 1  # one", "x = 1", "x = 2", "from capture_lib.helper import x\nx = 2"):
-        helper.write_text(text)
-        digests.append(runs.code_digest(module_of(tmp_path, code)))
-    assert digests[0] == digests[1] and len(set(digests)) == 3
+def test_stages_rest_on_what_they_import():
+    def rests_on(module: ModuleType) -> set[str]:
+        finder = runs.PackageFinder(path=[str(utils.ROOT)])
+        finder.run_script(module.__file__)
+        return set(finder.modules)
+
+    assert "capture_lib.proposals.foregrounds" in rests_on(composites)
+    assert not {name for name in rests_on(detector) if "retrieval" in name or "composites" in name}
+    assert {"capture_lib.model.losses", "capture_lib.training.batches"} <= rests_on(pretrain)
+    assert {"capture_lib.world.wording", "capture_lib.retrieval.ranking"} <= rests_on(comparison)
+    assert "capture_lib.world.drawing" in rests_on(world)
 
 
-def test_differences_name_what_changed(tmp_path):
-    def differences(rows: list[int], **inputs: object) -> list[str]:
-        return Origin(inputs, np.array(rows, np.uint64)).differences(tmp_path)
-
-    assert differences([4, 2], a=1) == ["nothing stored"]
-    Origin({"a": 1, "b": [1, 2]}, np.array([4, 2], np.uint64)).write(tmp_path)
-    assert differences([4, 2], a=1, b=[1, 2]) == []
-    assert differences([4, 2], a=2, b=[1, 2], c=0) == ["a", "c"]
-    assert differences([4, 2, 3], a=1) == differences([2, 4], a=1) == ["additions"]
-    assert differences([4, 3], a=1) == differences([4], a=1) == differences([], a=1) == ["catalog"]
-    assert differences([4, 2, 3], a=2) == ["a"]
-    (tmp_path / "rows.npy").write_bytes((tmp_path / "rows.npy").read_bytes()[:-3])
-    assert differences([4, 2], a=1, b=[1, 2]) == ["a damaged record"]
+# ---- opening, records
 
 
-# ------------------------------------------------------------------------------------------- a growing catalog
-
-
-@pytest.mark.parametrize("how", ["rows", "late photos"])
-def test_a_stage_stays_when_its_catalog_grows_and_a_line_says_so(run, tmp_path, capsys, how):
-    make, module = Maker(), module_of(tmp_path, "")
-    late = run.catalog.photos["test-0"]
-    if how == "late photos":
-        hidden = late.rename(tmp_path / "hidden.png")
-        run = replace(run, catalog=runs.read_catalog(run.catalog.folder))
-    read = run.catalog.table[run.catalog.table["sample_id"].isin(run.catalog.photos)][["sample_id", "image"]]
-    folder = run.stage(module, Settings(), [], read, make)
-    before = files_below(folder)
-    if how == "late photos":
-        hidden.rename(late)
-    else:
-        grow_catalog(run.catalog, {"train": range(2, 5), "gallery": range(1, 2)})
-    grown = replace(run, catalog=runs.read_catalog(run.catalog.folder))
-    for _ in range(2):
-        assert toy(grown, module, make) == folder
-    assert make.calls == 1 and files_below(folder) == before
-    added = "1 of the 5" if how == "late photos" else "4 of the 9"
-    assert capsys.readouterr().out == (f"toy: made before {added} samples that it reads were added; "
-                                       f"delete {folder} to make it anew, and what is made of it\n")
-
-
-@pytest.mark.parametrize("what", ["caption", "image", "gone"])
-def test_only_a_row_that_was_read_makes_a_stage_anew(run, tmp_path, capsys, what):
-    make, module, table = Maker(), module_of(tmp_path, ""), run.catalog.table.copy()
-    toy(run, module, make)
-    if what == "gone":
-        table = table.iloc[1:]
-    else:
-        table.loc[1, what] = "images/test-0.png"
-    write_catalog(table, run.catalog.folder)
-    grown = grow_catalog(runs.read_catalog(run.catalog.folder), {"val": range(5, 7)})
-    toy(replace(run, catalog=grown), module, make)
-    assert make.calls == (1 if what == "caption" else 2)
-    said = capsys.readouterr().out
-    assert ("made before 2 of the 7" if what == "caption" else "toy: made anew, because catalog changed") in said
-
-
-def test_what_is_built_on_a_stage_that_was_made_anew_of_more_rows_is_made_anew(run, tmp_path, capsys):
-    make, lower, upper = Maker(), module_of(tmp_path, "", "x.lower"), module_of(tmp_path, "", "x.upper")
-
-    def both(run: Run) -> None:
-        run.stage(upper, Settings(), [toy(run, lower, make)], None, make)
-
-    both(run)
-    grown = replace(run, catalog=grow_catalog(run.catalog, {"train": range(2, 4)}))
-    both(grown)
-    assert make.calls == 2
-    paths.remove(run.stages / "lower")
-    both(grown)
-    assert make.calls == 4 and "upper: made anew, because upstream changed" in capsys.readouterr().out
-
-
-def test_a_stage_that_can_is_extended_and_an_interrupted_extension_goes_on(run, tmp_path, capsys):
-    def extend(folder: Path, old: Path, places: np.ndarray) -> None:
-        calls.append((places.tolist(), (folder / "half.txt").exists(), (old / "whole.txt").is_file()))
-        make(folder)
-
-    make, module, calls = Maker(), module_of(tmp_path, ""), []
-    folder = toy(run, module, make, extend=extend)
-    above = run.origin(module, Settings(), [folder], None).inputs
-    table = run.catalog.table.iloc[[1, 2, 0, 4]]  # one goes, the order is another, and one comes
-    write_catalog(table, run.catalog.folder)
-    changed = replace(run, catalog=grow_catalog(runs.read_catalog(run.catalog.folder), {"val": range(5, 6)}))
-    make.stop = True
-    with pytest.raises(KeyboardInterrupt):
-        toy(changed, module, make, extend=extend)
-    make.stop = False
-    for _ in range(2):
-        toy(changed, module, make, extend=extend)
-    assert calls == [([1, 2, 0, 4, -1], False, True), ([1, 2, 0, 4, -1], True, True)]
-    assert "toy: 4 of 5 rows are kept, the others made" in capsys.readouterr().out
-    assert changed.origin(module, Settings(), [folder], None).inputs == above  # what is built on it asks its own rows
-    toy(changed, module, make, Settings(size=4), extend=extend)
-    assert len(calls) == 2  # other settings: nothing of the old one is of use
-
-
-# ------------------------------------------------------------------------------------------- opening, records
-
-
-def test_a_run_needs_a_profile_and_a_catalog_that_exist(tmp_path):
+def test_a_run_needs_a_profile_and_a_catalog_that_exist(tmp_path: Path):
     for arguments, expected in [(("huge",), "profile 'huge' is unknown; use one of smoke, cpu, thorough, gpu"),
                                 (("product1m",), "name a catalog with --catalog DIR"),
                                 (("smoke", str(tmp_path)), "no catalog.parquet here")]:
@@ -286,25 +244,28 @@ def test_a_run_needs_a_profile_and_a_catalog_that_exist(tmp_path):
         assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
-def test_a_run_on_a_catalog_of_your_own_is_named_after_both(run, tmp_path):
+def test_a_run_on_a_catalog_of_your_own_is_named_after_both(run: Run, tmp_path: Path):
     opened = runs.open_run("smoke", str(run.catalog.folder), seed=4)
-    assert opened.out == paths.REPORTS / "smoke-catalog" and opened.seed == 4
+    assert opened.out == utils.REPORTS / "smoke-catalog" and opened.seed == 4
     assert opened.stages == run.catalog.folder / "stages" / "smoke-seed4"
     assert runs.open_run("smoke", str(run.catalog.folder), str(tmp_path / "here")).out == tmp_path / "here"
 
 
-def test_a_record_holds_its_figures_and_where_they_come_from(run):
+def test_a_record_holds_its_figures_and_where_they_come_from(run: Run):
+    bert = replace(run.profile.pretrain, bert="/home/someone/bert")
+    run = replace(run, profile=replace(run.profile, pretrain=bert))
     written = json.loads(run.record("05_retrieval", methods={"a": 0.5}).read_text())
-    assert run.out / "metrics" / "05_retrieval.json" and written["methods"] == {"a": 0.5}
     origin = written["provenance"]
+    assert written["methods"] == {"a": 0.5}
     assert (origin["stem"], origin["profile"], origin["seed"]) == ("05_retrieval", "tiny", 0)
     assert origin["catalog_fingerprint"] == run.catalog.fingerprint()
     assert origin["parameters"]["detector"]["steps"] == run.profile.detector.steps
+    assert origin["parameters"]["pretrain"]["bert"] == "bert"  # which file, not where it lay
     assert torch.__version__.startswith(origin["versions"]["torch"])
     assert origin["wall_time_s"] >= 0 and origin["hardware"]["cores"] >= 1 and origin["commit"]
 
 
-def test_a_figure_that_is_not_a_number_is_refused_and_the_old_file_stays(run):
+def test_a_figure_that_is_not_a_number_is_refused_and_the_old_file_stays(run: Run):
     file = run.record("x", figure=0.25)
     with pytest.raises(ValueError):
         run.record("x", figure=float("nan"))
@@ -317,32 +278,3 @@ def test_every_profile_is_complete():
         assert profiles.get(name) is profile and profile.name == name
         longest = profile.batches.text_length + 1 + profile.regions.max_regions
         assert longest <= profile.capture.max_positions and profile.capture.text_length == profile.batches.text_length
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def test_a_file_and_a_folder_appear_whole_or_not_at_all(tmp_path):
-    for name in ("deep/file.txt", "folder"):
-        target = tmp_path / name
-        for content in ("first", "second"):
-            with paths.write_atomically(target) as beside:
-                assert beside.parent == target.parent and not beside.exists()
-                if name == "folder":
-                    beside.mkdir()
-                (beside / "in.txt" if name == "folder" else beside).write_text(content)
-                assert content == "second" or not target.exists()
-        with pytest.raises(KeyboardInterrupt), paths.write_atomically(target) as beside:
-            if name == "folder":
-                beside.mkdir()
-            (beside / "in.txt" if name == "folder" else beside).write_text("half")
-            raise KeyboardInterrupt
-    assert files_below(tmp_path) == {"deep/file.txt": b"second", "folder/in.txt": b"second"}
-
-
-def test_what_a_killed_process_left_is_cleared(tmp_path):
-    (tmp_path / ".a.txt.part").mkdir()
-    (tmp_path / ".a.txt.part" / "old").write_text("old")
-    with paths.write_atomically(tmp_path / "a.txt") as beside:
-        beside.write_text("new")
-    assert files_below(tmp_path) == {"a.txt": b"new"}
