@@ -72,8 +72,9 @@ class ExplorerWidget(anywidget.AnyWidget):
                 self.note = "laying out the map, some seconds the first time …"
         elif action in ("next", "previous"):
             passing = self.explorer.passing(self.state)
-            later = passing[passing > self.state.query] if action == "next" else passing[passing < self.state.query][::-1]
-            patch = {"query": int(later[0])} if len(later) else {}
+            earlier = passing[passing < self.state.query][::-1]
+            other = earlier if action == "previous" else passing[passing > self.state.query]
+            patch = {"query": int(other[0])} if len(other) else {}
         elif action == "wrong":
             number = self.explorer.next_wrong(self.state)
             patch = {} if number is None else {"query": number}
