@@ -15,7 +15,6 @@ from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run, open_run
 from capture_lib.explorer.state import OWN, State
 from capture_lib.explorer.view import PIECES, Explorer, open_explorer
-from capture_lib.report import figures
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import EmbeddedSet
 from capture_lib.utils import InputError
@@ -168,10 +167,3 @@ def test_nothing_is_called_chosen_where_val_chose_nothing(explorer: Explorer, mo
     monkeypatch.setattr(stages, "stored_choices", lambda run: unjudged)
     shown = open_explorer(open_run("smoke"))
     assert "capture-chosen" not in shown.methods and shown.best == "capture/instance"
-
-
-def test_a_gallery_escapes_and_frames():
-    photo = np.zeros((20, 30, 3), np.uint8)
-    shown = figures.gallery([photo, photo], ["<b>", "ok"], [figures.RIGHT, figures.WRONG]).data
-    assert "&lt;b&gt;" in shown and figures.RIGHT in shown and figures.WRONG in shown
-    assert shown.count("data:image/webp;base64,") == 2
