@@ -12,7 +12,7 @@ from PIL import Image
 
 from capture_lib.catalog.table import read_catalog, write_catalog
 from capture_lib.experiments import stages
-from capture_lib.experiments.run import Run, open_run
+from capture_lib.experiments.run import Run
 from capture_lib.explorer.state import OWN, State
 from capture_lib.explorer.view import PIECES, Explorer, open_explorer
 from capture_lib.retrieval import ranking
@@ -23,13 +23,13 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 @pytest.fixture(scope="module")
-def explorer() -> Explorer:
-    return open_explorer(open_run("smoke"))
+def explorer(smoke_run: Run) -> Explorer:
+    return open_explorer(smoke_run)
 
 
 @pytest.fixture(scope="module")
-def sides() -> dict[str, EmbeddedSet]:
-    return stages.embedded(open_run("smoke"))
+def sides(smoke_run: Run) -> dict[str, EmbeddedSet]:
+    return stages.embedded(smoke_run)
 
 
 @pytest.mark.parametrize("name", ["capture-chosen/instance", "capture/image", "image-only", "text-only", "late-fusion"])
@@ -161,9 +161,9 @@ def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
     assert 'data-do="wrong" data-key="wrong" disabled' in pieces["controls"]
 
 
-def test_nothing_is_called_chosen_where_val_chose_nothing(explorer: Explorer, monkeypatch):
-    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(open_run("smoke")).items()}
+def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_run: Run, monkeypatch):
+    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(smoke_run).items()}
     assert "capture-chosen/instance" in unjudged
     monkeypatch.setattr(stages, "stored_choices", lambda run: unjudged)
-    shown = open_explorer(open_run("smoke"))
+    shown = open_explorer(smoke_run)
     assert "capture-chosen" not in shown.methods and shown.best == "capture/instance"
