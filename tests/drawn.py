@@ -30,11 +30,11 @@ TINY = Profile(
     DetectorSettings(backbone="test_resnet", size=48, search_size=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
     EncoderSettings(backbone="test_resnet", crop=16, channels=4, steps=4, batch=6),
     RegionSettings(max_regions=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),
-    CaptureSettings(text_length=12, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
+    CaptureSettings(max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
                     visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
                     joint_layers=1, joint_heads=2, output=16),
     PretrainSettings(epochs=2, batch=16))
-TOY = CaptureSettings(text_length=8, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
+TOY = CaptureSettings(max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
                       visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
                       joint_layers=1, joint_heads=2, output=16, dropout=0.1)
 TOY_BATCHES = BatchSettings(text_length=8)

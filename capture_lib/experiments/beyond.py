@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from capture_lib.catalog.table import HELD_OUT, SEEN, UNSEEN
 from capture_lib.experiments import comparison, mining, stages
 from capture_lib.experiments.comparison import Job
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.variants import Variant
+from capture_lib.experiments.variants import UNCHANGED
 from capture_lib.model.capture import Capture
 from capture_lib.retrieval import embedding, ranking, wccn
 from capture_lib.retrieval.ranking import METHODS, Method
@@ -25,6 +24,7 @@ from capture_lib.retrieval.wccn import WccnSettings
 from capture_lib.utils import pick_device
 
 TITLES = ("mAP@10", "mAR@10")
+LEVEL = ("instance",)  # of all methods here
 WHOLE = METHODS["beyond/instance"]  # the blend, of an augmented gallery
 RAW = {name: METHODS[name] for name in ("late-fusion", "image-only", "text-only")}  # without a model
 OF_MODEL = {  # ways to search with CAPTURE
@@ -41,33 +41,26 @@ PARTS = {  # ours, and ours with one part left out; all but one after WCCN
 KNOWN = (*RAW, "paper, product", "paper, chosen")  # the baselines: what notebooks 05 and 06 have
 
 
-def embedded(run: Run, table: pd.DataFrame, model: Capture | None, single: bool) -> embedding.EmbeddedSet:
-    """Return samples as vectors per instance: region features, n-grams, and those of a model."""
-    store = run.stages / "region_store"
-    pairs = comparison.pairs_of(run, table, store, run.profile.batches)
-    words = stages.caption_words(run)
-    return embedding.embed_samples(table, pairs, model, words, run.profile.instances, single, ("instance",))
-
-
 def embed_parts(run: Run, mined: mining.Mined, model: Capture | None) -> embedding.Vectors:
     """Return the vectors of the mined photos, a row a photo."""
     table = stages.samples(run, "train").iloc[mined.parts]
-    return embedded(run, table, model, single=True).instance
+    pairs = comparison.pairs_of(run, table, run.stages / "region_store")
+    words = stages.caption_words(run)
+    return embedding.embed_samples(table, pairs, model, words, run.profile.instances, True, LEVEL).instance
 
 
 def evaluated(run: Run, job: Job | None) -> Path:
     """Return the folder with the figures of a model (None: of raw vectors), with and without WCCN."""
-    source = comparison.trained(run, job) if job else run.stages / "region_store"
+    store = run.stages / "region_store"
+    source = comparison.trained(run, job) if job else store
     methods = OF_MODEL if job else RAW
 
     def make(folder: Path) -> None:
         model = Capture.from_pretrained(source).to(pick_device()).eval() if job else None
         mined = stages.mined_neighbours(run, stages.pretrained(run))
         maps = wccn.learn_maps(embed_parts(run, mined, model), mined.near, WccnSettings())
-        plain, mapped = {}, {}
-        for split in ("val", "test", "gallery"):
-            plain[split] = embedded(run, stages.samples(run, split), model, split == "gallery")
-            mapped[split] = wccn.apply_maps(plain[split], maps)
+        plain = comparison.embed_splits(run, store, model, stages.caption_words(run), levels=LEVEL)
+        mapped = {split: wccn.apply_maps(vectors, maps) for split, vectors in plain.items()}
         before, after = dict(methods), {f"{name}, wccn": method for name, method in methods.items()}
         if job:
             before[NO_WCCN] = WHOLE
@@ -94,7 +87,7 @@ def evaluations(run: Run) -> list[Path]:
     if not comparable(run):
         return []
     seeds = range(run.seed, run.seed + run.profile.comparison.seeds)
-    jobs = [Job("beyond/paper", Variant(), run.profile.pretrain.epochs, 1.0, seed) for seed in seeds]
+    jobs = [Job("beyond/paper", UNCHANGED, run.profile.pretrain.epochs, 1.0, seed) for seed in seeds]
     return [evaluated(run, None), *comparison.evaluate_all(run, jobs, evaluated)]
 
 
@@ -108,8 +101,7 @@ def comparable(run: Run) -> bool:
 def tried(run: Run) -> dict[str, dict[str, float]]:
     """Return mAP@10 and mAR@10 on val of the late fusion, searched in several ways."""
     mined = stages.mined_neighbours(run, stages.pretrained(run))
-    val = embedded(run, stages.samples(run, "val"), None, single=False)
-    gallery = embedded(run, stages.samples(run, "gallery"), None, single=True)
+    sets = comparison.embed_splits(run, run.stages / "region_store", None, stages.caption_words(run), levels=LEVEL)
     parts, settings = embed_parts(run, mined, None), WccnSettings()
     maps = wccn.learn_maps(parts, mined.near, settings)
     random = np.random.default_rng(run.seed).integers(len(mined.parts), size=mined.near.shape)
@@ -124,7 +116,7 @@ def tried(run: Run) -> dict[str, dict[str, float]]:
     figures = {}
     for name, (used, only, augmented) in ways.items():
         method = replace(RAW["late-fusion"], augmented=augmented)
-        queries, items = wccn.apply_maps(val, used, only), wccn.apply_maps(gallery, used, only)
+        queries, items = (wccn.apply_maps(sets[split], used, only) for split in ("val", "gallery"))
         choice, _ = ranking.choose(method, queries, items)
         table = ranking.score(ranking.rank(queries, items, method.level, choice), queries, items)
         figures[name] = {title: float(table["standard", title].mean()) for title in TITLES}

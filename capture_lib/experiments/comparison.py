@@ -7,7 +7,7 @@ the next start goes on with those that are left.
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,11 +22,12 @@ import torch
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages, variants
 from capture_lib.experiments.run import Run, digest
-from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, Variant
+from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as storing
+from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding, ranking
-from capture_lib.retrieval.ranking import METHODS, Method
+from capture_lib.retrieval.ranking import METHODS, Method, Ranking
 from capture_lib.training import batches, pretrain
 from capture_lib.utils import pick_device, process_map, progress, write_json
 
@@ -71,7 +72,7 @@ def settings_of(run: Run, job: Job) -> dict:
 def model_name(run: Run, job: Job) -> str:
     """Return the name of a model's stage: one for all jobs with the same settings."""
     settings = settings_of(run, job)
-    capture = Job("capture", Variant(), run.profile.pretrain.epochs, 1.0, run.seed)
+    capture = Job("capture", UNCHANGED, run.profile.pretrain.epochs, 1.0, run.seed)
     if settings == settings_of(run, capture):
         return "pretrain"  # that of notebook 04
     return f"variants/{digest(repr(settings).encode())}"
@@ -88,7 +89,7 @@ def trained(run: Run, job: Job) -> Path:
     def make(folder: Path) -> None:
         order = np.random.default_rng([job.seed, 12]).permutation(len(table))
         chosen = np.sort(order[:round(job.variant.share * len(table))])
-        pairs = pairs_of(run, table.iloc[chosen], source, settings["batches"], job.variant.max_regions)
+        pairs = pairs_of(run, table.iloc[chosen], source, job.variant)
         training = replace(settings["pretrain"], keep_every=run.profile.pretrain.keep_every)
         model = pretrain.build_model(settings["capture"], pairs, job.seed, training.tasks, training.bert)
         pretrain.train(model, pairs, settings["batches"], training, folder, job.seed)
@@ -96,16 +97,14 @@ def trained(run: Run, job: Job) -> Path:
     return run.stage(pretrain, settings, [source], table, make, name=name)
 
 
-def pairs_of(run: Run, table: pd.DataFrame, folder: Path, settings: batches.BatchSettings,
-             max_regions: int = 0) -> batches.Pairs:
-    """Return samples as pairs, with the best `max_regions` regions of a store (0 = all)."""
-    store = storing.open_store(folder)
-    if max_regions:
-        store = storing.RegionStore(
-            store.features[:, :max_regions], store.boxes[:, :max_regions],
-            store.scores[:, :max_regions], np.minimum(store.counts, max_regions), store.ids)
+def pairs_of(run: Run, table: pd.DataFrame, folder: Path, variant: Variant = UNCHANGED) -> batches.Pairs:
+    """Return samples as pairs, with the regions of a store and the settings of a variant."""
+    store, limit = storing.open_store(folder), variant.max_regions
+    if limit:
+        store = storing.RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
+                                    np.minimum(store.counts, limit), store.ids)
     tokenizer = batches.load_tokenizer(run.stages / "pretrain")
-    return batches.make_pairs(table, store, tokenizer, settings)
+    return batches.make_pairs(table, store, tokenizer, replace(run.profile.batches, **variant.batches))
 
 
 def store_folder(run: Run, kind: str) -> Path:
@@ -147,20 +146,22 @@ def boxed_store(run: Run, kind: str) -> Path:
 # ---- evaluation
 
 
-def embed_splits(run: Run, store: Path, settings: batches.BatchSettings, max_regions: int = 0,
-                 **how: object) -> dict[str, embedding.EmbeddedSet]:
-    """Return val, test and gallery as vectors; `how` are arguments of `embedding.embed_samples`."""
+def embed_splits(run: Run, store: Path, model: Capture | None, words: embedding.Words | None,
+                 variant: Variant = UNCHANGED, instances: InstanceSettings | None = None,
+                 levels: Collection[str] = embedding.LEVELS) -> dict[str, embedding.EmbeddedSet]:
+    """Return val, test and gallery as vectors, by a region store and settings of a variant."""
     sets = {}
     for split in ("val", "test", "gallery"):
         table = stages.samples(run, split)
-        pairs = pairs_of(run, table, store, settings, max_regions)
-        sets[split] = embedding.embed_samples(table, pairs, single=split == "gallery", **how)
+        pairs = pairs_of(run, table, store, variant)
+        sets[split] = embedding.embed_samples(table, pairs, model, words, instances or run.profile.instances,
+                                              split == "gallery", levels)
     return sets
 
 
 def evaluated(run: Run, job: Job) -> Path:
     """Return the folder with a job's figures on test, as val has chosen."""
-    variant, settings, source = job.variant, settings_of(run, job)["batches"], trained(run, job)
+    variant, source = job.variant, trained(run, job)
     store = store_folder(run, variant.query_regions)
     instances = run.profile.instances
     if variant.query_regions == TRUE_BOXES:  # each of them is a product, however near another
@@ -169,12 +170,12 @@ def evaluated(run: Run, job: Job) -> Path:
 
     def make(folder: Path) -> None:
         model = Capture.from_pretrained(source).to(pick_device()).eval()
-        sets = embed_splits(run, store, settings, variant.max_regions, model=model, words=None,
-                            settings=instances, levels={method.level for method in methods.values()})
+        sets = embed_splits(run, store, model, None, variant, instances, {method.level for method in methods.values()})
         write_evaluation(folder, *evaluate_methods(sets, methods, run.profile.retrieval.depth))
 
-    depends = {"retrieval": run.profile.retrieval, "instances": instances, "batches": settings,
-               "representations": variant.representations, "max_regions": variant.max_regions}
+    depends = {"retrieval": run.profile.retrieval, "instances": instances,
+               "batches": settings_of(run, job)["batches"], "max_regions": variant.max_regions,
+               "representations": variant.representations}
     table = stages.photographed(run)
     return run.stage(sys.modules[__name__], depends, [source, store], table.loc[table["split"] != "train", READ],
                      make, name=f"comparison/{job.title}")
@@ -187,11 +188,11 @@ def untrained(run: Run) -> Path:
     depth = run.profile.retrieval.depth
 
     def make(folder: Path) -> None:
-        sets = embed_splits(run, store, run.profile.batches, model=None, words=words, settings=run.profile.instances)
+        sets = embed_splits(run, store, None, words)
         test, gallery = sets["test"], sets["gallery"]
         scores, chosen = evaluate_methods(sets, ranking.possible_methods(test), depth)
         rows = ranking.popularity(sets["val"].labels, ranking.first_labels(gallery), depth)
-        popular = [ranking.unscored(rows)] * len(test.ids)
+        popular = [Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))] * len(test.ids)
         scores["popularity"] = ranking.score(popular, test, gallery)
         scores["chance"] = ranking.score(ranking.chance(test, gallery, depth, run.seed), test, gallery)
         write_evaluation(folder, scores, chosen)

@@ -290,6 +290,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"{parser.prog}: {str(interrupt) or 'interrupted; the same command goes on'}", file=sys.stderr)
         return 130
+    if utils.process_count() > 1:
+        utils.accelerator().end_training()
     return 0
 
 

@@ -36,6 +36,9 @@ class Variant:
     representations: tuple[str, ...] = OF_CAPTURE  # that val may choose from
 
 
+UNCHANGED = Variant()
+
+
 @dataclass(frozen=True)
 class ComparisonSettings:
     """Defaults of the cpu profile; the notebook says what is shortened there."""
@@ -92,7 +95,7 @@ def baselines(settings: CaptureSettings) -> dict[str, list[Variant]]:
     one_stream = nearest(settings, lambda count: layer_counts(0, 0, count))
     dual = nearest(settings, lambda count: layer_counts(count, 0, 0))
     return {
-        "capture": [Variant()],
+        "capture": [UNCHANGED],
         "two-stream": [Variant(two_stream)],
         "one-stream": [
             Variant(one_stream, {"tasks": ("mlm", "mrp")}, representations=OF_ONE_STREAM),
@@ -107,7 +110,7 @@ def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
         return Variant(pretrain={"tasks": tasks}, batch_factor=batch_factor)
 
     return {
-        "recipe": {"recipe": Variant()},
+        "recipe": {"recipe": UNCHANGED},
         "pretext tasks": {
             "mlm alone": with_tasks("mlm"),
             "mrp alone": with_tasks("mrp"),

@@ -1,7 +1,7 @@
 """The pretext tasks' losses, by name: masked language modelling, masked region prediction, contrastive, matching.
 
 Source: the paper's section on pretext tasks; normalisations as in the released code. Each has weight 1 there.
-Letters in shapes as in `capture_lib.model`.
+Letters in shapes as in `capture_lib.model.layers`; M masked tokens or regions of a batch.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:  # the encoder needs a loss of this module, not the model
+if TYPE_CHECKING:  # the region encoder needs a loss of this module, not the model
     from capture_lib.model.capture import Capture
 
 NOT_PREDICTED = -1  # the label of a token that was not masked
@@ -19,47 +19,56 @@ TEMPERATURE = 0.07  # of the contrastive loss, in the released code
 
 
 def masked_language_loss(model: "Capture", out: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the masked tokens; labels (B, L) int64, -1 = not predicted.
+    """Return the mean cross-entropy over the masked tokens; labels (B, L) int64, -1 = not predicted.
 
-    0 in a batch without a masked token, where the released code gives NaN.
+    It is 0 in a batch without a masked token, where the released code gives NaN.
     """
     masked = labels != NOT_PREDICTED  # (B, L)
     logits = model.predict_words(out["text_sequence"][masked])  # (M, V): nothing else is worth decoding
-    return F.cross_entropy(logits, labels[masked], reduction="sum") / masked.sum().clamp(min=1)
+    total = F.cross_entropy(logits, labels[masked], reduction="sum")
+    return total / masked.sum().clamp(min=1)
 
 
-def masked_region_loss(model: "Capture", out: Mapping[str, Tensor], region_labels: Tensor,
-                       targets: Tensor) -> Tensor:
-    """Squared error, averaged over the masked regions and their features; 0 where none is masked.
+def masked_region_loss(
+    model: "Capture", out: Mapping[str, Tensor], region_labels: Tensor, targets: Tensor
+) -> Tensor:
+    """Return the squared error, averaged over the masked regions and their features; 0 where none is masked.
 
-    region_labels (B, R), 1 = masked; targets (B, R, F), the features before masking. The global token is not
-    predicted: it has neither a label nor a target.
+    Args:
+        region_labels: (B, R), 1 = masked. The global token is not predicted: it has neither label nor target.
+        targets: (B, R, F), the features before masking.
     """
     masked = region_labels == 1  # (B, R)
     predicted = model.predict_regions(out["region_sequence"][:, 1:][masked])  # (M, F)
-    return F.mse_loss(predicted, targets[masked], reduction="sum") / max(predicted.numel(), 1)
+    total = F.mse_loss(predicted, targets[masked], reduction="sum")
+    return total / max(predicted.numel(), 1)
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Normalised temperature-scaled cross-entropy between matched rows of a and b, (B, E) each.
+    """Return the normalised temperature-scaled cross-entropy between matched rows of a and b, (B, E) each.
 
     For each of the 2B L2-normalised vectors, its partner is the positive and the other 2B-2, those of its own
-    modality too, are negatives; the mean over all 2B. In float32 even under autocast: bfloat16 holds a cosine
-    to 2 or 3 digits, and here it is divided by the temperature.
+    modality too, are negatives; the mean is over all 2B. It is computed in float32 even under autocast: bfloat16
+    holds a cosine to 2 or 3 digits, and here it is divided by the temperature.
     """
     with torch.autocast(a.device.type, enabled=False):
         vectors = F.normalize(torch.cat([a, b]).float(), dim=1)  # (2B, E)
         similarity = vectors @ vectors.T / temperature  # (2B, 2B)
+        # no vector is its own negative
         itself = torch.eye(len(vectors), dtype=torch.bool, device=a.device)
+        similarity = similarity.masked_fill(itself, float("-inf"))
+        # row i of a belongs to row i of b, and the other way round
         partner = torch.arange(len(vectors), device=a.device).roll(len(a))  # B, …, 2B-1, 0, …, B-1
-        return F.cross_entropy(similarity.masked_fill(itself, float("-inf")), partner)
+        return F.cross_entropy(similarity, partner)
 
 
-def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE, matched: Tensor | None = None
-                     ) -> Tensor:
-    """`nt_xent` between the two modalities' first tokens, taken before the cross layers.
+def contrastive_loss(
+    out: Mapping[str, Tensor], temperature: float = TEMPERATURE, matched: Tensor | None = None
+) -> Tensor:
+    """Return `nt_xent` between the two modalities' first tokens, taken before the cross layers.
 
-    matched (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either.
+    Args:
+        matched: (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either.
     """
     regions = out["region_contrastive"]  # (B, E)
     texts = out["text_contrastive"]
@@ -70,17 +79,22 @@ def contrastive_loss(out: Mapping[str, Tensor], temperature: float = TEMPERATURE
 
 
 def matching_loss(model: "Capture", out: Mapping[str, Tensor], matched: Tensor) -> Tensor:
-    """Image-text matching (ITM): mean cross-entropy over all pairs; matched (B,) int64, 1 = belongs together."""
-    return F.cross_entropy(model.predict_match(out["text_pooled"], out["region_pooled"]), matched)
+    """Return the cross-entropy of image-text matching (ITM) over all pairs; matched (B,) int64, 1 = whole pair."""
+    logits = model.predict_match(out["text_pooled"], out["region_pooled"])  # (B, 2)
+    return F.cross_entropy(logits, matched)
 
 
-def pretext_losses(model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor],
-                   temperature: float = TEMPERATURE) -> dict[str, Tensor]:
-    """The losses of the final recipe by name: mlm, mrp, contrastive. Released: their sum is minimised.
+def pretext_losses(
+    model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor], temperature: float = TEMPERATURE
+) -> dict[str, Tensor]:
+    """Return the losses by name: mlm, mrp, contrastive, and itm where a batch has broken pairs.
 
-    `batch` holds mlm_labels (B, L), region_labels (B, R) and region_targets (B, R, F), as the losses above
-    take them; `out` is the model's output for the masked batch. A batch with broken pairs also holds matched (B,),
-    and its losses have itm among them.
+    Their sum is minimised.
+
+    Args:
+        batch: mlm_labels (B, L), region_labels (B, R), region_targets (B, R, F), as the losses above take them;
+            matched (B,) too where half of the pairs are broken.
+        out: the model's output for the masked batch.
     """
     matched = batch.get("matched")
     losses = {
@@ -88,4 +102,6 @@ def pretext_losses(model: "Capture", batch: Mapping[str, Tensor], out: Mapping[s
         "mrp": masked_region_loss(model, out, batch["region_labels"], batch["region_targets"]),
         "contrastive": contrastive_loss(out, temperature, matched),
     }
-    return losses if matched is None else losses | {"itm": matching_loss(model, out, matched)}
+    if matched is not None:
+        losses["itm"] = matching_loss(model, out, matched)
+    return losses

@@ -1,7 +1,7 @@
-"""The region proposal network: trained on composites alone, so that no annotated box is needed.
+"""The region proposal network, trained on composites alone: no annotated box is needed.
 
-A timm backbone, one fused feature map, torchvision's anchors, RPN head and losses. The authors released neither code
-nor weights of this part; sizes and schedule are ours.
+A timm backbone, one fused feature map, torchvision's anchors, RPN head and losses.
+The authors released neither code nor weights of this part; sizes and schedule are ours.
 """
 
 from collections.abc import Iterator
@@ -9,21 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import (
-    AnchorGenerator,
-    RegionProposalNetwork,
-    RPNHead,
-    concat_box_prediction_layers,
-)
-from torchvision.ops import roi_align
 
-from capture_lib.utils import InputError, progress
+from capture_lib.utils import InputError, pick_device, progress
+
+Batch = tuple[Tensor, list[Tensor]]  # photos (B, 3, S, S) and B times boxes (n, 4), xyxy pixels
 
 
 @dataclass(frozen=True)
@@ -31,17 +24,17 @@ class DetectorSettings:
     """Defaults of the cpu profile."""
 
     backbone: str = "resnet10t"  # any timm name
-    weights: str = ""  # a safetensors or .pth file for the backbone; empty = random start
+    weights: str = ""  # a .safetensors or .pth file for it; empty = random start
     size: int = 128  # side of a composite, pixels
-    enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # times which a batch of composites is trained on, one at random
-    search_size: int = 192  # side of the squares it searches: products fill less of a photo than of a composite
+    enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # scales of a batch, one at random
+    search_size: int = 192  # side searched: products fill less of a photo than of a composite
     channels: int = 128  # of the fused map
     anchors: tuple[float, ...] = (24, 40, 64, 96)  # sides, pixels of the input
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
     steps: int = 1_000
     batch: int = 16
     learning_rate: float = 1e-3
-    box_weight: float = 10.0  # torchvision divides the box loss by all sampled anchors, most of them background
+    box_weight: float = 10.0  # torchvision divides the box loss by the background anchors, too
     nms: float = 0.6
 
 
@@ -50,115 +43,141 @@ class Detector(nn.Module):
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
+        import timm  # here and below: timm and torchvision take seconds to import
+        from torchvision.models.detection import rpn
+
         self.settings = settings
+        channels = settings.channels
         self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2, 3, 4))
-        self.levels = nn.ModuleList(nn.Conv2d(width, settings.channels, 1)
-                                    for width in self.backbone.feature_info.channels())
-        self.fuse = nn.Sequential(nn.Conv2d(settings.channels, settings.channels, 3, padding=1),
-                                  nn.BatchNorm2d(settings.channels), nn.ReLU())
-        anchors = AnchorGenerator((settings.anchors,), (settings.ratios,))
-        self.rpn = RegionProposalNetwork(
-            anchors, RPNHead(settings.channels, anchors.num_anchors_per_location()[0]),
-            fg_iou_thresh=0.6, bg_iou_thresh=0.3, batch_size_per_image=64, positive_fraction=0.5,
-            pre_nms_top_n={"training": 300, "testing": 600}, post_nms_top_n={"training": 100, "testing": 100},
-            nms_thresh=settings.nms)
+
+        # one map of the backbone's three: to the same channels, added, then a convolution
+        self.levels = nn.ModuleList()
+        for width in self.backbone.feature_info.channels():
+            self.levels.append(nn.Conv2d(width, channels, 1))
+        mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fuse = nn.Sequential(mix, nn.BatchNorm2d(channels), nn.ReLU())
+
+        # anchors of each cell, and for each a logit of objectness and four box deltas
+        anchors = rpn.AnchorGenerator((settings.anchors,), (settings.ratios,))
+        head = rpn.RPNHead(channels, anchors.num_anchors_per_location()[0])
+        self.rpn = rpn.RegionProposalNetwork(
+            anchors, head, fg_iou_thresh=0.6, bg_iou_thresh=0.3,  # positive, negative anchors
+            batch_size_per_image=64, positive_fraction=0.5,  # of the anchors in the losses
+            pre_nms_top_n={"training": 300, "testing": 600},
+            post_nms_top_n={"training": 100, "testing": 100}, nms_thresh=settings.nms)
 
     def feature_map(self, photos: Tensor) -> Tensor:
-        """(B, 3, S, S) float in [0, 1] to the fused map (B, C, S/8, S/8)."""
-        spread = 0.5 if self.settings.weights else 0.25  # pretrained weights expect values in [-1, 1]
-        maps = self.backbone((photos - 0.5) / spread)
+        """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
+        spread = 0.5 if self.settings.weights else 0.25  # pretrained: values in [-1, 1]
+        maps = self.backbone((photos - 0.5) / spread)  # strides 8, 16 and 32
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
+        size = fused.shape[-2:]
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
-            fused = fused + F.interpolate(level(coarse), fused.shape[-2:], mode="bilinear", align_corners=False)
+            fused = fused + F.interpolate(level(coarse), size, mode="bilinear", align_corners=False)
         return self.fuse(fused)
 
     def predict(self, photos: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Anchors, a list of B (A, 4) xyxy pixels; objectness logits (B·A, 1); box deltas (B·A, 4)."""
+        """Return anchors, B times (A, 4) xyxy pixels; logits (B·A, 1); box deltas (B·A, 4)."""
+        from torchvision.models.detection import image_list, rpn
+
         feature_map = self.feature_map(photos)
-        logits, deltas = self.rpn.head([feature_map.float()])
-        sizes = [tuple(photos.shape[-2:])] * len(photos)
-        anchors = self.rpn.anchor_generator(ImageList(photos, sizes), [feature_map])
-        return anchors, *concat_box_prediction_layers(logits, deltas)
+        images = image_list.ImageList(photos, [photos.shape[-2:]] * len(photos))
+        anchors = self.rpn.anchor_generator(images, [feature_map])
+        logits, deltas = self.rpn.head([feature_map.float()])  # each a list of one map
+        return anchors, *rpn.concat_box_prediction_layers(logits, deltas)
 
     def losses(self, photos: Tensor, boxes: list[Tensor]) -> dict[str, Tensor]:
-        """Objectness and box loss against true boxes, a list of B (n, 4) xyxy pixels.
+        """Return objectness and box loss against boxes, a list of B (n, 4) xyxy pixels.
 
-        The parts of torchvision's RPN are called one by one: its forward also sorts and suppresses proposals, which
-        training on composites never uses.
+        The parts of torchvision's RPN are called one by one: its forward also sorts and
+        suppresses proposals, which training on composites never uses.
         """
         anchors, logits, deltas = self.predict(photos)
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, [{"boxes": box} for box in boxes])
+
+        # label each anchor, and encode how far it is from the box that it fits best
+        truth = [{"boxes": box} for box in boxes]
+        labels, matched = self.rpn.assign_targets_to_anchors(anchors, truth)
         targets = self.rpn.box_coder.encode(matched, anchors)
         objectness, box = self.rpn.compute_loss(logits, deltas, labels, targets)
         return {"objectness": objectness, "box": self.settings.box_weight * box}
 
     @torch.inference_mode()
-    def propose(self, photos: Tensor, most: int) -> tuple[list[Tensor], list[Tensor]]:
-        """The `most` best proposals of each photo after non-maximum suppression.
+    def propose(self, photos: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the best proposals of each photo after non-maximum suppression, best first.
 
-        Returns:
-            a list of B (n, 4) xyxy pixels of the input and a list of B (n,) scores in [0, 1], best first.
+        Boxes are B times (n, 4) xyxy pixels, scores B times (n,) in [0, 1], n at most `count`.
         """
         anchors, logits, deltas = self.predict(photos)
-        boxes = self.rpn.box_coder.decode(deltas.float(), anchors).view(len(photos), -1, 4)
-        sizes = [tuple(photos.shape[-2:])] * len(photos)
+        boxes = self.rpn.box_coder.decode(deltas.float(), anchors)
+        boxes = boxes.view(len(photos), -1, 4)  # (B, A, 4)
+        sizes = [photos.shape[-2:]] * len(photos)
         boxes, scores = self.rpn.filter_proposals(boxes, logits.float(), sizes, [boxes.shape[1]])
-        return [b[:most] for b in boxes], [s[:most] for s in scores]
+        return [box[:count] for box in boxes], [score[:count] for score in scores]
 
-    def roi_features(self, photos: Tensor, boxes: list[Tensor], grid: int = 2) -> Tensor:
-        """RoIAlign on the fused map (the paper's region feature): (sum of n, C·grid·grid)."""
-        pooled = roi_align(self.feature_map(photos), boxes, grid, 1 / 8, sampling_ratio=2, aligned=True)
-        return pooled.flatten(1)
+    def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Pool boxes to 2×2 cells by RoIAlign, the paper's region feature: (sum of n, 4·C)."""
+        from torchvision.ops import roi_align
+
+        feature_map = self.feature_map(photos)
+        return roi_align(feature_map, boxes, 2, 1 / 8, sampling_ratio=2, aligned=True).flatten(1)
 
 
 def to_tensor(photos: np.ndarray) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(photos)).permute(0, 3, 1, 2).float() / 255
+    """Turn (B, S, S, 3) uint8 into (B, 3, S, S) float32 in [0, 1]."""
+    photos = torch.from_numpy(np.ascontiguousarray(photos))
+    return photos.permute(0, 3, 1, 2).float() / 255
 
 
-def composite_batches(folder: Path, batch: int, steps: int, seed: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Random batches of composites with their boxes, half of them mirrored and all with jittered light."""
+def composite_batches(folder: Path, batch: int, steps: int, seed: int) -> Iterator[Batch]:
+    """Yield random composites with their boxes, half of the batches mirrored, light jittered."""
     composites = np.load(folder / "composites.npy", mmap_mode="r")
-    boxes = np.load(folder / "boxes.npy")  # (M, K, 4)
+    boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros where no product stands
     rng = np.random.default_rng([seed, 1])
     size = composites.shape[2]
+    batch = min(batch, len(composites))
     for _ in range(steps):
-        chosen = np.sort(rng.choice(len(composites), min(batch, len(composites)), replace=False))
-        photos, truth = to_tensor(composites[chosen]), [boxes[i][boxes[i, :, 2] > 0] for i in chosen]
+        rows = np.sort(rng.choice(len(composites), batch, replace=False))
+        photos = to_tensor(composites[rows])
+        truth = [torch.from_numpy(slots[slots[:, 2] > 0]) for slots in boxes[rows]]
         if rng.random() < 0.5:
             photos = photos.flip(-1)
-            truth = [np.stack([size - t[:, 2], t[:, 1], size - t[:, 0], t[:, 3]], 1) for t in truth]
-        light = torch.from_numpy(rng.uniform(0.8, 1.2, (len(chosen), 3, 1, 1)).astype(np.float32))
-        yield (photos * light).clamp(0, 1), [torch.from_numpy(t) for t in truth]
+            for box in truth:
+                box[:, [0, 2]] = size - box[:, [2, 0]]
+        light = rng.uniform(0.8, 1.2, (batch, 3, 1, 1)).astype(np.float32)
+        yield (photos * torch.from_numpy(light)).clamp(0, 1), truth
 
 
-def enlarge(photos: Tensor, boxes: list[Tensor], times: float) -> tuple[Tensor, list[Tensor]]:
-    """Photos (B, 3, S, S) and their boxes, xyxy pixels, at `times` the side."""
-    side = round(times * photos.shape[-1])
-    return F.interpolate(photos, (side, side), mode="bilinear"), [box * (side / photos.shape[-1]) for box in boxes]
+def enlarge(photos: Tensor, boxes: list[Tensor], scale: float) -> Batch:
+    """Scale photos and their boxes."""
+    size = photos.shape[-1]
+    side = round(scale * size)
+    photos = F.interpolate(photos, (side, side), mode="bilinear")
+    return photos, [box * (side / size) for box in boxes]
 
 
-def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int) -> list[dict[str, float]]:
-    """Trains a detector on composites, saves it in `folder` and returns the losses of every step by name.
-
-    A pretrained backbone is trained on, but its batch norms keep the statistics that they came with.
-    """
+def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int) -> list[dict]:
+    """Train a detector on composites, save it and return the losses of every step by name."""
     device = pick_device()
     detector = Detector(settings).train()
     if settings.weights:
         load_backbone(detector.backbone, Path(settings.weights))
-        detector.backbone.eval()
+        detector.backbone.eval()  # trained on, but its batch norms keep their statistics
     detector.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), settings.learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps)
-    half = device.type != "cpu" or not settings.weights  # on a CPU, bfloat16 slows the usual light backbones down
-    history, rng = [], np.random.default_rng([seed, 3])
-    stream = composite_batches(composites, settings.batch, settings.steps, seed)
-    for photos, boxes in progress(stream, "detector steps", settings.steps):
+    half = device.type != "cpu" or not settings.weights  # light backbones are slow in it on a CPU
+    rng = np.random.default_rng([seed, 3])
+    history = []
+    batches = composite_batches(composites, settings.batch, settings.steps, seed)
+    for photos, boxes in progress(batches, "detector steps", settings.steps):
+        # a batch at one of the scales
         photos, boxes = enlarge(photos, boxes, rng.choice(settings.enlarged))
         photos = photos.to(device, memory_format=torch.channels_last)
+        boxes = [box.to(device) for box in boxes]
+
+        # forward, backward, step
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            losses = detector.losses(photos, [box.to(device) for box in boxes])
+            losses = detector.losses(photos, boxes)
         optimiser.zero_grad()
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
@@ -169,37 +188,39 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
     return history
 
 
-def pick_device() -> torch.device:
-    """The GPU where there is one; of several, this process's, named so that other threads take the same."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def load_backbone(backbone: nn.Module, file: Path) -> None:
-    """Loads ImageNet weights of the same timm model from a local file; only safe formats are read.
-
-    Raises:
-        InputError: the file is missing or damaged, or no weight in it fits the backbone.
-    """
+    """Load a local file's weights of the same timm model, or raise `InputError`; run no code in it."""
     if not file.is_file():
         raise InputError(f"{file}: no such weights; give a .safetensors or .pth file of the timm model")
     try:
-        state = dict(load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True))
-    except Exception as error:  # each format has errors of its own, and torch's fill a screen
-        raise InputError(f"{file}: cannot be read as weights ({type(error).__name__}); save the state_dict") from None
-    own = backbone.state_dict()
-    fitting = {name: value.float() for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if len(fitting) < 0.9 * len(own):
-        raise InputError(f"{file}: only {len(fitting)} of {len(own)} tensors fit the backbone; check its timm name")
+        if file.suffix == ".safetensors":
+            weights = load_file(file)
+        else:
+            weights = dict(torch.load(file, "cpu", weights_only=True))
+    except Exception as error:  # each format has errors of its own
+        kind = type(error).__name__
+        raise InputError(f"{file}: cannot be read as weights ({kind}); save the state_dict") from None
+
+    # a classifier's head has no place in a backbone
+    wanted = backbone.state_dict()
+    fitting = {}
+    for name, value in weights.items():
+        if name in wanted and wanted[name].shape == value.shape:
+            fitting[name] = value.float()
+    if len(fitting) < 0.9 * len(wanted):
+        fault = f"only {len(fitting)} of {len(wanted)} tensors fit the backbone"
+        raise InputError(f"{file}: {fault}; check its timm name")
     backbone.load_state_dict(fitting, strict=False)
 
 
-def save(detector: Detector, folder: Path) -> None:
-    """Writes the weights as `model.safetensors`; the settings stand in the stage's own record."""
-    save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, folder / "model.safetensors")
+def save(model: nn.Module, folder: Path) -> None:
+    """Write the weights of a network as `model.safetensors`."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
 
 
 def load(settings: DetectorSettings, folder: Path) -> Detector:
-    """The trained detector in evaluation mode."""
+    """Return the trained detector in evaluation mode."""
     detector = Detector(settings)
     detector.load_state_dict(load_file(folder / "model.safetensors"))
     return detector.to(pick_device(), memory_format=torch.channels_last).eval()

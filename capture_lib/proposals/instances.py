@@ -12,40 +12,51 @@ class InstanceSettings:
     """Defaults of every profile."""
 
     max_instances: int = 10
-    min_score: float = 0.5  # objectness of the best proposal below which a photo shows no product
-    min_odds: float = 0.1  # odds of objectness, as a share of the best proposal's, below which one is no instance
+    min_score: float = 0.5  # objectness of the best, below which a photo shows no product
+    min_odds: float = 0.1  # of an instance, as a share of the best proposal's odds
     nms_iou: float = 0.2  # IoU above which two proposals are one instance
 
 
 def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    """Return the IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
+    low = np.maximum(box[:2], boxes[:, :2])
+    high = np.minimum(box[2:], boxes[:, 2:])
     shared = np.clip(high - low, 0, None).prod(1)
+    area = (box[2:] - box[:2]).prod()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, 1e-9)
+    return shared / np.maximum(area + areas - shared, 1e-9)
 
 
 def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: InstanceSettings) -> list[int]:
-    """Which proposals (n, 4), best first, count as products: those good and apart; none where the best is poor.
+    """Choose the proposals (n, 4), best first, that count as products: good ones, and apart.
 
-    How sure a detector is depends on its training, so a proposal's odds, score / (1 - score), are compared with the
-    best's.
+    How sure a detector is depends on its training, so a proposal's odds, score / (1 - score),
+    are compared with the best's. A photo whose best proposal is poor has none.
     """
     if not len(boxes) or scores[0] < settings.min_score:
         return []
     odds = scores / np.maximum(1 - scores, 1e-6)
     chosen: list[int] = []
     for region in range(len(boxes)):
+        likely = odds[region] >= settings.min_odds * odds[0]
         apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.nms_iou).all()
-        if odds[region] >= settings.min_odds * odds[0] and apart and len(chosen) < settings.max_instances:
+        if likely and apart and len(chosen) < settings.max_instances:
             chosen.append(region)
     return chosen
 
 
-def instances_of(store: RegionStore, rows: np.ndarray, settings: InstanceSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Owners (n,), counted along `rows`, and region numbers (n,) of all instances of the photos in `rows`.
+def instances_of(
+    store: RegionStore, rows: np.ndarray, settings: InstanceSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return owners (n,), counted along `rows`, and region numbers (n,) of all instances.
 
-    A photo without any is asked by its best proposal: every query of an evaluation gets a ranking.
+    A photo without any is asked by its best proposal: every query gets a ranking.
     """
-    found = [find_instances(store.boxes[row, :store.counts[row]], store.scores[row], settings) or [0] for row in rows]
-    return np.repeat(np.arange(len(rows)), [len(regions) for regions in found]), np.concatenate(found).astype(np.int64)
+    owners: list[int] = []
+    regions: list[int] = []
+    for owner, row in enumerate(rows):
+        boxes = store.boxes[row, : store.counts[row]]
+        found = find_instances(boxes, store.scores[row], settings) or [0]
+        owners += [owner] * len(found)
+        regions += found
+    return np.array(owners, np.int64), np.array(regions, np.int64)

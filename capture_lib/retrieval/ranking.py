@@ -141,9 +141,13 @@ def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int
     rng = np.random.default_rng([seed, 4])
     rankings = []
     for _ in queries.ids:
-        rows = rng.permutation(len(gallery.ids))[:depth]
-        rankings.append(Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int)))
+        rankings.append(unscored(rng.permutation(len(gallery.ids))[:depth]))
     return rankings
+
+
+def unscored(rows: np.ndarray) -> Ranking:
+    """Return a ranking of gallery rows (k,) that knows no cosines."""
+    return Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))
 
 
 def popularity(val_labels: Sequence[list[str]], gallery_labels: Sequence[str], depth: int

@@ -116,9 +116,9 @@ class Searcher:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
         square = region_store.square(photo, self.regions.photo_size)
         square = to_tensor(square[None]).to(pick_device())
-        filled = region_store.filled(photo)[None]
+        extent = region_store.extent(photo)[None]
         found = region_store.describe(
-            square, filled, self.detector, self.encoder, self.regions.max_regions)
+            square, extent, self.detector, self.encoder, self.regions.max_regions)
         boxes, scores, features = next(found)
         counts = np.array([len(boxes)])
         return RegionStore(features[None], boxes[None], scores[None], counts, [name])

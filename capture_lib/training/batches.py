@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tokenizers import BertWordPieceTokenizer
-from torch import Tensor
+from torch import Generator, Tensor
 
 from capture_lib.catalog.table import read_text
 from capture_lib.model.bert import bert_folder
@@ -43,15 +43,14 @@ class BatchSettings:
 def make_vocabulary(captions: Iterable[str], min_count: int = 3) -> list[str]:
     """Return a WordPiece vocabulary: special tokens, characters (also as continuations), frequent words.
 
-    BERT's tokenizer takes Chinese character by character. Latin words and numbers that occur `min_count`
-    times or more are whole tokens; rarer ones fall apart into characters.
+    BERT's tokenizer takes Chinese character by character; rarer Latin words and numbers fall apart too.
     """
     words: Counter[str] = Counter()
     for caption in captions:
         words.update(re.findall(r"[a-z0-9]+|[^\sa-z0-9]", caption.lower()))
     characters = sorted(set("".join(words)))
-    continuations = [f"##{character}" for character in characters if re.match("[a-z0-9]", character)]
-    frequent = sorted(word for word in words if len(word) > 1 and words[word] >= min_count)
+    continuations = [f"##{c}" for c in characters if re.match("[a-z0-9]", c)]
+    frequent = sorted(w for w in words if len(w) > 1 and words[w] >= min_count)
     return [*SPECIAL, *characters, *continuations, *frequent]
 
 
@@ -65,8 +64,7 @@ def with_vocabulary(settings: BatchSettings, bert: str) -> BatchSettings:
 def make_tokenizer(settings: BatchSettings, captions: Iterable[str], folder: Path) -> BertWordPieceTokenizer:
     """Return a BERT tokenizer for Chinese and write its `vocab.txt` into `folder`.
 
-    Raises:
-        InputError: the vocabulary that the settings name cannot be read or lacks a special token.
+    Raises `InputError` where the vocabulary that the settings name cannot be read or lacks a special token.
     """
     if settings.vocabulary:
         words = read_text(settings.vocabulary).splitlines()
@@ -74,8 +72,10 @@ def make_tokenizer(settings: BatchSettings, captions: Iterable[str], folder: Pat
         words = make_vocabulary(captions)
     for name in SPECIAL:
         if name not in words:
-            raise InputError(f"{settings.vocabulary}: the token {name} is missing; give a BERT vocab.txt")
-    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+            raise InputError(f"{settings.vocabulary}: the token {name} is missing; "
+                             "give a BERT vocab.txt")
+    lines = "".join(f"{word}\n" for word in words)
+    (folder / "vocab.txt").write_text(lines, encoding="utf-8")
     return load_tokenizer(folder)
 
 
@@ -107,26 +107,33 @@ class Pairs:
 
         With `instance` (B,), each pair keeps that one region beside the global token, else all.
         """
-        valid = self.valid_regions(chosen)  # (B, R)
-        visible = valid
+        batch = self.read(chosen, chosen)
+        visible = batch.pop("valid")  # (B, R)
         if instance is not None:
-            visible = valid & (torch.arange(valid.shape[1]) == torch.from_numpy(instance)[:, None])
-        features = torch.from_numpy(self.store.features[self.rows[chosen]]).float()  # (B, R, F)
-        boxes = torch.from_numpy(self.store.boxes[self.rows[chosen]])  # (B, R, 4)
-        regions = with_global_token(features, boxes, valid & self.global_token, visible)
-        return self.text(chosen) | regions
+            places = torch.arange(visible.shape[1])
+            visible &= places == torch.from_numpy(instance)[:, None]
+        features = self.read_features(chosen).float()  # (B, R, F)
+        regions = with_global_token(
+            features, batch.pop("boxes"), batch.pop("averaged"), visible)
+        return batch | regions
 
-    def text(self, chosen: np.ndarray) -> Batch:
-        """Return the text side of `batch`."""
-        ids = torch.from_numpy(self.tokens[chosen])  # (B, L)
-        return {"input_ids": ids, "text_mask": (ids != self.special["[PAD]"]).long()}
+    def read(self, texts: np.ndarray, photos: np.ndarray) -> Batch:
+        """Return captions and boxes of pairs (B,), and which of the R places hold a region."""
+        ids = torch.from_numpy(self.tokens[texts])  # (B, L)
+        text_mask = (ids != self.special["[PAD]"]).long()
+        rows = self.rows[photos]
+        boxes = torch.from_numpy(self.store.boxes[rows])  # (B, R, 4)
+        counts = torch.from_numpy(self.store.counts[rows])
+        valid = torch.arange(boxes.shape[1]) < counts[:, None]  # (B, R)
+        averaged = valid & self.global_token
+        return {"input_ids": ids, "text_mask": text_mask,
+                "boxes": boxes, "valid": valid, "averaged": averaged}
 
-    def valid_regions(self, chosen: np.ndarray) -> Tensor:
-        """Return which of the R places of pairs `chosen` hold a region, (B, R) bool."""
-        counts = torch.from_numpy(self.store.counts[self.rows[chosen]])
-        return torch.arange(self.store.features.shape[1]) < counts[:, None]
+    def read_features(self, photos: np.ndarray) -> Tensor:
+        """Return the features of pairs (B, R, F) in the store's float16: the one large copy."""
+        return torch.from_numpy(self.store.features[self.rows[photos]])
 
-    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator,
+    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: Generator,
                      matching: bool = False) -> Batch:
         """Return a training batch: `batch` with tokens and regions masked, and what is to be predicted.
 
@@ -136,32 +143,31 @@ class Pairs:
         """
         return hide(self.draw(chosen, settings, generator, matching))
 
-    def draw(self, chosen: np.ndarray, settings: BatchSettings, generator: torch.Generator,
+    def draw(self, chosen: np.ndarray, settings: BatchSettings, generator: Generator,
              matching: bool = False, shard: slice = slice(None)) -> Batch:
         """Draw masks for a whole batch; return rows `shard` of what `hide` makes a masked batch of."""
         texts = photos = chosen
         if matching:
             texts, photos = self.break_pairs(chosen, generator)
-        drawn = self.text(texts)
-        drawn["boxes"] = torch.from_numpy(self.store.boxes[self.rows[photos]])
-        drawn["valid"] = self.valid_regions(photos)
-        drawn["averaged"] = drawn["valid"] & self.global_token
+        drawn = self.read(texts, photos)
         # choose what is to be predicted
-        drawn["input_ids"], drawn["mlm_labels"] = mask_tokens(
+        drawn["input_ids"], labels = mask_tokens(
             drawn["input_ids"], self.special, settings.masked_tokens, generator)
-        drawn["region_labels"], drawn["zeroed"] = mask_regions(drawn["valid"], settings, generator)
+        region_labels, drawn["zeroed"] = mask_regions(drawn["valid"], settings, generator)
         if matching:
             # pairs with the same caption may swap photos: that breaks nothing
-            matched = torch.from_numpy((self.tokens[texts] == self.tokens[photos]).all(1))
+            same = self.tokens[texts] == self.tokens[photos]  # (B, L)
+            matched = torch.from_numpy(same.all(1))
+            labels[~matched] = NOT_PREDICTED
+            region_labels[~matched] = 0
             drawn["matched"] = matched.long()
-            drawn["mlm_labels"][~matched] = NOT_PREDICTED
-            drawn["region_labels"][~matched] = 0
+        drawn |= {"mlm_labels": labels, "region_labels": region_labels}
+        # take this process's rows, and only now the features
         drawn = {name: value[shard] for name, value in drawn.items()}
-        # the one large copy, float16 as in the store
-        drawn["features"] = torch.from_numpy(self.store.features[self.rows[photos[shard]]])
+        drawn["features"] = self.read_features(photos[shard])
         return drawn
 
-    def break_pairs(self, chosen: np.ndarray, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def break_pairs(self, chosen: np.ndarray, generator: Generator) -> tuple[np.ndarray, np.ndarray]:
         """Give half of the pairs, at random, the caption or, as often, the photo of any other pair.
 
         Returns the pairs (B,) that the captions are of, and those that the photos are of.
@@ -187,7 +193,7 @@ def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPiece
 
 
 def mask_tokens(ids: Tensor, special: dict[str, int], rate: float,
-                generator: torch.Generator) -> tuple[Tensor, Tensor]:
+                generator: Generator) -> tuple[Tensor, Tensor]:
     """Mask as BERT does: of `rate` of the words 80% become [MASK], 10% a random token, 10% stay.
 
     Returns the masked ids (B, L) and the labels (B, L), -1 where nothing is to be predicted.
@@ -205,7 +211,7 @@ def mask_tokens(ids: Tensor, special: dict[str, int], rate: float,
     return masked, torch.where(chosen, ids, NOT_PREDICTED)
 
 
-def mask_regions(valid: Tensor, settings: BatchSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def mask_regions(valid: Tensor, settings: BatchSettings, generator: Generator) -> tuple[Tensor, Tensor]:
     """Return labels (B, R) int64, 1 where a region is to be predicted, and which of them are zeroed, (B, R) bool."""
     chosen = (torch.rand(valid.shape, generator=generator) < settings.masked_regions) & valid
     zeroed = chosen & (torch.rand(valid.shape, generator=generator) < settings.zeroed)

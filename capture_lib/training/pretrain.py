@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from capture_lib import utils
 from capture_lib.model.bert import start_from_bert
@@ -23,8 +23,9 @@ TASKS = ("mlm", "mrp", "contrastive")  # the paper's final recipe
 MATCHING = "itm"  # image-text matching: the paper describes it and leaves it out
 BEFORE_CROSS = "before cross"  # where the contrastive loss sits in the paper
 AFTER_JOINT = "after joint"
-MASKING, DROPOUT = 4, 5  # what a seed is for
-INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")  # of the model, in a batch
+INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
+MASKING = 4  # what a seed is for
+DROPOUT = 5
 
 
 @dataclass(frozen=True)
@@ -41,74 +42,71 @@ class PretrainSettings:
     contrast: str = BEFORE_CROSS  # or AFTER_JOINT
     keep_every: int = 100  # steps after which the state is kept
     log: str = ""  # a folder for TensorBoard's logs; empty = none
-    bert: str = ""  # a folder with bert-base-chinese, or its name on the hub, for the text side; empty = a random start
+    bert: str = ""  # a folder or hub name of bert-base-chinese; empty = a random start
 
     def __post_init__(self) -> None:
+        known = (*TASKS, MATCHING)
         for task in self.tasks:
-            if task not in (*TASKS, MATCHING):
-                raise InputError(f"PretrainSettings: task {task!r} is unknown; use {', '.join((*TASKS, MATCHING))}")
+            if task not in known:
+                raise InputError(f"PretrainSettings: task {task!r} is unknown; use {', '.join(known)}")
         if self.contrast not in (BEFORE_CROSS, AFTER_JOINT):
-            raise InputError(f"PretrainSettings: contrast is {self.contrast!r}; give {BEFORE_CROSS!r} or "
-                             f"{AFTER_JOINT!r}")
+            raise InputError(f"PretrainSettings: contrast is {self.contrast!r}; "
+                             f"give {BEFORE_CROSS!r} or {AFTER_JOINT!r}")
 
 
 def settings_of_result(settings: PretrainSettings) -> PretrainSettings:
-    """Return the settings that the result depends on: how often it is kept and logged is left out."""
+    """Return the settings that the result depends on: not how often it is kept and logged."""
     return replace(settings, keep_every=0, log="")
 
 
 def possible_tasks(captions: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the tasks that the data allows: without captions there is no word to mask, no pair to match."""
+    """Return the tasks that the data allows: without captions, only regions can be predicted."""
     return tasks if any(captions) else tuple(task for task in tasks if task == "mrp")
-
-
-# ---- the training
 
 
 def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, folder: Path,
           seed: int) -> list[dict[str, float]]:
     """Pretrain `model` in place and save it in `folder`; return the losses of every step by name.
 
-    The state is kept every `keep_every` steps: a run that was stopped, in whatever way, goes on from there
-    and, on a CPU, ends with the same bytes.
-
-    Raises:
-        FloatingPointError: a loss or a weight is not finite.
-        InputError: a batch has fewer pairs than there are processes, or something cannot be written.
+    The state is kept every `keep_every` steps: a run that was stopped, in whatever way, goes on from there and, on a
+    CPU, ends with the same bytes. Raises `FloatingPointError` where a loss or a weight is not finite, `InputError` where
+    a batch has fewer pairs than there are processes or something cannot be written.
     """
-    steps = settings.epochs * len(list(epoch_batches(len(pairs.tokens), settings.batch, 0, seed)))
     device = utils.accelerator().device
     make_ready(model, device)
+    # the parts that accelerate trains, and whose state it keeps
+    steps = settings.epochs * len(list(epoch_batches(len(pairs.tokens), settings.batch, 0, seed)))
     optimiser = make_optimiser(model, settings)
     schedule = make_schedule(optimiser, steps, settings)
-    parallel, optimiser, schedule = prepare(model, optimiser, schedule)
-
+    objective, optimiser, schedule = prepare(Objective(model, settings), optimiser, schedule)
     # go on from the last state, if there is one
-    training = describe_training(model, pairs, batches, settings, seed)
+    parts = [asdict(part) for part in (model.settings, batches, settings_of_result(settings))]
+    training = resume.name_training(*parts, len(pairs.tokens), seed, utils.process_count())
     history = resume.load_last_state(folder, training)
     log = start_log(settings.log, len(history))
 
+    def note() -> str:
+        return ", ".join(f"{name} {loss:.3f}" for name, loss in history[-1].items())
+
     drawn = drawn_batches(pairs, batches, settings, seed, first=len(history))
-    stream = utils.progress(prefetch(drawn, device), "pretraining steps", steps - len(history),
-                            lambda: describe_losses(history[-1]))
-    for batch in stream:
+    stream = prefetch(drawn, device)
+    for batch in utils.progress(stream, "pretraining steps", steps - len(history), note):
         # the same dropout, whether the run was stopped or not
         torch.manual_seed(seed_of(seed, DROPOUT, len(history), utils.process_index()))
-        losses = step(parallel, batch, optimiser, settings)
+        losses = step(objective, batch, optimiser, settings)
         rate = schedule.get_last_lr()[0]
         schedule.step()
         # record
         values = torch.stack(list(losses.values())).tolist()
         history.append(dict(zip(losses, values, strict=True)))
-        check_finite(model, history, folder)
         log(history[-1] | {"learning_rate": rate}, step=len(history))
+        check_finite("loss", history[-1], len(history), folder)
         if len(history) % settings.keep_every == 0:
+            check_finite("weight", model.state_dict(), len(history), folder)
             resume.keep_state(folder, training, history)
 
-    utils.accelerator().free_memory()
-    model.eval()
     if utils.is_main_process():
-        save(model, history, folder)
+        save(model.eval(), history, folder)
     utils.wait_for_everyone()
     return history
 
@@ -119,68 +117,101 @@ def step(model: nn.Module, batch: Batch, optimiser: Optimizer, settings: Pretrai
     Of many processes, each has its shard of the batch; losses and step are those of the whole batch.
     """
     accelerator = utils.accelerator()
-    losses = losses_of(model, batch, settings)
+    if isinstance(model, Capture):
+        model = Objective(model, settings)
+    # forward
+    losses = model(batch)
     # backward
     optimiser.zero_grad()
     accelerator.backward(sum(losses.values()))
-    # clip, and step
+    # clip the gradients, and move the weights
     accelerator.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     values = accelerator.reduce(torch.stack(list(losses.values())).detach(), "mean")
     return dict(zip(losses, values, strict=True))
 
 
-def losses_of(model: nn.Module, batch: Batch, settings: PretrainSettings) -> dict[str, Tensor]:
+class Objective(nn.Module):
+    """A model that returns its losses: to average gradients, all of them must arise in one forward."""
+
+    def __init__(self, model: Capture, settings: PretrainSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return losses_of(self.model, batch, self.settings)
+
+
+def losses_of(model: Capture, batch: Batch, settings: PretrainSettings) -> dict[str, Tensor]:
     """Return the losses of the tasks on a masked batch, by name."""
-    heads = utils.accelerator().unwrap_model(model)
-    with torch.autocast(batch["region_features"].device.type, torch.bfloat16):
-        # forward
-        out = model(**{name: batch[name] for name in INPUTS})
+    inputs = {name: batch[name] for name in INPUTS}
+    with torch.autocast(inputs["region_features"].device.type, torch.bfloat16):
+        out = model(**inputs)
         if settings.contrast == AFTER_JOINT:  # between H_TXT and H_IMG, which have seen each other
-            out = out | {"text_contrastive": out["text_pooled"], "region_contrastive": out["region_pooled"]}
-        losses = pretext_losses(heads, batch, out, settings.temperature)
+            out["text_contrastive"] = out["text_pooled"]
+            out["region_contrastive"] = out["region_pooled"]
+        losses = pretext_losses(model, batch, out, settings.temperature)
+        losses = {name: losses[name] for name in settings.tasks}
         if utils.process_count() > 1:
-            losses |= whole_batch_losses(losses, batch, out, settings)
-    return {name: losses[name] for name in settings.tasks}
+            complete(losses, batch, out, settings.temperature)
+    return losses
 
 
-def whole_batch_losses(losses: dict[str, Tensor], batch: Batch, out: Batch, settings: PretrainSettings
-                       ) -> dict[str, Tensor]:
-    """Return losses of a shard whose mean over the processes is the loss of the whole batch."""
+def complete(losses: dict[str, Tensor], batch: Batch, out: Batch, temperature: float) -> None:
+    """Change a shard's losses so that their mean over the processes is the loss of the whole batch."""
     accelerator = utils.accelerator()
     # a shard with many masked tokens or regions counts for more
-    counts = torch.stack([(batch["mlm_labels"] != NOT_PREDICTED).sum(), batch["region_labels"].sum()]).float()
-    weights = counts / accelerator.reduce(counts, "mean").clamp(min=1e-9)
+    words = batch["mlm_labels"] != NOT_PREDICTED
+    counts = {"mlm": words.sum().float(), "mrp": batch["region_labels"].sum().float()}
+    for name in counts.keys() & losses.keys():
+        mean = accelerator.reduce(counts[name], "mean").clamp(min=1e-9)
+        losses[name] = losses[name] * counts[name] / mean
     # negatives come from all processes
-    gathered = {name: gather_rows(out[name]) for name in ("text_contrastive", "region_contrastive")}
-    matched = accelerator.gather(batch["matched"]) if "matched" in batch else None
-    return {"mlm": losses["mlm"] * weights[0], "mrp": losses["mrp"] * weights[1],
-            "contrastive": contrastive_loss(gathered, settings.temperature, matched)}
+    if "contrastive" in losses:
+        gathered = {name: gather_rows(out[name]) for name in ("text_contrastive", "region_contrastive")}
+        matched = accelerator.gather(batch["matched"]) if "matched" in batch else None
+        losses["contrastive"] = contrastive_loss(gathered, temperature, matched)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows (n, …) of all processes in their order; gradients flow to this process's rows.
-
-    Each process computes the loss of all rows, and the mean of their gradients is taken: to have the sum
-    of what all rows get, a row's gradient counts once for each process.
-    """
+    """Return the rows (n, …) of all processes in their order; gradients flow to this process's rows."""
     rows = rows.float()
+    # every process has the loss of all rows, but gradients of its own; these are averaged later
+    rows.register_hook(lambda gradient: gradient * utils.process_count())
     shards = list(utils.accelerator().gather(rows.detach()).split(len(rows)))
-    if rows.requires_grad:
-        rows.register_hook(lambda gradient: gradient * utils.process_count())
     shards[utils.process_index()] = rows
     return torch.cat(shards)
 
 
-# ---- its parts
+def prepare(objective: Objective, optimiser: Optimizer, schedule: LambdaLR) -> tuple:
+    """Return the three as accelerate trains and keeps them; of many processes, gradients are averaged."""
+    from accelerate import DistributedDataParallelKwargs  # heavy
+
+    accelerator = utils.accelerator()
+    accelerator.free_memory()  # of an earlier training
+    accelerator.step_scheduler_with_optimizer = False  # one step a batch, whatever the processes
+    # some tasks leave weights unused, the same in every step
+    accelerator.ddp_handler = DistributedDataParallelKwargs(static_graph=True)
+    return accelerator.prepare(objective, optimiser, schedule)
 
 
-def build_model(settings: CaptureSettings, pairs: Pairs, seed: int, tasks: tuple[str, ...] = TASKS, bert: str = ""
-                ) -> Capture:
-    """Return a fresh model for the tasks, with the data's vocabulary and feature width; `bert` as in `PretrainSettings`."""
+def shard(rows: int) -> slice:
+    """Return which rows of a batch are this process's: even parts; a rest is dropped."""
+    count = utils.process_count()
+    if rows < count:
+        raise InputError(f"PretrainSettings: a batch of {rows} pairs is too small for {count} processes")
+    size = rows // count
+    return slice(size * utils.process_index(), size * (utils.process_index() + 1))
+
+
+def build_model(settings: CaptureSettings, pairs: Pairs, seed: int, tasks: tuple[str, ...] = TASKS,
+                bert: str = "") -> Capture:
+    """Return a fresh model for the tasks, with the data's vocabulary and feature width, or started from BERT."""
     torch.manual_seed(seed)
-    model = Capture(replace(settings, vocabulary=pairs.special["size"], matching=MATCHING in tasks,
-                            region_features=pairs.store.features.shape[-1]))
+    model = Capture(replace(
+        settings, vocabulary=pairs.special["size"], region_features=pairs.store.features.shape[-1],
+        matching=MATCHING in tasks))
     if bert:
         start_from_bert(model, bert)
     return model
@@ -195,10 +226,7 @@ def make_ready(model: nn.Module, device: torch.device) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Put weight decay on matrices and embeddings, none on biases and LayerNorms, which have one dimension.
-
-    The released code has it the wrong way round where it starts from BERT's weights.
-    """
+    """Put weight decay on matrices and embeddings, none on biases and LayerNorms, which have one dimension."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -206,29 +234,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 def make_optimiser(model: nn.Module, settings: PretrainSettings) -> Optimizer:
     """Return AdamW, in one pass over the weights ("fused")."""
-    return torch.optim.AdamW(parameter_groups(model, settings.weight_decay), settings.learning_rate, fused=True)
+    groups = parameter_groups(model, settings.weight_decay)
+    return torch.optim.AdamW(groups, settings.learning_rate, fused=True)
 
 
-def make_schedule(optimiser: Optimizer, steps: int, settings: PretrainSettings) -> LRScheduler:
-    """Return the schedule of the learning rate: up in a line over the warm-up, then down; no step has a rate of 0."""
+def make_schedule(optimiser: Optimizer, steps: int, settings: PretrainSettings) -> LambdaLR:
+    """Return the schedule of the learning rate: up in a line over the warm-up, then down; never 0."""
     warmup = int(settings.warmup * steps)
 
     def share(step: int) -> float:
-        return min((step + 1) / (warmup + 1), (steps - step) / max(steps - warmup, 1))
+        rise = (step + 1) / (warmup + 1)
+        fall = (steps - step) / max(steps - warmup, 1)
+        return min(rise, fall)
 
     return LambdaLR(optimiser, share)
-
-
-def prepare(model: Capture, optimiser: Optimizer, schedule: LRScheduler) -> tuple:
-    """Return the three as accelerate trains and keeps them; with many processes, gradients are averaged."""
-    from accelerate import DistributedDataParallelKwargs  # heavy
-
-    accelerator = utils.accelerator()
-    accelerator.free_memory()  # an earlier training's
-    accelerator.step_scheduler_with_optimizer = False  # one step a batch, however many processes share it
-    # the heads are called outside of forward, and a task may leave some unused
-    accelerator.ddp_handler = DistributedDataParallelKwargs(static_graph=True)
-    return accelerator.prepare(model, optimiser, schedule)
 
 
 def epoch_batches(pairs: int, batch: int, epoch: int, seed: int) -> Iterator[np.ndarray]:
@@ -239,12 +258,9 @@ def epoch_batches(pairs: int, batch: int, epoch: int, seed: int) -> Iterator[np.
         yield order[first:first + size]
 
 
-def drawn_batches(pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, seed: int, first: int = 0
-                  ) -> Iterator[Batch]:
-    """Yield this process's shard of what `Pairs.draw` draws for every step from number `first` on.
-
-    It follows from seed and step alone: masks are drawn for the whole batch, however many processes share it.
-    """
+def drawn_batches(pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, seed: int,
+                  first: int = 0) -> Iterator[Batch]:
+    """Yield this process's shard of what `Pairs.draw` draws for every step from number `first` on, by seed and step."""
     step = 0
     for epoch in range(settings.epochs):
         for chosen in epoch_batches(len(pairs.tokens), settings.batch, epoch, seed):
@@ -254,44 +270,21 @@ def drawn_batches(pairs: Pairs, batches: BatchSettings, settings: PretrainSettin
             step += 1
 
 
-def shard(rows: int) -> slice:
-    """Return which rows of a batch are this process's: even parts; a rest is dropped."""
-    size = rows // utils.process_count()
-    if not size:
-        raise InputError(f"PretrainSettings: a batch of {rows} pairs is too small for {utils.process_count()} processes")
-    return slice(size * utils.process_index(), size * (utils.process_index() + 1))
-
-
 def seed_of(*numbers: int) -> int:
     """Return one seed made of several numbers."""
     return int(np.random.default_rng(numbers).integers(2**63))
 
 
-def describe_training(model: Capture, pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, seed: int) -> str:
-    """Return what tells a training from others: a state of another one is of no use."""
-    parts = [asdict(part) for part in (settings_of_result(settings), batches, model.settings)]
-    return json.dumps([*parts, len(pairs.tokens), seed, utils.process_count()])
-
-
-def describe_losses(losses: dict[str, float]) -> str:
-    """Return the losses as the progress bar shows them."""
-    return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-
-
-def check_finite(model: Capture, history: list[dict[str, float]], folder: Path) -> None:
-    """Raise `FloatingPointError` where one of the last step's losses is not finite."""
-    for name, value in history[-1].items():
-        if not np.isfinite(value):
-            raise FloatingPointError(f"pretraining: the loss {name} is {value} at step {len(history)}; "
+def check_finite(kind: str, values: dict, steps: int, folder: Path) -> None:
+    """Raise `FloatingPointError` for a loss or a weight that is not finite."""
+    for name, value in values.items():
+        if not torch.as_tensor(value).isfinite().all():
+            raise FloatingPointError(f"pretraining: the {kind} {name} is not finite at step {steps}; "
                                      f"lower learning_rate ({resume.describe_last(folder)})")
 
 
 def start_log(folder: str, first: int) -> Callable[..., None]:
-    """Return what logs figures by name, and by `step` from `first` on, for TensorBoard, in the main process.
-
-    Raises:
-        InputError: TensorBoard is not installed.
-    """
+    """Return what logs figures by name, and by `step` from `first` on, for TensorBoard; `InputError` without it."""
     if not folder:
         return lambda figures, step: None
     from accelerate.tracking import TensorBoardTracker
@@ -300,8 +293,8 @@ def start_log(folder: str, first: int) -> Callable[..., None]:
     try:
         tracker.start()
     except ImportError:
-        raise InputError("PretrainSettings: log needs TensorBoard; `pip install tensorboard`, or leave log empty"
-                         ) from None
+        raise InputError("PretrainSettings: log needs TensorBoard; "
+                         "`pip install tensorboard`, or leave log empty") from None
     return tracker.log
 
 

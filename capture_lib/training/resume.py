@@ -1,9 +1,9 @@
-"""The states of a training that may be killed at any moment; accelerate writes and reads them.
+"""States of a training that may be killed at any moment: accelerate writes and reads them.
 
-A state is a folder `state-<steps>` beside the model to come. It is written under a hidden name and
-renamed when it is whole.
+A state is a folder `state-<training>-<steps>` beside the model to come; it has a hidden name until it is whole.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -15,13 +15,18 @@ from safetensors import SafetensorError
 from capture_lib import utils
 from capture_lib.utils import InputError
 
-MAX_STATES = 2
-PROGRESS = "progress.json"  # which training this is, its losses so far, the sizes of the state's files
+MAX_STATES = 2  # the last one may turn out to be broken
+HISTORY_FILE = "history.json"
 
 
-def kept_states(folder: Path) -> list[Path]:
+def name_training(*parts: object) -> str:
+    """Return a name for what a training depends on: another training's states have another one."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def kept_states(folder: Path, training: str = "*") -> list[Path]:
     """Return the folders of the states, oldest first."""
-    return sorted(folder.glob("state-*"))
+    return sorted(folder.glob(f"state-{training}-*"))
 
 
 def describe_last(folder: Path) -> str:
@@ -37,59 +42,45 @@ def explain_full_disk(folder: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{folder}: {what} cannot be written ({reason}); make room and start again "
-                         f"({describe_last(folder)})") from None
+        raise InputError(
+            f"{folder}: {what} cannot be written ({reason}); make room and start again ({describe_last(folder)})"
+        ) from None
 
 
 def keep_state(folder: Path, training: str, history: list[dict[str, float]]) -> None:
-    """Keep what accelerate has prepared, and of the older states the last."""
-    steps = len(history)
-    hidden = folder / f".state-{steps:08d}"
-    with explain_full_disk(folder, f"the state after step {steps}"):
+    """Keep the state of what accelerate has prepared, and of the older ones the last."""
+    state = folder / f"state-{training}-{len(history):08d}"
+    hidden = folder / f".{state.name}"
+    with explain_full_disk(folder, f"the state after step {len(history)}"):
+        # each process writes its own files
         utils.accelerator().save_state(hidden)
         utils.wait_for_everyone()
-        if not utils.is_main_process():
-            return
-        sizes = {file.name: file.stat().st_size for file in hidden.iterdir()}
-        progress = {"training": training, "history": history, "sizes": sizes}
-        (hidden / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-    # now it is whole
-    hidden.rename(folder / f"state-{steps:08d}")
-    for old in kept_states(folder)[:-MAX_STATES]:
-        utils.remove(old)
-
-
-def read_progress(state: Path, training: str) -> dict:
-    """Return the progress of a state; raise where it is not whole or of another training."""
-    progress = json.loads((state / PROGRESS).read_text(encoding="utf-8"))
-    if progress["training"] != training:
-        raise ValueError("it is of another training")
-    for name, size in progress["sizes"].items():
-        if (state / name).stat().st_size != size:
-            raise ValueError(f"{name} is not whole")
-    return progress
+        if utils.is_main_process():
+            (hidden / HISTORY_FILE).write_text(json.dumps(history), encoding="utf-8")
+            hidden.rename(state)
+    if utils.is_main_process():
+        for old in kept_states(folder)[:-MAX_STATES]:
+            utils.remove(old)
 
 
 def load_last_state(folder: Path, training: str) -> list[dict[str, float]]:
-    """Load the last state of this training into what accelerate has prepared; return the losses so far.
+    """Load the last state into what accelerate has prepared; return the losses so far, none without a state.
 
-    States that are of no use are removed, with a line each. Without any, nothing changes.
+    What was half written, and the states of other trainings, are removed. Raises `InputError` where none can be read.
     """
-    if utils.is_main_process():
-        for hidden in folder.glob(".state-*"):
-            utils.remove(hidden)
-        for state in kept_states(folder):
-            try:
-                read_progress(state, training)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                print(f"warning: {state}: skipped, no whole state of this training ({error})", file=sys.stderr)
-                utils.remove(state)
+    states = kept_states(folder, training)
     utils.wait_for_everyone()
-    states = kept_states(folder)
-    if not states:
-        return []
-    try:
-        utils.accelerator().load_state(states[-1])
-    except Exception as error:  # a broken file raises whatever its bytes lead to
-        raise InputError(f"{states[-1]}: cannot be read ({type(error).__name__}); remove it and start again") from None
-    return read_progress(states[-1], training)["history"]
+    if utils.is_main_process():
+        for useless in {*folder.glob(".state-*"), *kept_states(folder)} - {*states}:
+            utils.remove(useless)
+    for state in reversed(states):
+        try:
+            history = json.loads((state / HISTORY_FILE).read_text(encoding="utf-8"))
+            utils.accelerator().load_state(state)
+            return history
+        except Exception as error:  # a broken file raises whatever its bytes lead to
+            print(f"warning: {state}: removed, cannot be read ({type(error).__name__})", file=sys.stderr)
+            utils.remove(state)
+    if states:  # the model may be half loaded
+        raise InputError(f"{folder}: no state of the training could be read; start again, from the beginning")
+    return []

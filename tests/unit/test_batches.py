@@ -1,6 +1,5 @@
 """Tokens against words, masking rates against statistical bounds, the global token against a loop."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,16 +33,16 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ------------------------------------------------------------------------------------------------- words
+# ---- words
 
 
 def test_a_vocabulary_of_special_tokens_characters_and_frequent_words():
-    words = batches.make_vocabulary(CAPTIONS, least=3)
+    words = batches.make_vocabulary(CAPTIONS, min_count=3)
     assert words[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert "abc" in words and "30ml" not in words  # three times; twice
     assert {"精", "a", "##a", "3", "##3"} <= set(words) and "##精" not in words
     assert len(set(words)) == len(words)
-    assert batches.make_vocabulary(reversed(CAPTIONS), least=3) == words
+    assert batches.make_vocabulary(reversed(CAPTIONS), min_count=3) == words
 
 
 def test_every_caption_comes_back_from_its_tokens(tokenizer):
@@ -95,7 +94,7 @@ def test_the_vocabulary_of_the_paper_works(shared, tmp_path):
     assert batches.tokenize(tokenizer, ["精"], 4)[0, [0, 2, 3]].tolist() == [101, 102, 0]
 
 
-# ---------------------------------------------------------------------------------------------- masking
+# ---- masking
 
 
 def within(found: float, expected: float, trials: int) -> bool:
@@ -147,7 +146,7 @@ def test_masking_follows_its_generator(tokenizer):
     assert not torch.equal(one["region_labels"], other["region_labels"])
 
 
-# ----------------------------------------------------------------------------------------------- batches
+# ---- batches
 
 
 def test_a_batch_holds_what_the_store_and_the_captions_say(tokenizer):
@@ -212,15 +211,15 @@ def test_without_matching_a_batch_draws_nothing_but_its_masks(tokenizer):
 
 
 @pytest.mark.parametrize("matching", [False, True])
-def test_parts_of_a_batch_hold_what_the_whole_would(tokenizer, matching):
-    """Of many processes, each reads its part, and together they see the masks that one would."""
+def test_shards_of_a_batch_hold_what_the_whole_would(tokenizer, matching):
+    """Each process reads its shard, and together they see the masks that one would."""
     pairs, chosen = make_pairs(tokenizer, 12), np.arange(9)
     settings = replace(SETTINGS, masked_tokens=0.4, masked_regions=0.5)
     whole = pairs.masked_batch(chosen, settings, generator(), matching)
-    parts = [batches.hide(pairs.draw(chosen, settings, generator(), matching, part))
-             for part in (slice(0, 4), slice(4, 9))]
+    shards = [batches.hide(pairs.draw(chosen, settings, generator(), matching, shard))
+              for shard in (slice(0, 4), slice(4, 9))]
     for name, value in whole.items():
-        assert torch.equal(torch.cat([part[name] for part in parts]), value), name
+        assert torch.equal(torch.cat([shard[name] for shard in shards]), value), name
 
 
 def test_what_is_copied_to_the_device_is_as_small_as_in_the_store(tokenizer):
@@ -230,38 +229,23 @@ def test_what_is_copied_to_the_device_is_as_small_as_in_the_store(tokenizer):
     assert np.array_equal(drawn["features"].numpy(), pairs.store.features[[4, 0]])
 
 
-def test_batches_made_ahead_are_the_same_in_the_same_order(tokenizer):
+def test_prefetched_batches_are_the_same_in_the_same_order_and_an_error_comes_through(tokenizer):
     pairs = make_pairs(tokenizer)
 
     def drawn() -> Iterator[dict[str, torch.Tensor]]:
         draws = generator()
         for first in range(0, 6, 2):
             yield pairs.draw(np.arange(first, first + 2), SETTINGS, draws)
+        raise InputError("the fourth cannot be read")
 
-    found = list(batches.ahead(batches.masked_on(torch.device("cpu"), drawn())))
-    expected = [batches.hide(batch) for batch in drawn()]
-    assert len(found) == 3
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_batches_are_made_ahead_but_not_far_and_an_error_comes_through():
-    made, third = [], threading.Event()
-
-    def numbered() -> Iterator[dict[str, torch.Tensor]]:
-        for number in range(5):
-            made.append(number)
-            if number == 2:
-                third.set()
-            if number == 4:
-                raise InputError("the fifth cannot be read")
-            yield {"number": torch.tensor(number)}
-
-    stream = batches.ahead(numbered())
-    assert next(stream)["number"] == 0 and third.wait(10)  # the first is in use, two more are made meanwhile
-    assert made == [0, 1, 2]
-    with pytest.raises(InputError, match="the fifth"):
-        list(stream)
+    stream = batches.prefetch(drawn(), torch.device("cpu"))
+    draws = generator()
+    for first in range(0, 6, 2):
+        expected, batch = pairs.masked_batch(np.arange(first, first + 2), SETTINGS, draws), next(stream)
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], value) for name, value in expected.items())
+    with pytest.raises(InputError, match="the fourth"):
+        next(stream)
 
 
 def test_a_broken_pair_has_a_caption_that_is_not_its_photos(tokenizer):
@@ -315,3 +299,10 @@ def test_masking_leaves_the_store_and_the_pairs_alone(tokenizer):
 def test_pairs_find_their_rows_by_id(tokenizer):
     table = pd.DataFrame({"sample_id": ["photo-5", "photo-1"], "caption": ["精", ""]})
     assert batches.make_pairs(table, random_store(8), tokenizer, SETTINGS).rows.tolist() == [5, 1]
+
+
+def test_bert_brings_its_vocabulary_where_no_other_is_named(tmp_path):
+    assert batches.with_vocabulary(SETTINGS, "") == SETTINGS
+    assert batches.with_vocabulary(SETTINGS, str(tmp_path)).vocabulary == str(tmp_path / "vocab.txt")
+    named = replace(SETTINGS, vocabulary="mine.txt")
+    assert batches.with_vocabulary(named, "somebody/bert") == named

@@ -108,7 +108,7 @@ def test_region_features_of_a_flat_photo_are_its_map():
     model = build().eval()
     flat = torch.full((1, 3, 64, 64), 0.3)
     with torch.inference_mode():
-        pooled = model.roi_features(flat, [torch.tensor([[20.0, 20, 44, 44], [24, 16, 40, 48]])], grid=2)
+        pooled = model.features(flat, [torch.tensor([[20.0, 20, 44, 44], [24, 16, 40, 48]])])
         centre = model.feature_map(flat)[0, :, 4, 4]
     assert pooled.shape == (2, 32 * 4)
     torch.testing.assert_close(pooled.view(2, 32, 2, 2).mean((0, 2, 3)), centre, atol=0.05, rtol=0.1)

@@ -1,18 +1,23 @@
-"""Recall, AP and AR against plain loops, photos seen larger and smaller, and how many products are counted."""
+"""Recall, AP and AR against plain loops, photos searched at several sizes; and what notebook 03 computes of them."""
 
+import ast
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
+import nbformat
 import numpy as np
 import pytest
 import torch
 from drawn import make_catalog
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from torchvision.ops import box_iou
 
-from capture_lib.catalog.table import read_catalog
-from capture_lib.proposals import evaluation as detection
+from capture_lib.proposals import evaluation, instances
 from capture_lib.proposals.instances import InstanceSettings
+from capture_lib.retrieval.statistics import bootstrap
+from capture_lib.utils import NOTEBOOKS
 
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
@@ -23,7 +28,7 @@ def loop_iou(a: np.ndarray, b: np.ndarray) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def a_set(seed: int, apart: bool = False, photos: int = 12) -> tuple[detection.Found, detection.Truth]:
+def a_set(seed: int, apart: bool = False, photos: int = 12) -> tuple[evaluation.Found, evaluation.Truth]:
     """Random photos with up to 4 products and up to 9 proposals near them, best first."""
     rng = np.random.default_rng(seed)
     found, truth = [], []
@@ -52,7 +57,7 @@ def coco_hits(boxes: np.ndarray, truth: np.ndarray, threshold: float) -> list[bo
     return hits
 
 
-def loop_averages(found: detection.Found, truth: detection.Truth, most: int) -> tuple[float, float]:
+def loop_averages(found: evaluation.Found, truth: evaluation.Truth, most: int) -> tuple[float, float]:
     """AP with 101 recall points, and AR, by the definitions."""
     precisions, recalls, total = [], [], sum(map(len, truth))
     for threshold in THRESHOLDS:
@@ -72,79 +77,65 @@ def loop_averages(found: detection.Found, truth: detection.Truth, most: int) -> 
 def test_ap_and_ar_are_those_of_the_definitions(seed, most):
     found, truth = a_set(seed)
     ap, ar = loop_averages(found, truth, most)
-    ours = detection.averages(found, truth, most)
+    ours = evaluation.averages(found, truth, most)
     assert (ours["AP"], ours["AR"]) == pytest.approx((ap, ar), abs=1e-6)
     assert 0 < ours["AP@0.75"] < ours["AP@0.5"] < 1
 
 
-def mean_recall(found: detection.Found, truth: detection.Truth, most: int) -> float:
-    best = [detection.best_so_far(boxes, true, most) for (boxes, _), true in zip(found, truth, strict=True)]
-    return float(np.mean([detection.recall(best, threshold, most, 0)["value"] for threshold in THRESHOLDS]))
+def mean_recall(found: evaluation.Found, truth: evaluation.Truth, most: int) -> float:
+    best = [evaluation.best_so_far(boxes, true, most) for (boxes, _), true in zip(found, truth, strict=True)]
+    return float(np.mean([evaluation.recall(best, threshold, most, 0)["value"] for threshold in THRESHOLDS]))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_recall_and_ar_agree_where_no_proposal_meets_two_products(seed):
     found, truth = a_set(seed, apart=True)
     assert all((box_iou(torch.tensor(t), torch.tensor(t)).fill_diagonal_(0) < 0.2).all() for t in truth)
-    assert detection.averages(found, truth, 9)["AR"] == pytest.approx(mean_recall(found, truth, 9))
+    assert evaluation.averages(found, truth, 9)["AR"] == pytest.approx(mean_recall(found, truth, 9))
 
 
 def test_a_proposal_that_meets_two_products_counts_twice_in_recall_only():
     pair = np.array([[0, 0, 0.5, 0.5], [0.02, 0, 0.52, 0.5]])
     found = [(pair[:1], np.ones(1))]
-    best = [detection.best_so_far(pair[:1], pair, 3)]
-    assert detection.recall(best, 0.5, 3, 0)["value"] == 1
-    assert detection.averages(found, [pair], 3)["AR"] == pytest.approx(0.5)
-    assert mean_recall(*a_set(5), 9) > detection.averages(*a_set(5), 9)["AR"]
+    best = [evaluation.best_so_far(pair[:1], pair, 3)]
+    assert evaluation.recall(best, 0.5, 3, 0)["value"] == 1
+    assert evaluation.averages(found, [pair], 3)["AR"] == pytest.approx(0.5)
+    for seed in range(8):
+        found, truth = a_set(seed)
+        assert mean_recall(found, truth, 9) >= evaluation.averages(found, truth, 9)["AR"] - 1e-9
 
 
 def test_best_so_far_is_the_best_iou_of_the_first():
     found, truth = a_set(7)
     for (boxes, _), true in zip(found, truth, strict=True):
-        best = detection.best_so_far(boxes, true, 12)
+        best = evaluation.best_so_far(boxes, true, 12)
         assert best.shape == (len(true), 12)
         for row, box in zip(best, true, strict=True):
             assert row == pytest.approx([max((loop_iou(box, b) for b in boxes[:k]), default=0) for k in range(1, 13)])
-
-
-def test_each_true_box_has_a_proposal_that_is_meant():
-    for (boxes, _), true in zip(*a_set(11), strict=True):
-        if len(boxes):
-            best, met = detection.meant(boxes, true)
-            for box, proposal, is_met in zip(true, best, met, strict=True):
-                ious = [loop_iou(box, b) for b in boxes]
-                assert proposal.tolist() == boxes[int(np.argmax(ious))].tolist() and is_met == (max(ious) >= 0.5)
 
 
 def test_intervals_hold_the_value_and_shrink_with_more_photos():
     widths = []
     for photos in (12, 96):
         found, truth = a_set(3, photos=photos)
-        figures = detection.average_intervals(found, truth, 9, seed=0)
-        assert all(0 <= f["low"] <= f["value"] <= f["high"] <= 1 for f in figures.values())
-        best = [detection.best_so_far(boxes, true, 9) for (boxes, _), true in zip(found, truth, strict=True)]
-        ours = detection.recall(best, 0.75, 9, 0)
-        assert ours["low"] < ours["value"] < ours["high"]
-        widths.append([f["high"] - f["low"] for f in (*figures.values(), ours)])
-    assert (np.array(widths[0]) > 1.5 * np.array(widths[1])).all()
-    one = detection.average_intervals(found[:1], truth[:1], 9, seed=0)["AR"]
-    assert one["low"] == one["value"] == one["high"]  # a single photo tells nothing of the spread
+        best = [evaluation.best_so_far(boxes, true, 9) for (boxes, _), true in zip(found, truth, strict=True)]
+        figure = evaluation.recall(best, 0.75, 9, 0)
+        assert figure["low"] < figure["value"] < figure["high"]
+        widths.append(figure["high"] - figure["low"])
+    assert widths[0] > 1.5 * widths[1]
+    nothing = evaluation.proportion_interval(np.zeros(3, int), np.zeros(3, int), 0)
+    assert nothing == {"value": 0, "low": 0, "high": 0}
 
 
-# --------------------------------------------------------------------------------------------- baselines
+def test_photos_without_proposals_have_recall_and_averages_of_zero():
+    truth = a_set(4)[1]
+    found = [(np.zeros((0, 4)), np.zeros(0))] * len(truth)
+    assert set(evaluation.averages(found, truth, 5).values()) == {0}
+    best = [evaluation.best_so_far(boxes, true, 5) for (boxes, _), true in zip(found, truth, strict=True)]
+    assert evaluation.recall(best, 0.5, 5, 0)["value"] == 0
 
 
-@pytest.mark.parametrize("most", [1, 2, 5, 6, 10, 17, 36])
-def test_baselines_lie_in_the_photo_and_are_not_too_many(most):
-    for boxes in (detection.fixed_grid(most), detection.sliding_boxes(most)):
-        assert boxes[0].tolist() == [0, 0, 1, 1] and len(np.unique(boxes, axis=0)) == len(boxes)
-        assert (boxes >= 0).all() and (boxes <= 1 + 1e-9).all() and (boxes[:, 2:] > boxes[:, :2]).all()
-    assert len(detection.sliding_boxes(most)) == most
-    grid = detection.fixed_grid(most)
-    assert len(grid) <= most and (grid[:, 2:] - grid[:, :2]).prod(1).sum() == pytest.approx(2 if most >= 5 else 1)
-
-
-# ---------------------------------------------------------------------------------------- small products
+# ------------------------------------------------------------------------------------------ size of the search
 
 
 class BrightBoxes:
@@ -162,70 +153,130 @@ class BrightBoxes:
 
 
 @pytest.mark.parametrize(("size", "expected"), [(100, 1), (200, 3), (400, 3)])
-def test_a_larger_view_finds_smaller_products_in_their_place(tmp_path, size, expected):
+def test_a_larger_search_finds_smaller_products_in_their_place(tmp_path, size, expected):
     boxes = np.array([[20, 24, 120, 80], [200, 90, 236, 140], [100, 250, 140, 360]])
     photo = np.zeros((400, 300, 3), np.uint8)
     for x1, y1, x2, y2 in boxes:
         photo[y1:y2, x1:x2] = 255
     Image.fromarray(photo).save(tmp_path / "bright.png")
     truth = boxes / (300, 400, 300, 400)
-    (found, scores), (again, _) = detection.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, size)
+    (found, scores), (again, _) = evaluation.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, size)
     assert np.array_equal(found, again) and len(found) == len(scores) == expected
     assert (found >= 0).all() and (found <= 1).all()
-    assert sorted(detection.best_so_far(found, truth, 9)[:, -1])[-expected] > 0.8
-
-
-# --------------------------------------------------------------------------------- how many instances?
-
-
-def test_each_true_box_is_met_once():
-    truth = np.array([[0, 0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]])
-    assert detection.matches(truth, truth) == 2
-    assert detection.matches(truth[[0, 0, 0]], truth) == 1
-    assert detection.matches(truth[:0], truth) == detection.matches(truth, truth[:0]) == 0
-    found, true = a_set(9)
-    for (boxes, _), boxes_true in zip(found, true, strict=True):
-        assert detection.matches(boxes, boxes_true) == sum(coco_hits(boxes, boxes_true, 0.5))
-
-
-def test_instance_figures_are_those_of_the_counts():
-    counts = np.array([[2, 2, 2], [3, 2, 1], [0, 1, 0], [4, 4, 3]])
-    figures = detection.instance_figures(counts, seed=0)
-    values = {name: figure["value"] for name, figure in figures.items()}
-    assert values == pytest.approx({"precision": 6 / 9, "recall": 6 / 9, "count_error": 0.5, "count_right": 0.5})
-    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
-    nothing = detection.instance_figures(np.array([[0, 2, 0]]), seed=0)
-    assert nothing["precision"]["value"] == nothing["recall"]["value"] == 0
-
-
-def test_thresholds_are_chosen_that_tell_products_from_noise():
-    rng = np.random.default_rng(0)
-    found, truth = [], []
-    for _ in range(30):
-        true = np.array([[0, 0, 0.3, 0.3], [0.25, 0.0, 0.55, 0.3], [0.6, 0.6, 0.9, 0.9]])
-        noise = np.concatenate([rng.uniform(0, 0.4, (4, 2)), rng.uniform(0.5, 1, (4, 2))], 1)
-        found.append((np.concatenate([true, noise]), np.array([0.85, 0.84, 0.83, *[0.65] * 4])))
-        truth.append(true)
-    chosen, tried = detection.choose_thresholds(found, truth, InstanceSettings())
-    assert tried[chosen.min_odds, chosen.nms_iou] == max(tried.values()) == 1
-    assert 0.33 < chosen.min_odds < 0.86 and len(tried) == len(list(detection.choices(InstanceSettings())))
-    counts = detection.count_instances(found, truth, chosen)
-    assert counts.tolist() == [[3, 3, 3]] * 30
-    assert detection.count_instances(found, truth, replace(chosen, max_instances=2)).tolist() == [[2, 3, 2]] * 30
+    assert sorted(evaluation.best_so_far(found, truth, 9)[:, -1])[-expected] > 0.8
 
 
 # ------------------------------------------------------------------------------------- on a catalog's boxes
 
 
-def test_the_boxes_of_a_catalog_are_judged_at_several_sizes(tmp_path):
+def test_the_boxes_of_a_catalog_are_fractions(tmp_path):
     catalog = make_catalog(tmp_path, 2, 2, 3, 4)
-    table, truth = detection.boxed(catalog)
+    table, truth = evaluation.boxed(catalog)
     assert set(table["split"]) == {"val", "test"} and [len(true) for true in truth] == [2] * 7
-    paths = [catalog.photos[sample] for sample in table["sample_id"]]
-    rows = detection.by_size(paths, truth, BrightBoxes(), (64, 96), 0) | detection.without_learning(truth, 0)
-    assert set(rows) == {"searched at 64 px", "searched at 96 px", "whole photo", "fixed grid", "sliding boxes"}
+    for sample, boxes, true in zip(table["sample_id"], table["boxes"], truth, strict=True):
+        width, height = Image.open(catalog.photos[sample]).size
+        assert true * (width, height, width, height) == pytest.approx(np.array(boxes))
+    assert len(evaluation.boxed(catalog, ("gallery",))[1]) == 2
+
+
+# ------------------------------------------------------------------------- what notebook 03 computes of them
+
+
+@pytest.fixture(scope="module")
+def notebook() -> SimpleNamespace:
+    """The functions that stand in notebook 03, with the names they take from it."""
+    book = nbformat.read(NOTEBOOKS / "03_detector.ipynb", as_version=4)
+    names = {"np": np, "torch": torch, "evaluation": evaluation, "instances": instances, "bootstrap": bootstrap,
+             "seed": 0, "thresholds": (0.5, 0.75)}
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            functions = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+            code = "from __future__ import annotations\n" + "\n".join(map(ast.unparse, functions))
+            exec(compile(code, "cell", "exec"), names)  # noqa: S102 (our own notebook)
+    return SimpleNamespace(**names, names=names)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 10, 17, 36])
+def test_baselines_lie_in_the_photo_and_are_not_too_many(notebook, count):
+    for boxes in (notebook.fixed_grid(count), notebook.sliding_boxes(count)):
+        assert boxes[0].tolist() == [0, 0, 1, 1] and len(np.unique(boxes, axis=0)) == len(boxes)
+        assert (boxes >= 0).all() and (boxes <= 1 + 1e-9).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+    assert len(notebook.sliding_boxes(count)) == count
+    grid = notebook.fixed_grid(count)
+    assert len(grid) <= count and (grid[:, 2:] - grid[:, :2]).prod(1).sum() == pytest.approx(2 if count >= 5 else 1)
+
+
+def test_recall_of_the_baselines_is_tabled(notebook):
+    rows = notebook.without_learning(a_set(6)[1])
+    assert set(rows) == {"whole photo", "fixed grid", "sliding boxes"}
     for row in rows.values():
         assert list(row) == [f"recall@{t}, {n} boxes" for n in (10, 36) for t in (0.5, 0.75)]
         assert row["recall@0.75, 10 boxes"]["value"] <= row["recall@0.5, 10 boxes"]["value"]
     assert rows["whole photo"]["recall@0.5, 36 boxes"]["value"] == 0
-    assert len(detection.boxed(read_catalog(tmp_path), ("gallery",))[1]) == 2
+
+
+def test_jackknife_intervals_hold_the_value_and_shrink_with_more_photos(notebook):
+    widths = []
+    for photos in (12, 96, 1):
+        found, truth = a_set(3, photos=photos)
+        notebook.names.update(true_boxes=truth, count=9)
+        figures = notebook.average_intervals(found)
+        assert all(0 <= f["low"] <= f["value"] <= f["high"] <= 1 for f in figures.values())
+        widths.append(np.array([f["high"] - f["low"] for f in figures.values()]))
+    assert (widths[0] > 1.5 * widths[1]).all() and not widths[2].any()  # one photo tells nothing of the spread
+
+
+def test_each_true_box_is_met_once(notebook):
+    truth = np.array([[0, 0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]])
+    assert notebook.matches(truth, truth) == 2
+    assert notebook.matches(truth[[0, 0, 0]], truth) == 1
+    assert notebook.matches(truth[:0], truth) == notebook.matches(truth, truth[:0]) == 0
+    found, true = a_set(9)
+    for (boxes, _), boxes_true in zip(found, true, strict=True):
+        assert notebook.matches(boxes, boxes_true) == sum(coco_hits(boxes, boxes_true, 0.5))
+
+
+def test_instance_figures_are_those_of_the_counts(notebook):
+    counts = np.array([[2, 2, 2], [3, 2, 1], [0, 1, 0], [4, 4, 3]])
+    figures = notebook.instance_figures(counts)
+    values = {name: figure["value"] for name, figure in figures.items()}
+    assert values == pytest.approx({"precision": 6 / 9, "recall": 6 / 9, "count_error": 0.5, "count_right": 0.5})
+    assert notebook.f1(counts) == pytest.approx(12 / 18)
+    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
+    nothing = notebook.instance_figures(np.array([[0, 2, 0]]))
+    assert nothing["precision"]["value"] == nothing["recall"]["value"] == 0
+
+
+def test_instances_are_counted_against_true_boxes(notebook):
+    true = np.array([[0, 0, 0.3, 0.3], [0.25, 0.0, 0.55, 0.3], [0.6, 0.6, 0.9, 0.9]])
+    noise = np.array([[0.1, 0.4, 0.5, 0.9], [0.3, 0.2, 0.8, 0.7]])
+    found = [(np.concatenate([true, noise]), np.array([0.85, 0.84, 0.83, 0.65, 0.65]))]
+    strict = InstanceSettings(min_odds=0.4, nms_iou=0.2)
+    assert notebook.count_instances(found, [true], strict).tolist() == [[3, 3, 3]]
+    assert notebook.count_instances(found, [true], replace(strict, max_instances=2)).tolist() == [[2, 3, 2]]
+    assert notebook.count_instances(found, [true], replace(strict, min_odds=0.1)).tolist()[0][0] > 3
+
+
+def test_identity_is_leave_one_out_average_precision(notebook):
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 5)), rng.integers(0, 6, 20)
+    labels[0] = 99  # alone: it has no neighbour to find
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    expected = []
+    for i in range(20):
+        rest = [j for j in range(20) if j != i]
+        same = [labels[j] == labels[i] for j in rest]
+        if any(same):
+            cosines = [unit[i] @ unit[j] for j in rest]
+            expected.append((average_precision_score(same, cosines), same[int(np.argmax(cosines))]))
+    assert notebook.identity(7 * features, labels) == pytest.approx(np.array(expected, float))
+    assert notebook.repeated(np.array(list("aabbbc"))) == 5
+    assert notebook.repeated(np.array(list("abc"))) == notebook.repeated(np.zeros(0)) == 0
+
+
+def test_perfect_vectors_are_right_and_random_ones_at_chance(notebook):
+    labels = np.repeat(np.arange(20), 5)
+    vectors = {"perfect": np.eye(20)[labels], "random": np.random.default_rng(0).normal(size=(100, 64))}
+    rows = notebook.identity_table(vectors, labels)
+    assert rows["perfect"]["mAP"] == {"value": 1, "low": 1, "high": 1} == rows["perfect"]["R@1"]
+    assert rows["random"]["mAP"]["low"] < rows["random"]["mAP"]["value"] < 0.15  # 4 of 99 are right

@@ -10,12 +10,12 @@ from drawn import TINY, files_below, make_catalog
 from launched import launch
 
 from capture_lib import profiles
-from capture_lib.experiments import run as runs
+from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
 
 PROFILE = replace(TINY, capture=replace(TINY.capture, dropout=0.0))
-MADE = {"synthesis", "detector", "encoder", "regions", "pretrain"}
+MADE = {"composites", "detector", "region_encoder", "region_store", "pretrain"}
 
 
 def line(folder: Path, *options: str) -> tuple[int, int]:
@@ -36,7 +36,7 @@ def made_in(folder: Path) -> dict[str, dict[str, bytes]]:
 
 def test_two_processes_make_the_stages_of_one_and_find_them_again(tmp_path, capsys):
     alone, shared = (make_catalog(tmp_path / name / "shop", 40, 16, 4, 4).folder for name in ("alone", "shared"))
-    assert line(alone) == (0, 6) and launch(line, shared) == [(0, 6), (0, 6)]
+    assert line(alone) == (0, 4) and launch(line, shared) == [(0, 4), (0, 4)]
     one, two = made_in(alone), made_in(shared)
     assert one.keys() == two.keys() == MADE
     for name in MADE - {"pretrain"}:
@@ -46,34 +46,27 @@ def test_two_processes_make_the_stages_of_one_and_find_them_again(tmp_path, caps
     first, other = (json.loads(made["pretrain"]["history.json"]) for made in (one, two))
     assert [step.keys() for step in first] == [step.keys() for step in other]
     assert sum(first[0].values()) == pytest.approx(sum(other[0].values()), rel=0.02)  # bfloat16, the same masks
-    run = Run(PROFILE, runs.read_catalog(shared), tmp_path, 0)
+    run = Run(PROFILE, read_catalog(shared), tmp_path, 0)
     capsys.readouterr()
     assert stages.pretrained(run).model is not None and capsys.readouterr().out == ""  # found, nothing made anew
     assert launch(line, shared) == [(0, 0), (0, 0)]
 
 
-def test_how_a_training_is_kept_and_logged_makes_no_stage_anew(tmp_path, capsys):
+def test_the_line_may_end_early_goes_on_and_a_log_makes_no_stage_anew(tmp_path, capsys):
     make_catalog(tmp_path / "one", 40, 16, 4, 4)
-    assert line(tmp_path / "one", "--tensorboard", str(tmp_path / "log")) == (0, 6)
-    assert os.listdir(tmp_path / "log" / "pretraining")
-    assert line(tmp_path / "one") == (0, 0)
-    run = Run(PROFILE, runs.read_catalog(tmp_path / "one"), tmp_path, 0)
-    often, other = (replace(run, profile=replace(PROFILE, pretrain=replace(PROFILE.pretrain, **changed)))
-                    for changed in ({"keep_every": 1}, {"epochs": 1, "learning_rate": 2e-3}))
-    capsys.readouterr()
-    stages.pretrained(often)
-    assert capsys.readouterr().out == ""
-    stages.pretrained(other)
-    assert ("pretrain: made anew, because settings changed (pretrain.epochs: 2 → 1; "
-            "pretrain.learning_rate: 0.001 → 0.002)\n") in capsys.readouterr().out
-
-
-def test_the_line_may_end_early_and_goes_on(tmp_path):
-    make_catalog(tmp_path / "one", 24, 16, 4, 4)
     assert line(tmp_path / "one", "--until", "detector") == (0, 0)
-    assert made_in(tmp_path / "one").keys() == {"synthesis", "detector"}
-    assert line(tmp_path / "one", "--until", "regions") == (0, 0)
-    assert made_in(tmp_path / "one").keys() == MADE - {"pretrain"}
+    assert made_in(tmp_path / "one").keys() == {"composites", "detector"}
+    assert line(tmp_path / "one", "--tensorboard", str(tmp_path / "log")) == (0, 4)
+    assert made_in(tmp_path / "one").keys() == MADE and os.listdir(tmp_path / "log" / "pretraining")
+    assert line(tmp_path / "one") == (0, 0)
+    run = Run(PROFILE, read_catalog(tmp_path / "one"), tmp_path, 0)
+    capsys.readouterr()
+    for change, message in (({"keep_every": 1}, ""), ({"epochs": 1, "learning_rate": 2e-3}, (
+            "pretrain: made anew, because settings changed (pretrain.epochs: 2 → 1; "
+            "pretrain.learning_rate: 0.001 → 0.002)\n"))):
+        changed = replace(PROFILE, pretrain=replace(PROFILE.pretrain, **change))
+        stages.pretrained(replace(run, profile=changed))
+        assert capsys.readouterr().out.splitlines(keepends=True)[:1] == [message] * bool(message)
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [

@@ -18,7 +18,7 @@ from capture_lib.model.losses import (
 )
 
 TINY = CaptureSettings(
-    vocabulary=40, text_length=6, region_features=10, max_positions=20, width=16, text_layers=1, text_heads=4,
+    vocabulary=40, region_features=10, max_positions=20, width=16, text_layers=1, text_heads=4,
     text_ffn=32, visual_layers=1, visual_heads=2, visual_ffn=24, cross_layers=1, cross_heads=2, cross_width=8,
     joint_layers=1, joint_heads=4, output=12, dropout=0.0)
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")

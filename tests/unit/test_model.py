@@ -9,11 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from capture_lib.model.capture import MAP_KINDS, Capture, CaptureSettings, attend, split_heads
+from capture_lib.model.capture import MAP_KINDS, Capture, CaptureSettings, record_outputs
+from capture_lib.model.layers import attend, split_heads
 from capture_lib.utils import InputError
 
 TINY = CaptureSettings(
-    vocabulary=40, text_length=6, region_features=10, max_positions=20, width=16, text_layers=2, text_heads=4,
+    vocabulary=40, region_features=10, max_positions=20, width=16, text_layers=2, text_heads=4,
     text_ffn=32, visual_layers=1, visual_heads=2, visual_ffn=24, cross_layers=2, cross_heads=2, cross_width=8,
     joint_layers=1, joint_heads=4, output=12, dropout=0.1)
 
@@ -108,16 +109,23 @@ def test_asking_for_maps_changes_no_output():
         torch.testing.assert_close(with_maps[name], value, atol=1e-6, rtol=1e-5)
 
 
-def test_every_intermediate_has_its_name_and_shape_and_asking_changes_no_output():
+def test_every_part_is_recorded_by_its_name_and_recording_changes_no_output():
     model, inputs = build(), batch()
-    plain, out = model(**inputs), model(**inputs, intermediates=True)
+    plain = model(**inputs)
+    with record_outputs(model) as outputs:
+        out = model(**inputs)
     text, region, both = (3, 6, 16), (3, 5, 16), (3, 11, 16)
-    assert {name: tuple(value.shape) for name, value in out["intermediates"].items()} == {
-        "text_embedding": text, "image_embedding": region, "text_layers.0": text, "text_layers.1": text,
-        "visual_layers.0": region, "cross_layers.0.text": text, "cross_layers.0.region": region,
-        "cross_layers.1.text": text, "cross_layers.1.region": region, "joint_embedding": both, "joint_layers.0": both}
-    assert out.keys() - plain.keys() == {"intermediates"}
+    shapes = {"text_embedding": text, "image_embedding": region, "text_layers.0": text, "text_layers.1": text,
+              "visual_layers.0": region, "joint_dropout": both, "joint_layers.0": both}
+    assert {name: tuple(outputs[name].shape) for name in shapes} == shapes
+    assert [tuple(stream.shape) for stream in outputs["cross_layers.1"]] == [text, region]
+    torch.testing.assert_close(model.text_contrastive(outputs["text_layers.1"][:, 0]), out["text_contrastive"])
+    torch.testing.assert_close(model.region_output(outputs["joint_layers.0"][:, 6:]), out["region_sequence"])
     assert all(torch.equal(out[name], value) for name, value in plain.items())
+    recorded = len(outputs)
+    outputs.clear()
+    model(**inputs)
+    assert recorded and not outputs  # the hooks are gone
 
 
 def test_the_model_can_be_compiled_as_one_graph():
@@ -125,23 +133,6 @@ def test_the_model_can_be_compiled_as_one_graph():
     model, inputs = build(), batch()
     traced = torch.compile(model, backend="eager", fullgraph=True)(**inputs)
     assert all(torch.equal(traced[name], value) for name, value in model(**inputs).items())
-
-
-def test_an_intermediate_is_what_the_part_of_its_name_puts_out():
-    model, inputs, found = build(), batch(), {}
-    for name, part in model.named_modules():
-        part.register_forward_hook(lambda part, args, out, name=name: found.setdefault(name, out))
-    out = model(**inputs, intermediates=True)
-    for name, value in out["intermediates"].items():
-        if name.startswith("cross_layers"):
-            layer, stream = name.rsplit(".", 1)
-            assert torch.equal(value, found[layer][["text", "region"].index(stream)])
-        else:
-            assert torch.equal(value, found[name.replace("joint_embedding", "joint_dropout")])
-    torch.testing.assert_close(model.text_contrastive(out["intermediates"]["text_layers.1"][:, 0]),
-                               out["text_contrastive"])
-    torch.testing.assert_close(model.region_output(out["intermediates"]["joint_layers.0"][:, 6:]),
-                               out["region_sequence"])
 
 
 def test_a_sample_does_not_depend_on_the_padding_of_its_neighbours():

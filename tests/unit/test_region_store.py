@@ -70,7 +70,7 @@ class Colour:
 @pytest.mark.parametrize(("width", "height"), [(96, 48), (48, 96), (96, 96), (31, 96), (300, 200), (1, 1), (2000, 10)])
 def test_a_photo_lies_in_the_top_left_of_its_square(width, height):
     photo = np.full((height, width, 3), 90, np.uint8)
-    square, share = regions.square(photo, 60), regions.filled(photo)
+    square, share = regions.square(photo, 60), regions.extent(photo)
     assert square.shape == (60, 60, 3) and square.dtype == np.uint8
     assert share.tolist() == pytest.approx([width / max(width, height), height / max(width, height)])
     across, down = (max(1, round(float(part) * 60)) for part in share)
@@ -82,7 +82,7 @@ def test_a_photo_lies_in_the_top_left_of_its_square(width, height):
 def test_boxes_are_fractions_of_the_photo_not_of_the_square(tmp_path, width, height):
     photo, boxes = draw([3], height, width)
     square = torch.from_numpy(regions.square(photo, 128)).permute(2, 0, 1)[None].float() / 255
-    found, scores, features = next(regions.describe(square, regions.filled(photo)[None], DarkBox(), Colour(), 3))
+    found, scores, features = next(regions.describe(square, regions.extent(photo)[None], DarkBox(), Colour(), 3))
     pixels = found * np.array([width, height, width, height])
     assert pixels[0] == pytest.approx(boxes[0], abs=0.025 * max(width, height))
     assert found[1].tolist() == [0, 0, 1, 1]  # the whole square is cut down to the whole photo
@@ -202,22 +202,20 @@ def test_an_interrupted_store_goes_on_and_ends_with_the_same_bytes(catalog, netw
     assert files_below(tmp_path) == files_below(stored)
 
 
-@pytest.mark.parametrize("after", [0, 1])
-def test_a_store_that_is_stopped_while_it_tidies_up_ends_with_the_same_bytes(catalog, network, describer, stored,
-                                                                             tmp_path, monkeypatch, after):
-    removed, real = [], Path.unlink
+@pytest.mark.parametrize("name", ["ids.txt", "meta.json"])
+def test_a_store_that_is_stopped_as_it_begins_or_ends_goes_on(catalog, network, describer, stored, tmp_path,
+                                                              monkeypatch, name):
+    real = Path.replace
 
-    def unlink(file: Path, missing_ok: bool = False) -> None:
-        if file.name.startswith(("rows_left", "batches_done")):
-            if len(removed) == after:
-                raise KeyboardInterrupt
-            removed.append(file)
-        real(file, missing_ok)
+    def replace_file(file: Path, target: Path) -> None:
+        if target.name == name:
+            raise KeyboardInterrupt
+        real(file, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "unlink", unlink)
+        patched.setattr(Path, "replace", replace_file)
         regions.extract(catalog, TINY, network, describer, tmp_path)
-    assert len(removed) == after
+    assert not (tmp_path / name).exists()
     regions.extract(catalog, TINY, network, describer, tmp_path)
     assert files_below(tmp_path) == files_below(stored)
 
@@ -246,14 +244,12 @@ def test_a_store_is_extended_and_old_rows_keep_their_bits(changed, network, desc
     assert sorted(files_below(tmp_path / "store")) == sorted(files_below(stored))
 
 
-def test_rows_are_copied_alike_in_blocks_of_any_size(stored):
+def test_old_rows_are_copied_to_their_places(stored):
     places = np.array([3, -1, 0, 15, 3, -1])
     source = np.load(stored / "features.npy")
-    for block in (1, 2, 4096):
-        arrays = {"features": np.full((6, *source.shape[1:]), 7, np.float16)}
-        regions.copy_rows(stored, arrays, places, block)
-        assert np.array_equal(arrays["features"][places >= 0], source[[3, 0, 15, 3]])
-        assert (arrays["features"][places < 0] == 7).all()
+    array = np.full((6, *source.shape[1:]), 7, np.float16)
+    regions.copy_rows(stored / "features.npy", array, places)
+    assert np.array_equal(array[places >= 0], source[[3, 0, 15, 3]]) and (array[places < 0] == 7).all()
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

@@ -14,7 +14,8 @@ from drawn import files_below, grow_catalog, make_catalog
 
 from capture_lib import profiles, utils, world
 from capture_lib.catalog.table import read_catalog, write_catalog
-from capture_lib.experiments import comparison, run as runs
+from capture_lib.experiments import comparison
+from capture_lib.experiments import run as runs
 from capture_lib.experiments.run import Run
 from capture_lib.profiles import Profile
 from capture_lib.proposals import composites, detector
@@ -188,10 +189,10 @@ def test_a_stage_that_can_is_extended(run: Run, tmp_path: Path, capsys):
 
 
 def test_comments_layout_and_docstrings_are_no_code(tmp_path: Path):
-    digests = [runs.code_digest(module_of(tmp_path, code)) for code in (
-        "def f():\n    return [1, 2]\n", '"""Why."""\n# how\ndef f():\n    """What."""\n    return [1,\n        2]  # so\n',
-        "def f():\n    return [1, 3]\n")]
-    assert digests[0] == digests[1] != digests[2]
+    codes = ("def f():\n    return [1, 2]\n", "def f():\n    return [1, 3]\n",
+             '"""Why."""\n# how\ndef f():\n    """What."""\n    return [1,\n        2]  # so\n')
+    digests = [runs.code_digest(module_of(tmp_path, code)) for code in codes]
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_code_and_data_count_wherever_they_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

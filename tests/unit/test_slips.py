@@ -11,13 +11,12 @@ import pytest
 import torch
 from drawn import random_store
 
-from capture_lib.model import capture as model
-from capture_lib.model import losses
+from capture_lib.model import layers, losses
 from capture_lib.model.capture import Capture, CaptureSettings
 from capture_lib.training import batches
 from capture_lib.training.batches import BatchSettings
 
-SIZES = CaptureSettings(vocabulary=40, text_length=6, region_features=8, max_positions=20, width=16, text_layers=1,
+SIZES = CaptureSettings(vocabulary=40, region_features=8, max_positions=20, width=16, text_layers=1,
                         text_heads=2, text_ffn=32, visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1,
                         cross_heads=2, cross_width=16, joint_layers=2, joint_heads=4, output=16, dropout=0.0)
 SETTINGS = BatchSettings(text_length=12, masked_tokens=0.5, masked_regions=0.6)
@@ -43,7 +42,7 @@ def pairs(tmp_path) -> batches.Pairs:
 
 def with_masks_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """The released joint layers' mask: (B, K) repeated for H heads, where PyTorch reads B·H rows sample by sample."""
-    ours = model.attend
+    ours = layers.attend
 
     def released(query, key, value, real, dropout, maps):
         samples, heads = query.shape[:2]
@@ -51,8 +50,8 @@ def with_masks_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
         scores = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
         return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
-    monkeypatch.setattr(model.SelfAttention, "forward", lambda self, x, real, maps=None: self.out(
-        (released if x.shape[1] == 11 else ours)(*model.split_heads(self.qkv(x), self.heads), real, 0.0, None)))
+    monkeypatch.setattr(layers.SelfAttention, "forward", lambda self, x, real, maps=None: self.out(
+        (released if x.shape[1] == 11 else ours)(*layers.split_heads(self.qkv(x), self.heads), real, 0.0, None)))
 
 
 @pytest.mark.parametrize(("lengths", "same"), [([4, 4, 4], True), ([6, 4, 2], False)])
@@ -81,7 +80,7 @@ def test_the_prefix_of_fixed_length_needs_dataparallel():
 def test_zeroed_regions_in_the_mean_shrink_the_global_token(pairs):
     drawn = pairs.draw(np.arange(12), replace(SETTINGS, zeroed=1.0), torch.Generator().manual_seed(0))
     ours = batches.hide(drawn)["region_features"]
-    real, zeroed = drawn["real"], drawn["zeroed"]
+    real, zeroed = drawn["valid"], drawn["zeroed"]
     seen = real & ~zeroed
     released = ours[:, 1:].sum(1) / real.sum(1, keepdim=True)  # over all regions, as if the zeros were features
     shrunk = seen.sum(1) / real.sum(1)

@@ -1,0 +1,191 @@
+"""The index, CombMAX, rankings, the choice on val: against plain loops."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+import pytest
+from embedded import gallery_set, query_set
+
+from capture_lib.retrieval import metrics, ranking
+from capture_lib.retrieval.embedding import represent, unit
+from capture_lib.retrieval.ranking import METHODS, Choice, Method
+
+
+def random_units(count: int, seed: int = 0, width: int = 5) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(count, width)))
+
+
+@pytest.mark.parametrize("depth", [1, 10, 100])
+def test_search_is_exact(depth):
+    gallery, queries = random_units(40), random_units(6, 1)
+    scores, rows = ranking.search(gallery, queries, depth)
+    cosines = queries @ gallery.T
+    assert rows.shape == scores.shape == (6, min(depth, 40))
+    assert rows.tolist() == np.argsort(-cosines, axis=1)[:, :depth].tolist()
+    assert scores == pytest.approx(-np.sort(-cosines, axis=1)[:, :depth], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gallery_may_grow_and_shrink(seed):
+    """After a change, a search gives what an index of the items that are left gives."""
+    rng = np.random.default_rng(seed)
+    items = dict(zip(range(100, 130), random_units(30, seed), strict=True))
+    index = ranking.build_index(np.array(list(items.values())), np.array(list(items)))
+    more = random_units(8, seed + 50)
+    index.add_with_ids(more, np.arange(8))
+    items.update(enumerate(more))
+    removed = rng.choice(list(items), 20, replace=False)
+    index.remove_ids(removed)
+    for number in removed:
+        del items[number]
+    queries = random_units(4, seed + 90)
+    scores, ids = ranking.search_index(index, queries, 50)
+    for query, found, values in zip(queries, ids, scores, strict=True):
+        expected = sorted(items, key=lambda number: -float(items[number] @ query))  # noqa: B023
+        assert found.tolist() == expected
+        assert values == pytest.approx([items[number] @ query for number in expected], abs=1e-6)
+
+
+def test_the_index_lies_on_the_gpus_that_faiss_sees(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index: ("on the GPUs", index.ntotal))
+    assert ranking.build_index(random_units(7)) == ("on the GPUs", 7)
+
+
+def loop_comb_max(rows: np.ndarray, scores: np.ndarray, depth: int) -> list[tuple]:
+    """All hits by score, first those of the first instance; each gallery row at its first place only."""
+    hits = [(i, rows[i, place], scores[i, place]) for i in range(len(rows)) for place in range(rows.shape[1])]
+    merged, seen = [], set()
+    for instance, row, score in sorted(hits, key=lambda hit: -hit[2]):
+        if row not in seen:
+            seen.add(row)
+            merged.append((row, score, instance))
+    return merged[:depth]
+
+
+@pytest.mark.parametrize(("instances", "depth"), [(1, 8), (2, 8), (3, 5), (5, 100)])
+def test_comb_max_is_merging_by_hand(instances, depth):
+    rng = np.random.default_rng(instances)
+    rows = np.array([rng.permutation(12)[:8] for _ in range(instances)])
+    for values in (rng.permutation(instances * 8) / 100, rng.integers(0, 5, instances * 8) / 5):  # apart, tied
+        scores = -np.sort(-values.reshape(instances, 8), axis=1)
+        merged = ranking.comb_max(rows, scores, depth)
+        hits = list(zip(merged.rows, merged.scores, merged.instances, strict=True))
+        assert hits == loop_comb_max(rows, scores, depth)
+
+
+def test_lists_without_hits_merge_to_none():
+    assert ranking.comb_max(np.zeros((2, 0), np.int64), np.zeros((2, 0)), 10).rows.shape == (0,)
+
+
+def test_augmentation_brings_a_product_s_photos_together_and_keeps_lengths():
+    rng = np.random.default_rng(0)
+    product = np.repeat(np.arange(12), 8)
+    centres = rng.normal(size=(12, 16))
+    vectors, queries = (unit(centres[product] + rng.normal(size=(96, 16))) for _ in range(2))
+    after = ranking.augment_gallery(vectors)
+    assert after == pytest.approx(unit(after), abs=1e-6) and after.dtype == np.float32
+    right = [(product[np.argsort(-queries @ gallery.T)[:, :8]] == product[:, None]).mean()
+             for gallery in (vectors, after)]
+    assert right[1] > right[0] + 0.03
+    assert ranking.augment_gallery(vectors, neighbours=1) == pytest.approx(vectors, abs=1e-6)
+    assert ranking.augment_gallery(vectors[:2]).shape == (2, 16)  # fewer than the neighbours
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("depth", [40, 9])
+def test_instance_rankings_are_the_best_cosine_of_any_instance(depth, augmented):
+    queries, gallery = query_set(), gallery_set()
+    rankings = ranking.rank(queries, gallery, "instance", Choice("joint", augmented), depth)
+    items = represent(gallery.instance, "joint")
+    if augmented:
+        items = ranking.augment_gallery(items)
+    cosines = represent(queries.instance, "joint") @ items.T
+    assert len(rankings) == len(queries.ids)
+    for i, found in enumerate(rankings):
+        own = cosines[queries.owners == i]  # (k, G)
+        assert found.rows.tolist() == np.argsort(-own.max(0), kind="stable")[:depth].tolist()
+        assert found.scores == pytest.approx(-np.sort(-own.max(0))[:depth], abs=1e-6)
+        assert found.instances.tolist() == own.argmax(0)[found.rows].tolist()
+
+
+def test_image_rankings_compare_whole_photos():
+    queries, gallery = query_set(), gallery_set()
+    cosines = represent(queries.image, "product") @ represent(gallery.image, "product").T
+    rankings = ranking.rank(queries, gallery, "image", Choice("product"), depth=7)
+    assert [found.rows.tolist() for found in rankings] == np.argsort(-cosines, axis=1)[:, :7].tolist()
+    assert not any(found.instances.any() for found in rankings)
+
+
+def test_a_gallery_smaller_than_the_depth_is_ranked_whole():
+    rankings = ranking.rank(query_set(), gallery_set(5), "instance", Choice("regions"), depth=100)
+    assert all(sorted(found.rows) == list(range(5)) for found in rankings)
+
+
+def test_chance_is_a_random_order_that_follows_its_seed():
+    queries, gallery = query_set(60), gallery_set()
+    first, again, other = (ranking.chance(queries, gallery, 10, seed) for seed in (0, 0, 1))
+    assert all(len(set(found.rows)) == len(found.rows) == 10 for found in first)
+    order = [[found.rows.tolist() for found in rankings] for rankings in (first, again, other)]
+    assert order[0] == order[1] != order[2]
+    hit = np.bincount(np.concatenate([found.rows for found in first]), minlength=40)
+    assert hit.min() > 0 and hit.max() < 40  # 15 expected at each
+
+
+def test_popular_labels_come_first():
+    val = [["b", "b"], ["a", "b"], ["c"], ["gone"], ["gone"], ["gone"]]  # b in two queries, a and c in one
+    gallery = ["d", "c", "a", "b", "a", "b", "c", "d"]
+    assert ranking.popularity(val, gallery, 8).tolist() == [3, 5, 1, 6, 2, 4, 0, 7]
+    assert ranking.popularity(val, gallery, 3).tolist() == [3, 5, 1]
+    assert ranking.popularity([], ["x", "y", "x"], 9).tolist() == [0, 2, 1]
+    assert ranking.popularity(val, [], 9).tolist() == []
+
+
+def test_scores_are_those_of_the_metrics():
+    queries, gallery = query_set(), gallery_set()
+    rankings = ranking.rank(queries, gallery, "instance", Choice("regions"))
+    expected = metrics.per_query([found.rows for found in rankings], queries.labels,
+                                 [label for label, in gallery.labels])
+    pd.testing.assert_frame_equal(ranking.score(rankings, queries, gallery), expected)
+
+
+def test_methods_are_possible_where_their_vectors_are():
+    queries = query_set()
+    assert set(ranking.possible_methods(queries)) == set(METHODS) - {"beyond/instance"}
+    assert list(ranking.possible_methods(queries, wccn=True)) == list(METHODS)
+    queries.image.clear()
+    del queries.instance["words"]
+    assert set(ranking.possible_methods(queries, wccn=True)) == {
+        "capture/instance", "capture-chosen/instance", "image-only"}
+
+
+def test_val_chooses_the_representation_that_knows_the_labels():
+    queries, gallery = query_set(24), gallery_set()
+    signs = np.eye(8, dtype=np.float32)
+    gallery.instance["region_contrastive"] = signs[[i % 8 for i in range(40)]]
+    asked = [queries.labels[owner][region % 2] for owner, region in zip(queries.owners, queries.regions, strict=True)]
+    queries.instance["region_contrastive"] = signs[[int(label.split()[1]) for label in asked]]
+    method = Method("instance", ("product", "contrastive image", "joint"))
+    choice, tried = ranking.choose(method, queries, gallery)
+    assert choice == Choice("contrastive image") and tuple(tried) == method.representations
+    for name, figure in tried.items():
+        rankings = ranking.rank(queries, gallery, "instance", Choice(name))
+        assert figure == ranking.score(rankings, queries, gallery)["standard", "mAP@10"].mean()
+    assert ranking.choose(method, None, gallery) == (Choice("product"), {})
+    augmented = Method("instance", ("joint",), augmented=True)
+    assert ranking.choose(augmented, queries, gallery)[0] == Choice("joint", augmented=True)
+
+
+def test_hits_are_kept_with_their_scores_and_instances(tmp_path: Path):
+    queries, gallery = query_set(), gallery_set()
+    rankings = ranking.rank(queries, gallery, "instance", Choice("joint"), depth=6)
+    ranking.write_hits(tmp_path / "hits.parquet", queries, gallery, rankings)
+    table = pd.read_parquet(tmp_path / "hits.parquet")
+    assert len(table) == 7 * 6 and table["rank"].tolist() == [1, 2, 3, 4, 5, 6] * 7
+    second = table[table["query_id"] == queries.ids[3]]
+    assert second["gallery_id"].tolist() == [gallery.ids[row] for row in rankings[3].rows]
+    assert second["score"].to_numpy() == pytest.approx(rankings[3].scores)
+    assert second["instance"].tolist() == rankings[3].instances.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.parquet"]
