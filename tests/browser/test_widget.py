@@ -10,33 +10,39 @@ from types import SimpleNamespace
 
 import drawn
 import nbformat
+import numpy as np
 import pytest
 from browser_page import PATIENCE, browser, keep, served  # noqa: F401 (the fixture)
 from PIL import Image
 
+from capture_lib.explorer.state import State
 from capture_lib.explorer.view import PIECES
-from capture_lib.explorer.widget import LARGEST_FILE, ExplorerWidget, free_port, serve, write_app
+from capture_lib.explorer.widget import MAX_BYTES, ExplorerWidget, free_port, serve, write_app
 from capture_lib.utils import InputError
 
 HOSTILE = '''<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">"'&'''
 SHOWN = ".explorer .hits .card"
 
 
-# ------------------------------------------------------------------------------------------ without a browser
+# ---- without a browser
 
 
 class Stub:
     """An explorer that records what it is asked, so that messages can be tested without a model."""
 
-    def __init__(self) -> None:
-        from capture_lib.explorer.view import State
+    searcher = SimpleNamespace(items={})
+    queries = {"labels": [], "caption": []}
 
-        self.searcher = SimpleNamespace(items={}, words=None)
-        self.queries = {"labels": [], "caption": []}
-        self.start, self.settle, self.passing = State, lambda state: state, lambda state: __import__("numpy").arange(3)
-        self.next_wrong = lambda state: None
+    def settle(self, state: State) -> State:
+        return state
 
-    def show(self, state, note=""):
+    def passing(self, state: State) -> np.ndarray:
+        return np.arange(3)
+
+    def next_wrong(self, state: State) -> None:
+        return None
+
+    def show(self, state: State, note: str = "") -> dict[str, str]:
         return {**dict.fromkeys(PIECES, str(state)), "note": note}
 
 
@@ -79,11 +85,43 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path):
         serve("smoke", catalog.folder)
 
 
-# --------------------------------------------------------------------------------------------- in a browser
+def test_two_explorers_do_not_share_a_notebook(tmp_path, monkeypatch):
+    served_apps = []
+
+    class Server:
+        def __init__(self, command):
+            self.text = Path(command[3]).read_text()
+            served_apps.append(command[3])
+            if len(served_apps) < 2:  # another one starts while this one runs
+                assert serve("smoke", tmp_path / "two", browser=False) == 0
+            assert Path(command[3]).read_text() == self.text and not Path(command[3]).name.startswith(".")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def wait(self):
+            return 0
+
+    for name in ("one", "two"):
+        drawn.make_catalog(tmp_path / name, train=3, gallery=0, val=0, test=0)
+    monkeypatch.setattr("capture_lib.explorer.widget.subprocess.Popen", Server)
+    started = []
+    monkeypatch.setattr("capture_lib.explorer.widget.subprocess.run",
+                        lambda command, check: started.append(command) or SimpleNamespace(returncode=0))
+    assert serve("smoke", tmp_path / "one", browser=False) == 0
+    assert len(set(served_apps)) == 2
+    assert started[0][1:] == ["-m", "capture_lib.experiments.stages", "--profile", "smoke", "--catalog",
+                              str(tmp_path / "one")]
+
+
+# ---- in a browser
 
 
 @pytest.fixture(scope="module")
-def app(smoke_report: Path) -> Iterator[str]:
+def app(smoke_run) -> Iterator[str]:
     """`capture explore` on the smoke world."""
     command = "import sys; from capture_lib.cli import main; sys.exit(main())"
     options = ["explore", "--profile", "smoke", "--port", "{port}", "--no-browser"]
@@ -154,14 +192,14 @@ def test_picking_a_query_and_a_box_by_mouse_and_keyboard(page):
 
 def test_what_is_compared_and_how(page):
     page.select_option('[data-name="model"]', "text-only")
-    page.wait_for_selector('[data-key="form-image"][aria-pressed="true"]')
-    assert page.is_disabled('[data-key="form-instance"]') and not page.locator("g.box").count()
+    page.wait_for_selector('[data-key="level-image"][aria-pressed="true"]')
+    assert page.is_disabled('[data-key="level-instance"]') and not page.locator("g.box").count()
     page.uncheck('[data-name="worded"]')
     page.wait_for_function("document.querySelector('[data-part=answers]').innerText.includes('no words to compare')")
     page.check('[data-name="worded"]')
     page.wait_for_selector(SHOWN)
     page.select_option('[data-name="model"]', "capture-chosen")
-    choose(page, '[data-key="form-instance"]', "g.box")
+    choose(page, '[data-key="level-instance"]', "g.box")
 
 
 def test_filters_and_the_next_wrong_one(page):
@@ -202,7 +240,7 @@ def test_a_photo_of_ones_own_with_hostile_words(page, tmp_path):
     assert page.locator(".card.unknown").count() == 10  # nobody knows what it shows
     keep(page, "explorer-own")
     for name, content, said in (("broken.jpg", b"no photo", "does not decode"), ("none.jpg", b"", "is empty"),
-                                ("large.tif", bytes(LARGEST_FILE + 1), "larger than 8 MB"),
+                                ("large.tif", bytes(MAX_BYTES + 1), "larger than 8 MB"),
                                 ("broken.jpg", b"no photo", "does not decode")):
         (tmp_path / name).write_bytes(content)
         page.set_input_files('input[type="file"]', tmp_path / name)
@@ -242,7 +280,7 @@ def execute_first_cell(lab) -> None:
         keep(lab, "explorer-lab")
 
 
-def test_in_jupyterlab_captions_stay_text_and_its_keys_stay_out(browser, smoke_report, tmp_path):  # noqa: F811
+def test_in_jupyterlab_captions_stay_text_and_its_keys_stay_out(browser, smoke_run, tmp_path):  # noqa: F811
     book = nbformat.read(write_app("smoke", None, tmp_path / "explore.ipynb"), as_version=4)
     lines = book.cells[0].source.splitlines()
     shown = lines[-1].removeprefix("ExplorerWidget(").removesuffix(")")

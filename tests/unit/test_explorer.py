@@ -12,29 +12,30 @@ from PIL import Image
 
 from capture_lib.catalog.table import read_catalog, write_catalog
 from capture_lib.experiments import stages
-from capture_lib.experiments.run import Run, open_run
-from capture_lib.explorer.view import OWN, PIECES, Explorer, State, open_explorer
-from capture_lib.report import figures
-from capture_lib.retrieval import embedding as retrieval
+from capture_lib.experiments.run import Run
+from capture_lib.explorer.state import OWN, State
+from capture_lib.explorer.view import PIECES, Explorer, open_explorer
+from capture_lib.retrieval import ranking
+from capture_lib.retrieval.embedding import EmbeddedSet
 from capture_lib.utils import InputError
 
 HOSTILE = '<script>alert("x")</script>'
 
 
 @pytest.fixture(scope="module")
-def explorer(smoke_report: Path) -> Explorer:
-    return open_explorer(open_run("smoke"))
+def explorer(smoke_run: Run) -> Explorer:
+    return open_explorer(smoke_run)
 
 
 @pytest.fixture(scope="module")
-def sides(smoke_report: Path) -> dict[str, retrieval.EmbeddedSet]:
-    return stages.embedded(open_run("smoke"))
+def sides(smoke_run: Run) -> dict[str, EmbeddedSet]:
+    return stages.embedded(smoke_run)
 
 
 @pytest.mark.parametrize("name", ["capture-chosen/instance", "capture/image", "image-only", "text-only", "late-fusion"])
 def test_hits_are_those_of_the_evaluation(explorer: Explorer, sides, name: str):
-    level = retrieval.METHODS[name].level
-    ranked = retrieval.rank(sides["test"], sides["gallery"], level, explorer.choices[name])
+    level = ranking.METHODS[name].level
+    ranked = ranking.rank(sides["test"], sides["gallery"], level, explorer.choices[name])
     for number in (0, 7, 39):
         state = explorer.settle(replace(State(), query=number, model=name.split("/")[0], level=level))
         found = explorer.ranking(state)
@@ -45,8 +46,8 @@ def test_hits_are_those_of_the_evaluation(explorer: Explorer, sides, name: str):
 
 def test_a_box_has_its_own_hits(explorer: Explorer, sides):
     number = int(np.bincount(sides["test"].owners).argmax())  # the query with the most instances
-    state = explorer.settle(replace(explorer.start(), query=number))
-    boxes = len(explorer.side(*explorer.asked(state)).regions)
+    state = explorer.settle(replace(State(), query=number))
+    boxes = len(explorer.embedded(state.query, explorer.caption(state)).regions)
     assert boxes == np.sum(sides["test"].owners == number) > 1
     lists = [explorer.ranking(replace(state, box=box)) for box in range(boxes)]
     merged = explorer.ranking(state)
@@ -56,7 +57,7 @@ def test_a_box_has_its_own_hits(explorer: Explorer, sides):
 
 def test_a_state_that_cannot_be_gives_way(explorer: Explorer):
     state = explorer.settle(State(query=10**6, box=99, model="nonsense", item=10**6, level="instance"))
-    assert (state.query, state.box, state.item, state.model) == (0, None, None, explorer.models[0])
+    assert (state.query, state.box, state.item, state.model) == (0, None, None, next(iter(explorer.methods)))
     assert explorer.settle(State(model="text-only")).level == "image"
     assert explorer.settle(State(query=OWN)).query == 0  # nobody has handed in a photo
     brand = sorted(explorer.brands[-1])[0]
@@ -75,11 +76,11 @@ def test_filters_let_through_what_they_say(explorer: Explorer):
 
 
 def test_the_next_wrong_one_is_the_next_and_wrong(explorer: Explorer):
-    state = explorer.settle(replace(explorer.start(), query=5))
+    state = explorer.settle(replace(State(), query=5))
     right = {}
     for number in range(len(explorer.queries)):
         first = explorer.ranking(explorer.settle(replace(state, query=number))).rows[0]
-        right[number] = explorer.evaluated(first, explorer.queries["labels"][number])
+        right[number] = explorer.is_right(first, explorer.queries["labels"][number])
     order = [*range(6, len(right)), *range(6)]
     assert explorer.next_wrong(state) == next((number for number in order if right[number] is False), None)
 
@@ -97,8 +98,8 @@ def test_without_words_nothing_is_compared_by_words(explorer: Explorer):
 
 
 def test_neighbours_are_the_nearest_others(explorer: Explorer):
-    state = explorer.settle(replace(explorer.start(), item=3))
-    vectors = explorer.searcher.vectors(explorer.choices[explorer.best].representation, state.level)
+    state = explorer.settle(replace(State(), item=3))
+    vectors = explorer.searcher.vectors(explorer.choice(state).representation, state.level)
     cosines = vectors @ vectors[3]
     cosines[3] = -2
     found = explorer.neighbours(3, state)
@@ -110,7 +111,7 @@ def test_a_photo_of_ones_own(explorer: Explorer):
     taken = BytesIO()
     Image.fromarray(drawn.draw([1, 2])[0]).save(taken, "PNG")
     explorer.take_photo(taken.getvalue(), "mine.png")
-    state = explorer.settle(replace(explorer.start(), query=OWN, caption="words"))
+    state = explorer.settle(replace(State(), query=OWN, caption="words"))
     pieces = explorer.show(state)
     assert state.query == OWN and "mine.png" in pieces["query"] and "what it shows is not known" in pieces["query"]
     assert pieces["answers"].count('class="card unknown"') == 10
@@ -121,7 +122,7 @@ def test_a_photo_of_ones_own(explorer: Explorer):
 
 def test_text_from_a_catalog_stays_text(explorer: Explorer):
     queries = explorer.queries.assign(caption=HOSTILE, labels=[[f"{HOSTILE} 面霜"]] * len(explorer.queries))
-    shown = Explorer(explorer.searcher, queries, explorer.choices)
+    shown = Explorer(explorer.run, explorer.searcher, queries, explorer.choices)
     items = dict(shown.searcher.items)
     shown.searcher.items = {n: replace(item, caption=HOSTILE, labels=[HOSTILE]) for n, item in items.items()}
     try:
@@ -133,8 +134,8 @@ def test_text_from_a_catalog_stays_text(explorer: Explorer):
 
 
 def test_a_page_for_a_report_holds_all_that_a_click_would_show(explorer: Explorer):
-    page = explorer.page(0, "capture-chosen/instance", most=6).data
-    boxes = len(explorer.side(*explorer.asked(explorer.settle(explorer.start()))).regions)
+    page = explorer.page(0, "capture-chosen/instance", count=6).data
+    boxes = len(explorer.boxed(explorer.settle(State()))["boxes"])
     assert page.count('<li class="card') == 6 + 5 * boxes and explorer.queries["sample_id"][0] in page
     assert "<button" not in page and "data-set" not in page
     ids = re.findall(r' id="([^"]+)"', page)
@@ -143,7 +144,7 @@ def test_a_page_for_a_report_holds_all_that_a_click_would_show(explorer: Explore
 
 def test_every_piece_is_drawn_for_every_method(explorer: Explorer):
     for name in explorer.choices:
-        pieces = explorer.show(explorer.settle(State(model=name.split("/")[0], level=retrieval.METHODS[name].level)))
+        pieces = explorer.show(explorer.settle(State(model=name.split("/")[0], level=ranking.METHODS[name].level)))
         assert set(pieces) == set(PIECES) and pieces["answers"].count('<li class="card') == 10
 
 
@@ -153,23 +154,16 @@ def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
     catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
     write_catalog(catalog.table, catalog.folder)
     shown = open_explorer(Run(drawn.TINY, read_catalog(catalog.folder), tmp_path / "out", 0))
-    assert shown.models == ["image-only"] and len(shown.queries) == 5
-    pieces = shown.show(shown.settle(shown.start()))
+    assert list(shown.methods) == ["image-only"] and len(shown.queries) == 5
+    pieces = shown.show(shown.settle(State()))
     assert pieces["answers"].count('class="card unknown"') == 4  # it does not find itself
     assert "?: no labels to judge by" in pieces["answers"]
     assert 'data-do="wrong" data-key="wrong" disabled' in pieces["controls"]
 
 
-def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_report: Path, monkeypatch):
-    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(open_run("smoke")).items()}
+def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_run: Run, monkeypatch):
+    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(smoke_run).items()}
     assert "capture-chosen/instance" in unjudged
     monkeypatch.setattr(stages, "stored_choices", lambda run: unjudged)
-    shown = open_explorer(open_run("smoke"))
-    assert "capture-chosen" not in shown.models and shown.best == "capture/instance"
-
-
-def test_a_gallery_escapes_and_frames():
-    photo = np.zeros((20, 30, 3), np.uint8)
-    shown = figures.gallery([photo, photo], ["<b>", "ok"], [figures.RIGHT, figures.WRONG]).data
-    assert "&lt;b&gt;" in shown and figures.RIGHT in shown and figures.WRONG in shown
-    assert shown.count("data:image/webp;base64,") == 2
+    shown = open_explorer(smoke_run)
+    assert "capture-chosen" not in shown.methods and shown.best == "capture/instance"

@@ -2,16 +2,41 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
 from capture_lib.report import figures
-from capture_lib.report.results import count_verdicts, markdown_ledger, markdown_table
 from capture_lib.utils import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRANSFER = ROOT / "reports" / "reference" / "transfer"
 COLUMNS = (("standard", "mAP@10"), ("standard", "mAR@10"), ("released", "mAP@10"))
+
+
+def brackets(figure: dict, form: str = ".1f") -> str:
+    """A fraction as README's tables write it, 68.2 [65.9, 70.4]."""
+    value, low, high = (f"{100 * figure[end]:{form}}" for end in (next(iter(figure.keys() & {"value", "effect"})), "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def markdown_table(methods: dict, columns: tuple[tuple[str, str], ...]) -> str:
+    """Methods by (definition, figure), in percent with 95% intervals."""
+    lines = ["| method | " + " | ".join(f"{figure}, {definition}" for definition, figure in columns) + " |",
+             "|---" * (len(columns) + 1) + "|"]
+    for method, figures in methods.items():
+        cells = [brackets(figures[definition][figure]) for definition, figure in columns]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def markdown_ledger(claims: list[dict]) -> str:
+    """Each claim with its main comparison, our effect in points, and the verdict."""
+    lines = ["| claim | compared, standard mAP@10 | our effect, points | verdict |", "|---|---|---|---|"]
+    for claim in claims:
+        effect = "not available" if claim["effect"] is None else brackets(claim, "+.1f")
+        lines.append(f"| {claim['claim']} | {claim['compared']} | {effect} | {claim['verdict']} |")
+    return "\n".join(lines)
 
 
 def test_the_results_are_those_of_the_reference_run():
@@ -27,7 +52,7 @@ def test_the_rivals_and_the_ledger_are_those_of_the_thorough_run():
               if not name.startswith("ablation/") and not name.endswith("/image")}
     assert markdown_table(baselines, COLUMNS) in README
     assert markdown_ledger(ledger["claims"]) in README
-    counts = count_verdicts(ledger["claims"])
+    counts = Counter(claim["verdict"] for claim in ledger["claims"])
     assert (f"{counts['reproduced']} are reproduced, {counts['partly']} partly and {counts['not reproduced']} are not"
             in README)
 
