@@ -48,7 +48,8 @@ class Detector(nn.Module):
 
         self.settings = settings
         channels = settings.channels
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2, 3, 4))
+        maps = (2, 3, 4)  # at strides 8, 16 and 32
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
 
         # one map of the backbone's three: to the same channels, added, then a convolution
         self.levels = nn.ModuleList()
@@ -70,7 +71,7 @@ class Detector(nn.Module):
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
         spread = 0.5 if self.settings.weights else 0.25  # pretrained: values in [-1, 1]
-        maps = self.backbone((photos - 0.5) / spread)  # at strides 8, 16 and 32
+        maps = self.backbone((photos - 0.5) / spread)
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
         size = fused.shape[-2:]
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
@@ -197,15 +198,15 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
 
 
 def load_backbone(backbone: nn.Module, file: Path) -> None:
-    """Load a local file's weights of the same timm model, or raise `InputError`; run no code in it."""
+    """Load a file's weights of the same timm model or raise `InputError`; run no code in it."""
     if not file.is_file():
-        raise InputError(f"{file}: no such weights; name a .safetensors or .pth file of the timm model")
+        raise InputError(f"{file}: no such weights; name a .safetensors or .pth file")
     try:
         safe = file.suffix == ".safetensors"
         weights = dict(load_file(file) if safe else torch.load(file, "cpu", weights_only=True))
     except Exception as error:  # each format has errors of its own
-        kind = type(error).__name__
-        raise InputError(f"{file}: cannot be read as weights ({kind}); save the state_dict") from None
+        fault = f"cannot be read as weights ({type(error).__name__})"
+        raise InputError(f"{file}: {fault}; save the state_dict") from None
 
     # a classifier's head has no place in a backbone
     wanted = backbone.state_dict()
@@ -214,8 +215,8 @@ def load_backbone(backbone: nn.Module, file: Path) -> None:
         if name in wanted and wanted[name].shape == value.shape:
             fitting[name] = value.float()
     if len(fitting) < 0.9 * len(wanted):
-        counts = f"{len(fitting)} of {len(wanted)}"
-        raise InputError(f"{file}: only {counts} tensors fit the backbone; check its timm name")
+        fault = f"only {len(fitting)} of {len(wanted)} tensors fit the backbone"
+        raise InputError(f"{file}: {fault}; check its timm name")
     backbone.load_state_dict(fitting, strict=False)
 
 

@@ -30,7 +30,7 @@ def best_so_far(proposals: np.ndarray, boxes: np.ndarray, count: int) -> np.ndar
 
 
 def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict[str, float]:
-    """Return sum of hits (P,) over sum of totals (P,), with a 95% bootstrap interval over P photos."""
+    """Return sum of hits (P,) over sum of totals (P,), with its 95% bootstrap interval."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(hits), size=(1000, len(hits)))  # photos
     proportions = hits[draws].sum(1) / np.maximum(totals[draws].sum(1), 1)
@@ -57,15 +57,17 @@ def averages(found: Found, truth: Truth, count: int) -> dict[str, float]:
     """
     from faster_coco_eval import COCO, COCOeval_faster  # slow to import
 
-    products = [(boxes, np.ones(len(boxes))) for boxes in truth]
-    coco = COCOeval_faster(COCO(coco_data(products)), COCO(coco_data(found)), iouType="bbox")
+    products = COCO(coco_data([(boxes, np.ones(len(boxes))) for boxes in truth]))
+    coco = COCOeval_faster(products, COCO(coco_data(found)), iouType="bbox")
     coco.params.maxDets = [count]
-    coco.params.recThrs = torch.linspace(0, 1, 101).double().numpy()  # as torchmetrics
+    points = torch.linspace(0, 1, 101)  # of recall, rounded as torchmetrics did
+    coco.params.recThrs = points.double().numpy()
     coco.evaluate()
     precision = coco.eval["precision"][:, :, 0, 0, 0].mean(1)  # (10,) by IoU
     recalls = coco.eval["recall"][:, 0, 0, 0]  # (10,)
-    values = precision.mean(), precision[0], precision[5], recalls.mean()
-    return dict(zip(("AP", "AP@0.5", "AP@0.75", "AR"), map(float, values), strict=True))
+    values = {"AP": precision.mean(), "AP@0.5": precision[0]}
+    values |= {"AP@0.75": precision[5], "AR": recalls.mean()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def coco_data(photos: Found) -> dict[str, list]:
@@ -76,7 +78,8 @@ def coco_data(photos: Found) -> dict[str, list]:
         areas = sides.prod(1).tolist()
         boxes = np.hstack([boxes[:, :2], sides]).tolist()
         for box, area, score in zip(boxes, areas, scores.tolist(), strict=True):
-            place = {"id": len(annotations) + 1, "image_id": photo, "category_id": 0}
+            number = len(annotations) + 1
+            place = {"id": number, "image_id": photo, "category_id": 0}
             annotations.append(place | {"bbox": box, "area": area, "score": score})
     images = [{"id": photo} for photo in range(len(photos))]
     return {"images": images, "categories": [{"id": 0}], "annotations": annotations}
@@ -92,7 +95,9 @@ def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Fou
     return found
 
 
-def boxed(catalog: Catalog, splits: tuple[str, ...] = ("val", "test")) -> tuple[pd.DataFrame, Truth]:
+def boxed(
+    catalog: Catalog, splits: tuple[str, ...] = ("val", "test")
+) -> tuple[pd.DataFrame, Truth]:
     """Return the rows of photos on disk that have true boxes, and these (t, 4) as fractions."""
     table = catalog.boxed(*splits)
     truth = []

@@ -45,7 +45,8 @@ class CropEncoder(nn.Module):
         import timm  # takes seconds, as torchvision does
 
         self.settings = settings
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(3,))
+        maps = (3,)  # at stride 16
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
         width = self.backbone.feature_info.channels()[-1]
         narrow = nn.Conv2d(width, settings.channels, 1)
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(2), narrow, nn.Flatten())
@@ -66,7 +67,8 @@ class BackboneEncoder(nn.Module):
         super().__init__()
         import timm
 
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2,))
+        maps = (2,)  # at stride 8
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
         load_backbone(self.backbone, Path(settings.weights))
 
     def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
@@ -86,7 +88,9 @@ def crop(photos: Tensor, boxes: list[Tensor], size: int, margin: float) -> Tenso
     return roi_align(photos, wide, size, sampling_ratio=2, aligned=True)
 
 
-def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterator[list[Tensor]]:
+def positive_pairs(
+    folder: Path, settings: EncoderSettings, seed: int
+) -> Iterator[list[Tensor]]:
     """Yield, without end, two batches (B, 3, C, C) of which the i-th crops are a positive pair.
 
     Both show one foreground, in two composites; boxes and light are jittered.

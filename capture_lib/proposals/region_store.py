@@ -84,7 +84,9 @@ def read_squares(paths: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(squares), np.stack(extents)
 
 
-def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple[Tensor, np.ndarray]]:
+def photo_batches(
+    paths: list[Path], settings: RegionSettings
+) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
@@ -157,7 +159,8 @@ def encode_boxes(
     squares = []
     for path, box in zip(paths, boxes, strict=True):
         scale = settings.photo_size / max(load_photo(path).shape[:2])
-        squares.append(torch.as_tensor(box * scale, dtype=torch.float32, device=pick_device()))
+        box = torch.as_tensor(box * scale, dtype=torch.float32)
+        squares.append(box.to(pick_device()))
     features = []
     for photos, _ in photo_batches(paths, settings):
         done = len(features)  # photos
@@ -213,7 +216,8 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
     utils.wait_for_everyone()
     if utils.is_main_process():
         meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
-        utils.write_json(folder / "meta.json", meta | {"feature_width": width})
+        meta["feature_width"] = width
+        utils.write_json(folder / "meta.json", meta)
     utils.wait_for_everyone()
 
 
@@ -233,8 +237,9 @@ def begin(folder: Path, ids: list[str], shape: tuple[int, int, int], old: Path |
             if old is not None:
                 copy_rows(old / f"{name}.npy", array, places)
     except OSError as error:
-        needed = f"a region store of {len(ids):,} photos needs {2 * np.prod(shape) / 1e9:,.1f} GB"
-        raise InputError(f"{folder}: {needed} and finds no room ({error.strerror})") from None
+        size = f"{2 * np.prod(shape) / 1e9:,.1f} GB"
+        fault = f"a region store of {len(ids):,} photos needs {size} and finds no room"
+        raise InputError(f"{folder}: {fault} ({error.strerror})") from None
     with utils.write_atomically(listing) as beside:
         beside.write_text(text, encoding="utf-8")
 
