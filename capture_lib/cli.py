@@ -112,7 +112,7 @@ def catalog(
     out: Annotated[MaybePath, option("the catalog's folder; default: data/NAME", **FOLDER)] = None,
     add: Annotated[bool, option("with --lists or --table: add to the catalog at --out", "--add")] = False,
 ) -> int:
-    """Make a catalog of released lists, of your own table, or a drawn one."""
+    """Make a catalog of lists, of a table, or a drawn one."""
     from capture_lib.catalog import lists as released
     from capture_lib.catalog.own_table import from_table
     from capture_lib.catalog.table import read_catalog
