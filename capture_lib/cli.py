@@ -5,14 +5,11 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
-
-if TYPE_CHECKING:
-    from capture_lib.catalog.table import Catalog
 
 # The other modules are imported by the commands that use them: they bring pandas or torch with
 # them, and `capture --help` and a mistake in an option are answered at once.
@@ -40,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+        reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
         return complain(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
         return complain("interrupted; what was done is kept; the same command goes on "
@@ -115,11 +112,12 @@ def catalog(
     out: Annotated[MaybePath, option("the catalog's folder; default: data/NAME", **FOLDER)] = None,
     add: Annotated[bool, option("with --lists or --table: add to the catalog at --out", "--add")] = False,
 ) -> int:
-    """Make a catalog of released lists, of your own table, or a drawn one."""
+    """Make a catalog of lists, of a table, or a drawn one."""
     from capture_lib.catalog import lists as released
     from capture_lib.catalog.own_table import from_table
+    from capture_lib.catalog.table import read_catalog
 
-    # one source, and the options that go with it
+    # check that there is one source, and the options that go with it
     if sum(source is not None for source in (lists, table, world)) != 1:
         raise InputError("a catalog has one source: give --lists, --table or --world")
     if world is None and (scenes or seed):
@@ -129,12 +127,15 @@ def catalog(
     if (table is None) != (images is None):
         raise InputError("--table and --images go together: the table, and the folder that its image paths start from")
 
+    # make it
     if world is not None:
-        made = drawn_world(world, scenes, seed, out)
+        made = read_catalog(draw_world(world, scenes, seed, out))
     elif table is not None:
         made = from_table(table, images, out or DATA / (table.resolve().parent.name or "catalog"), add)
     else:
         made = released.from_lists(lists, out or DATA / (lists.resolve().name or "catalog"), add)
+
+    # tell what it holds and what it lacks
     labels = made.table["labels"].explode().dropna()
     counts = ", ".join(f"{name} {count:,}" for name, count in made.table["split"].value_counts().items())
     print(f"{made.folder}: {len(made.table):,} samples ({counts}), {labels.nunique():,} distinct labels, "
@@ -152,19 +153,21 @@ def catalog(
     return 0
 
 
-def drawn_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> "Catalog":
-    """Return the drawn world of a size, drawn unless it is there."""
+def draw_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> Path:
+    """Draw the world of a size unless it is there; return its catalog's folder."""
     from capture_lib import world
-    from capture_lib.catalog.table import read_catalog
 
     if size not in world.SIZES:
         raise InputError(f"--world {size!r} is unknown; use one of {', '.join(world.SIZES)}")
+    settings = replace(world.SIZES[size], seed=seed)
     name = f"world-{size}"
-    name += f"-{scenes.resolve().name}" if scenes else ""
-    name += f"-seed{seed}" if seed else ""
-    out = out or DATA / name
-    world.build(replace(world.SIZES[size], seed=seed, scenes=str(scenes.resolve()) if scenes else ""), out)
-    return read_catalog(out)
+    if scenes:
+        settings = replace(settings, scenes=str(scenes.resolve()))
+        name += f"-{scenes.resolve().name}"
+    if seed:
+        name += f"-seed{seed}"
+    world.build(settings, out or DATA / name)
+    return out or DATA / name
 
 
 @app.command()
