@@ -100,6 +100,6 @@ def table(hits: dict[str, list], totals: list[int], seed: int) -> dict[str, dict
         for column, threshold in enumerate(THRESHOLDS):
             met = np.array(counts)[:, column]
             more = met - np.array(hits[ALL])[:, column]  # paired, photo by photo
-            rows[name][f"recall@{threshold}"] = evaluation.shares(met, true, seed)
-            rows[name][f"difference@{threshold}"] = evaluation.shares(more, true, seed)
+            rows[name][f"recall@{threshold}"] = evaluation.proportion_interval(met, true, seed)
+            rows[name][f"difference@{threshold}"] = evaluation.proportion_interval(more, true, seed)
     return rows

@@ -16,7 +16,6 @@ from capture_lib.experiments.run import Run
 from capture_lib.report.site import pictures
 from capture_lib.retrieval.metrics import per_query, read_rankings
 
-
 # ---- exercises
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from capture_lib.world.calibration import REAL
 
 from capture_lib.catalog.lists import read_list
 from capture_lib.world import calibration, planning, wording
-from capture_lib.world.calibration import REAL
 from capture_lib.world.planning import SIZES
 from tests.drawn import TINY_WORLD
 
