@@ -1,4 +1,4 @@
-"""The notebooks: their exercises check themselves, and all of them run: on the world, on very little, on real photos."""
+"""The notebooks: their exercises check themselves, and all of them run: on the world, on little, on real photos."""
 
 import ast
 import contextlib
@@ -15,7 +15,6 @@ from books import BOOKS, code, exercises, solved
 from capture_lib.experiments.run import Run
 from capture_lib.report.site import pictures
 from capture_lib.retrieval.metrics import per_query, read_rankings
-
 
 # ---- exercises
 
