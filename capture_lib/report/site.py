@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 
 from capture_lib.report.execute import duration, read_timings
@@ -79,7 +80,9 @@ def overview(out: Path, metrics: dict[str, dict], notebooks: list[dict]) -> dict
     origins = provenance(metrics)
     run = {name: ", ".join(origins.get(name, {})) for name in ("profile", "catalog", "seed", "commit")}
     run["date"] = max(origins.get("written", {}), default="")[:10]
-    run["notebooks took"] = duration(sum(timing.get("seconds", 0) for timing in read_timings(out).values()))
+    seconds = sum(timing.get("seconds", 0) for timing in read_timings(out).values())
+    run["notebooks took"] = duration(seconds) if seconds else ""
+    run = {name: text for name, text in run.items() if text}
     return {"run": run, "notebooks": notebooks, "methods": main_methods(metrics), "columns": COLUMNS,
             "definitions": DEFINITIONS, "capture": CAPTURE, "claims": claims, "axis": axis,
             "verdicts": Counter(claim["verdict"] for claim in claims), "provenance": origins}
@@ -155,7 +158,7 @@ def pictures(cells: list) -> list[str]:
 
 def percent(figure: dict | None, signed: bool = False) -> str:
     """Return a fraction as `68.2 [65.9, 70.4]`, in percent or points; "not available" without a value."""
-    if figure is None or figure["value"] is None:
+    if figure is None or None in figure.values():
         return "not available"
     form = "+.1f" if signed else ".1f"
     value, low, high = (f"{100 * figure[end]:{form}}" for end in ("value", "low", "high"))
@@ -168,8 +171,9 @@ def main_methods(metrics: dict[str, dict]) -> list[dict]:
     for name, method in methods_of(metrics).items():
         if not any(part in name for part in LEFT_OUT):
             cells = [interval_of(method[definition].get(figure)) for figure, definition in COLUMNS]
-            rows.append({"name": name, "figures": cells, "blind": name in KNOW_NOTHING})
-    return sorted(rows, key=lambda row: -row["figures"][0]["value"])
+            best = cells[0]["value"] if cells[0] else None
+            rows.append({"name": name, "figures": cells, "blind": name in KNOW_NOTHING, "order": -(best or 0)})
+    return sorted(rows, key=itemgetter("order"))
 
 
 def claims_of(metrics: dict[str, dict]) -> list[dict]:
