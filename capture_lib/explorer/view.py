@@ -21,8 +21,7 @@ from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.search import open_searcher
-from capture_lib.explorer.answers import MODELS, Answers
-from capture_lib.explorer.state import State
+from capture_lib.explorer.answers import MODELS, Answers, State
 from capture_lib.report import figures
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import LEVELS

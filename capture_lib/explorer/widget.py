@@ -15,7 +15,7 @@ import anywidget
 import traitlets
 
 from capture_lib.catalog.table import read_catalog
-from capture_lib.explorer.state import OWN, State
+from capture_lib.explorer.answers import OWN, State
 from capture_lib.explorer.view import PIECES, TEMPLATES, Explorer
 from capture_lib.report import figures
 from capture_lib.utils import InputError

@@ -57,16 +57,14 @@ def summary(out: Path) -> list[str]:
     """Return the end of a run in a few lines: the best method, CAPTURE, the claims, the report."""
     metrics = read_metrics(out / "metrics")
     methods = main_methods(metrics)
+    verdicts = Counter(claim["verdict"] for claim in claims_of(metrics))
     lines = []
     if methods:
-        best = methods[0]["name"]
-        named = [method for method in methods if method["name"] in (best, CAPTURE, "chance")]
-        told = "; ".join(f"{method['name']} {percent(method['figures'][0])}" for method in named)
-        lines.append(f"best of {len(methods)} methods by standard mAP@10, percent: {told}")
-    claims = claims_of(metrics)
-    if claims:
-        counts = Counter(claim["verdict"] for claim in claims)
-        lines.append("claims: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        named = [methods[0], *(method for method in methods[1:] if method["name"] in (CAPTURE, "chance"))]
+        figures = "; ".join(f"{method['name']} {percent(method['figures'][0])}" for method in named)
+        lines.append(f"best of {len(methods)} methods by standard mAP@10, percent: {figures}")
+    if verdicts:
+        lines.append("claims: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     return [*lines, f"report: {out / 'index.html'}"]
 
 
@@ -86,9 +84,6 @@ def overview(out: Path, metrics: dict[str, dict], notebooks: list[dict]) -> dict
     return {"run": run, "notebooks": notebooks, "methods": main_methods(metrics), "columns": COLUMNS,
             "definitions": DEFINITIONS, "capture": CAPTURE, "claims": claims, "axis": axis,
             "verdicts": Counter(claim["verdict"] for claim in claims), "provenance": origins}
-
-
-# ---- what the notebooks left
 
 
 def read_metrics(folder: Path) -> dict[str, dict]:
@@ -151,9 +146,6 @@ def pictures(cells: list) -> list[str]:
         if found:
             return found[:MAX_PICTURES]
     return []
-
-
-# ---- methods, claims, provenance
 
 
 def percent(figure: dict | None, signed: bool = False) -> str:
