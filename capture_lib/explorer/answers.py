@@ -20,11 +20,8 @@ from capture_lib.retrieval.search import Searcher
 from capture_lib.utils import InputError
 
 MODELS = {  # the first part of a method's name, for readers, in the order of the menu
-    "capture-chosen": "CAPTURE, vectors chosen on val",
-    "capture": "CAPTURE, the paper's product",
-    "beyond": "ours, beyond the paper",
-    "image-only": "image alone",
-    "text-only": "text alone",
+    "capture-chosen": "CAPTURE, vectors chosen on val", "capture": "CAPTURE, the paper's product",
+    "beyond": "ours, beyond the paper", "image-only": "image alone", "text-only": "text alone",
     "late-fusion": "image + text, late fusion",
 }
 MAX_POINTS = 1500  # of the map
@@ -103,8 +100,6 @@ class Answers:
         self.embedded = lru_cache(maxsize=64)(self._embedded)
         self.places = lru_cache(maxsize=4)(self._places)
 
-    # ---- what can be chosen
-
     @property
     def best(self) -> str:
         """The method in which an explorer opens: CAPTURE by the vectors that val chose, where there is one."""
@@ -155,8 +150,6 @@ class Answers:
         self.own = Query(label, photo, self.searcher.describe(photo, label), "", [])
         self.query.cache_clear()
         self.embedded.cache_clear()
-
-    # ---- answers
 
     def _query(self, number: int) -> Query:
         if number == OWN:

@@ -74,8 +74,6 @@ class Explorer(Answers):
         style = (TEMPLATES / "explorer.css").read_text(encoding="utf-8")
         return HTML(f"<style>{style}</style>{self.draw('page', state, rows, live=False)}")
 
-    # ---- what the template asks for
-
     @cached_property
     def filters(self) -> dict[str, Counter]:
         """How many queries show each brand, and each kind."""
