@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from capture_lib.catalog.table import HELD_OUT, SEEN, UNSEEN
-from capture_lib.experiments import comparison, mining, stages
+from capture_lib.experiments import comparison, evaluation, mining, stages
 from capture_lib.experiments.comparison import Job
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.variants import UNCHANGED
@@ -44,7 +44,7 @@ KNOWN = (*RAW, "paper, product", "paper, chosen")  # the baselines: what noteboo
 def embed_parts(run: Run, mined: mining.Mined, model: Capture | None) -> embedding.Vectors:
     """Return the vectors of the mined photos, a row a photo."""
     table = stages.samples(run, "train").iloc[mined.parts]
-    pairs = comparison.pairs_of(run, table, run.stages / "region_store")
+    pairs = evaluation.pairs_of(run, table, run.stages / "region_store")
     words = stages.caption_words(run)
     return embedding.embed_samples(table, pairs, model, words, run.profile.instances, True, LEVEL).instance
 
@@ -59,7 +59,7 @@ def evaluated(run: Run, job: Job | None) -> Path:
         model = Capture.from_pretrained(source).to(pick_device()).eval() if job else None
         mined = stages.mined_neighbours(run, stages.pretrained(run))
         maps = wccn.learn_maps(embed_parts(run, mined, model), mined.near, WccnSettings())
-        plain = comparison.embed_splits(run, store, model, stages.caption_words(run), levels=LEVEL)
+        plain = evaluation.embed_splits(run, store, model, stages.caption_words(run), levels=LEVEL)
         mapped = {split: wccn.apply_maps(vectors, maps) for split, vectors in plain.items()}
         before, after = dict(methods), {f"{name}, wccn": method for name, method in methods.items()}
         if job:
@@ -68,13 +68,13 @@ def evaluated(run: Run, job: Job | None) -> Path:
         else:
             after[NO_CAPTURE] = replace(RAW["late-fusion"], augmented=True)
         depth = run.profile.retrieval.depth
-        scores, chosen = comparison.evaluate_methods(plain, before, depth)
-        more_scores, more_chosen = comparison.evaluate_methods(mapped, after, depth)
-        comparison.write_evaluation(folder, scores | more_scores, chosen | more_chosen)
+        scores, chosen = evaluation.evaluate_methods(plain, before, depth)
+        more_scores, more_chosen = evaluation.evaluate_methods(mapped, after, depth)
+        evaluation.write_evaluation(folder, scores | more_scores, chosen | more_chosen)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances,
                 "batches": run.profile.batches, "wccn": WccnSettings()}
-    read = stages.photographed(run)[comparison.READ]
+    read = stages.photographed(run)[evaluation.READ]
     return run.stage(sys.modules[__name__], settings, [source, run.stages / "pretrain"], read, make,
                      name=f"beyond/{job.title if job else 'untrained'}")
 
@@ -101,7 +101,7 @@ def comparable(run: Run) -> bool:
 def tried(run: Run) -> dict[str, dict[str, float]]:
     """Return mAP@10 and mAR@10 on val of the late fusion, searched in several ways."""
     mined = stages.mined_neighbours(run, stages.pretrained(run))
-    sets = comparison.embed_splits(run, run.stages / "region_store", None, stages.caption_words(run), levels=LEVEL)
+    sets = evaluation.embed_splits(run, run.stages / "region_store", None, stages.caption_words(run), levels=LEVEL)
     parts, settings = embed_parts(run, mined, None), WccnSettings()
     maps = wccn.learn_maps(parts, mined.near, settings)
     random = np.random.default_rng(run.seed).integers(len(mined.parts), size=mined.near.shape)
@@ -136,7 +136,7 @@ def results(scores: dict[str, list], kinds: np.ndarray) -> dict:
     """Compare ours with every baseline and with itself without each part, paired.
 
     Args:
-        scores: by method, as from `comparison.read_scores`, one for each training.
+        scores: by method, as from `evaluation.read_scores`, one for each training.
         kinds: (Q,) what training showed of each test query's products.
 
     Returns:

@@ -14,9 +14,9 @@ TRANSFER = ROOT / "reports" / "reference" / "transfer"
 COLUMNS = (("standard", "mAP@10"), ("standard", "mAR@10"), ("released", "mAP@10"))
 
 
-def brackets(figure: dict, form: str = ".1f") -> str:
-    """A fraction as README's tables write it, 68.2 [65.9, 70.4]."""
-    value, low, high = (f"{100 * figure[end]:{form}}" for end in (next(iter(figure.keys() & {"value", "effect"})), "low", "high"))
+def brackets(value: float, low: float, high: float, form: str = ".1f") -> str:
+    """A fraction with its interval as README's tables write it, 68.2 [65.9, 70.4]."""
+    value, low, high = (f"{100 * number:{form}}" for number in (value, low, high))
     return f"{value} [{low}, {high}]"
 
 
@@ -24,8 +24,8 @@ def markdown_table(methods: dict, columns: tuple[tuple[str, str], ...]) -> str:
     """Methods by (definition, figure), in percent with 95% intervals."""
     lines = ["| method | " + " | ".join(f"{figure}, {definition}" for definition, figure in columns) + " |",
              "|---" * (len(columns) + 1) + "|"]
-    for method, figures in methods.items():
-        cells = [brackets(figures[definition][figure]) for definition, figure in columns]
+    for method, row in methods.items():
+        cells = [brackets(**row[definition][figure]) for definition, figure in columns]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -34,7 +34,8 @@ def markdown_ledger(claims: list[dict]) -> str:
     """Each claim with its main comparison, our effect in points, and the verdict."""
     lines = ["| claim | compared, standard mAP@10 | our effect, points | verdict |", "|---|---|---|---|"]
     for claim in claims:
-        effect = "not available" if claim["effect"] is None else brackets(claim, "+.1f")
+        effect = "not available" if claim["effect"] is None else brackets(
+            claim["effect"], claim["low"], claim["high"], "+.1f")
         lines.append(f"| {claim['claim']} | {claim['compared']} | {effect} | {claim['verdict']} |")
     return "\n".join(lines)
 

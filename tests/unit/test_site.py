@@ -151,7 +151,6 @@ def assert_links_lead_somewhere(opened, file: Path) -> None:
 
 
 def test_the_report_of_a_real_run(smoke_report: Path, window):
-    """The first test here: where a browser is open, no notebook can be executed."""
     window.goto((smoke_report / "index.html").as_uri())
     assert not window.faults and overflow(window) == 0 and not sticks_out(window)
     assert window.locator(".notebooks li").count() == 9 and window.locator(".shots img").count() >= 8
