@@ -33,9 +33,6 @@ REPRESENTATIONS = {  # the vectors that each joins; a product multiplies the fir
     "regions": ("regions",),
     "words": ("words",),
 }
-PAPER = ("product",)
-OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image",
-              "product, contrastive", "all")
 WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the regions in a fusion with the words
 FUSIONS = tuple(f"fusion {weight}" for weight in WEIGHTS)
 SHARES = (0.3, 0.5, 0.7)  # of the model's vectors in a blend with a fusion

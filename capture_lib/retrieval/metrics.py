@@ -101,7 +101,8 @@ def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Seque
 
 def encode_labels(query_labels: Labels, gallery_labels: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Number labels: those of each query (Q, L), their counts (Q, L), the gallery's (G,)."""
-    count, size = len(query_labels), len(gallery_labels)
+    count = len(query_labels)
+    size = len(gallery_labels)
     numbers, _ = pd.factorize(np.array([*gallery_labels, *chain(*query_labels)], object))
     query = np.repeat(np.arange(count), list(map(len, query_labels)))
 
@@ -215,8 +216,7 @@ def evaluate_lists(lists: Path, file: Path, resamples: int = RESAMPLES, seed: in
     """Score a rankings file against the released lists in a folder, dev and test together.
 
     Returns:
-        `{"queries": count, "released": …, "standard": …, "warnings": [sentence, …]}`, as from
-        `summarise`.
+        `summarise`'s figures, with "queries", their number, and "warnings", sentences.
 
     Raises:
         InputError: a list is missing or not in its format; the rankings hold an unknown query.

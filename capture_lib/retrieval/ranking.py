@@ -9,16 +9,7 @@ import faiss
 import numpy as np
 import pandas as pd
 
-from capture_lib.retrieval.embedding import (
-    BLENDS,
-    FUSIONS,
-    OF_CAPTURE,
-    PAPER,
-    REPRESENTATIONS,
-    EmbeddedSet,
-    represent,
-    unit,
-)
+from capture_lib.retrieval.embedding import BLENDS, FUSIONS, REPRESENTATIONS, EmbeddedSet, represent, unit
 from capture_lib.retrieval.metrics import per_query
 from capture_lib.utils import write_atomically
 
@@ -41,6 +32,9 @@ class Choice:
 
 
 Hits = tuple[np.ndarray, np.ndarray]  # scores and ids, (n, depth) each, best first
+PAPER = ("product",)
+OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image",
+              "product, contrastive", "all")
 METHODS = {
     "capture/instance": Method("instance", PAPER),
     "capture/image": Method("image", PAPER),
@@ -85,12 +79,6 @@ def search(gallery: np.ndarray, queries: np.ndarray, depth: int) -> Hits:
     return search_index(build_index(gallery), queries, depth)
 
 
-def index_gallery(gallery: EmbeddedSet, level: str, choice: Choice) -> faiss.Index:
-    """Return an index of the gallery's rows, represented as chosen."""
-    vectors = represent(gallery.vectors(level), choice.representation)
-    return build_index(augment_gallery(vectors) if choice.augmented else vectors)
-
-
 def augment_gallery(vectors: np.ndarray, neighbours: int = 4, share: float = 0.6
                     ) -> np.ndarray:
     """Move vectors (n, D) of length 1 towards the mean of their nearest, themselves among them.
@@ -106,7 +94,10 @@ def augment_gallery(vectors: np.ndarray, neighbours: int = 4, share: float = 0.6
 def rank(queries: EmbeddedSet, gallery: EmbeddedSet, level: str, choice: Choice,
          depth: int = 100) -> list[Ranking]:
     """Rank the gallery for each query."""
-    return rank_in(index_gallery(gallery, level, choice), queries, level, choice, depth)
+    vectors = represent(gallery.vectors(level), choice.representation)
+    if choice.augmented:
+        vectors = augment_gallery(vectors)
+    return rank_in(build_index(vectors), queries, level, choice, depth)
 
 
 def rank_in(index: faiss.Index, queries: EmbeddedSet, level: str, choice: Choice,
@@ -177,10 +168,10 @@ def possible_methods(queries: EmbeddedSet, wccn: bool = False) -> dict[str, Meth
     """Return the methods whose vectors are there; ours too where they are mapped by WCCN."""
     methods = {}
     for name, method in METHODS.items():
-        needed = REPRESENTATIONS[method.representations[0]]
-        if wccn or not method.augmented:
-            if queries.vectors(method.level).keys() >= set(needed):
-                methods[name] = method
+        needed = set(REPRESENTATIONS[method.representations[0]])
+        possible = needed <= queries.vectors(method.level).keys()
+        if possible and (wccn or not method.augmented):
+            methods[name] = method
     return methods
 
 

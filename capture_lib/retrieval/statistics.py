@@ -1,7 +1,7 @@
 """How sure a figure is: bootstrap intervals, paired differences, p values, Holm's method.
 
-Two things could have come out otherwise: which queries the test holds, and what chance did
-in training. With one training, only the first is in an interval or a p value.
+Chance decides which queries the test holds, and in training. With one training, only the first
+is in an interval or a p value.
 """
 
 from collections.abc import Sequence
@@ -42,11 +42,10 @@ def resampled_counts(queries: int, resamples: int, seed: int) -> np.ndarray:
 
 def paired_difference(a: Scores, b: Scores, resamples: int = RESAMPLES, seed: int = 0,
                       together: bool = False) -> dict[str, float]:
-    """Return the mean of a - b over queries and trainings with its 95% interval.
+    """Return the mean of a - b over queries and trainings with its 95% bootstrap interval.
 
-    The bootstrap draws queries, jointly for both sides, and the trainings of a side that has
-    several. With 3 trainings whose noise outweighs all else, such an interval held the truth 89
-    times in 100 (2: 81, 5: 92; simulated). A side with one training adds no noise.
+    A side with one training adds no training noise. With 3 trainings whose noise outweighs all
+    else, the interval held the truth 89 times in 100 (2: 81, 5: 92; simulated).
 
     Args:
         a, b: (Q,) a figure of every query, or a list of S such arrays, one a training.
