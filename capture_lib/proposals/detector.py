@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from capture_lib.utils import InputError, pick_device, progress
 
-Batch = tuple[Tensor, list[Tensor]]  # photos (B, 3, S, S) and B times boxes (n, 4), xyxy pixels
+Batch = tuple[Tensor, list[Tensor]]  # photos (B, 3, S, S), B times boxes (n, 4) xyxy pixels
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class DetectorSettings:
     backbone: str = "resnet10t"  # any timm name
     weights: str = ""  # a .safetensors or .pth file for it; empty = random start
     size: int = 128  # side of a composite, pixels
-    enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # scales of a batch, one at random
-    search_size: int = 192  # side searched: products fill less of a photo than of a composite
+    enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # scales, one at random
+    search_size: int = 192  # of photos, where products are smaller
     channels: int = 128  # of the fused map
     anchors: tuple[float, ...] = (24, 40, 64, 96)  # sides, pixels of the input
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
     steps: int = 1_000
     batch: int = 16
     learning_rate: float = 1e-3
-    box_weight: float = 10.0  # torchvision divides the box loss by the background anchors, too
+    box_weight: float = 10.0  # its loss counts background anchors, too
     nms: float = 0.6
 
 
@@ -48,39 +48,42 @@ class Detector(nn.Module):
 
         self.settings = settings
         channels = settings.channels
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2, 3, 4))
+        maps = (2, 3, 4)  # at strides 8, 16 and 32
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
 
         # one map of the backbone's three: to the same channels, added, then a convolution
         self.levels = nn.ModuleList()
         for width in self.backbone.feature_info.channels():
             self.levels.append(nn.Conv2d(width, channels, 1))
-        mix = nn.Conv2d(channels, channels, 3, padding=1)
-        self.fuse = nn.Sequential(mix, nn.BatchNorm2d(channels), nn.ReLU())
+        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fuse = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
 
         # anchors of each cell, and for each a logit of objectness and four box deltas
         anchors = rpn.AnchorGenerator((settings.anchors,), (settings.ratios,))
         head = rpn.RPNHead(channels, anchors.num_anchors_per_location()[0])
         self.rpn = rpn.RegionProposalNetwork(
-            anchors, head, fg_iou_thresh=0.6, bg_iou_thresh=0.3,  # positive, negative anchors
-            batch_size_per_image=64, positive_fraction=0.5,  # of the anchors in the losses
+            anchors, head,
+            fg_iou_thresh=0.6, bg_iou_thresh=0.3,  # of positive and negative anchors
+            batch_size_per_image=64, positive_fraction=0.5,  # sampled for the losses
             pre_nms_top_n={"training": 300, "testing": 600},
             post_nms_top_n={"training": 100, "testing": 100}, nms_thresh=settings.nms)
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
         spread = 0.5 if self.settings.weights else 0.25  # pretrained: values in [-1, 1]
-        maps = self.backbone((photos - 0.5) / spread)  # strides 8, 16 and 32
+        maps = self.backbone((photos - 0.5) / spread)
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
         size = fused.shape[-2:]
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
-            fused = fused + F.interpolate(level(coarse), size, mode="bilinear", align_corners=False)
+            coarse = F.interpolate(level(coarse), size, mode="bilinear")
+            fused = fused + coarse
         return self.fuse(fused)
 
     def predict(self, photos: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return anchors, B times (A, 4) xyxy pixels; logits (B·A, 1); box deltas (B·A, 4)."""
         from torchvision.models.detection import image_list, rpn
 
-        feature_map = self.feature_map(photos)
+        feature_map = self.feature_map(photos)  # (B, C, S/8, S/8)
         images = image_list.ImageList(photos, [photos.shape[-2:]] * len(photos))
         anchors = self.rpn.anchor_generator(images, [feature_map])
         logits, deltas = self.rpn.head([feature_map.float()])  # each a list of one map
@@ -111,15 +114,20 @@ class Detector(nn.Module):
         boxes = self.rpn.box_coder.decode(deltas.float(), anchors)
         boxes = boxes.view(len(photos), -1, 4)  # (B, A, 4)
         sizes = [photos.shape[-2:]] * len(photos)
-        boxes, scores = self.rpn.filter_proposals(boxes, logits.float(), sizes, [boxes.shape[1]])
+        levels = [boxes.shape[1]]  # anchors of the one map
+        boxes, scores = self.rpn.filter_proposals(boxes, logits.float(), sizes, levels)
         return [box[:count] for box in boxes], [score[:count] for score in scores]
 
     def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Pool boxes to 2×2 cells by RoIAlign, the paper's region feature: (sum of n, 4·C)."""
-        from torchvision.ops import roi_align
+        """Pool boxes by RoIAlign, the paper's region feature: (sum of n, C·2·2)."""
+        return pool_boxes(self.feature_map(photos), boxes)
 
-        feature_map = self.feature_map(photos)
-        return roi_align(feature_map, boxes, 2, 1 / 8, sampling_ratio=2, aligned=True).flatten(1)
+
+def pool_boxes(feature_map: Tensor, boxes: list[Tensor]) -> Tensor:
+    """Pool boxes to 2×2 cells of a map at stride 8: where a colour sits tells products apart."""
+    from torchvision.ops import roi_align
+
+    return roi_align(feature_map, boxes, 2, 1 / 8, sampling_ratio=2, aligned=True).flatten(1)
 
 
 def to_tensor(photos: np.ndarray) -> Tensor:
@@ -131,13 +139,13 @@ def to_tensor(photos: np.ndarray) -> Tensor:
 def composite_batches(folder: Path, batch: int, steps: int, seed: int) -> Iterator[Batch]:
     """Yield random composites with their boxes, half of the batches mirrored, light jittered."""
     composites = np.load(folder / "composites.npy", mmap_mode="r")
-    boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros where no product stands
+    boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
     rng = np.random.default_rng([seed, 1])
     size = composites.shape[2]
     batch = min(batch, len(composites))
     for _ in range(steps):
         rows = np.sort(rng.choice(len(composites), batch, replace=False))
-        photos = to_tensor(composites[rows])
+        photos = to_tensor(composites[rows])  # (B, 3, S, S)
         truth = [torch.from_numpy(slots[slots[:, 2] > 0]) for slots in boxes[rows]]
         if rng.random() < 0.5:
             photos = photos.flip(-1)
@@ -161,16 +169,17 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
     detector = Detector(settings).train()
     if settings.weights:
         load_backbone(detector.backbone, Path(settings.weights))
-        detector.backbone.eval()  # trained on, but its batch norms keep their statistics
+        detector.backbone.eval()  # batch norms keep their statistics
     detector.to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(detector.parameters(), settings.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps)
-    half = device.type != "cpu" or not settings.weights  # light backbones are slow in it on a CPU
+    rate = settings.learning_rate
+    optimiser = torch.optim.AdamW(detector.parameters(), rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
+    half = device.type != "cpu" or not settings.weights  # on a CPU often slower
     rng = np.random.default_rng([seed, 3])
     history = []
     batches = composite_batches(composites, settings.batch, settings.steps, seed)
     for photos, boxes in progress(batches, "detector steps", settings.steps):
-        # a batch at one of the scales
+        # at one of the scales
         photos, boxes = enlarge(photos, boxes, rng.choice(settings.enlarged))
         photos = photos.to(device, memory_format=torch.channels_last)
         boxes = [box.to(device) for box in boxes]
@@ -184,22 +193,20 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
         optimiser.step()
         schedule.step()
         history.append({name: loss.item() for name, loss in losses.items()})
-    save(detector, folder)
+    save_model(detector, folder / "model.safetensors")
     return history
 
 
 def load_backbone(backbone: nn.Module, file: Path) -> None:
-    """Load a local file's weights of the same timm model, or raise `InputError`; run no code in it."""
+    """Load a file's weights of the same timm model or raise `InputError`; run no code in it."""
     if not file.is_file():
-        raise InputError(f"{file}: no such weights; give a .safetensors or .pth file of the timm model")
+        raise InputError(f"{file}: no such weights; name a .safetensors or .pth file")
     try:
-        if file.suffix == ".safetensors":
-            weights = load_file(file)
-        else:
-            weights = dict(torch.load(file, "cpu", weights_only=True))
+        safe = file.suffix == ".safetensors"
+        weights = dict(load_file(file) if safe else torch.load(file, "cpu", weights_only=True))
     except Exception as error:  # each format has errors of its own
-        kind = type(error).__name__
-        raise InputError(f"{file}: cannot be read as weights ({kind}); save the state_dict") from None
+        fault = f"cannot be read as weights ({type(error).__name__})"
+        raise InputError(f"{file}: {fault}; save the state_dict") from None
 
     # a classifier's head has no place in a backbone
     wanted = backbone.state_dict()
@@ -213,14 +220,8 @@ def load_backbone(backbone: nn.Module, file: Path) -> None:
     backbone.load_state_dict(fitting, strict=False)
 
 
-def save(model: nn.Module, folder: Path) -> None:
-    """Write the weights of a network as `model.safetensors`."""
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-
-
 def load(settings: DetectorSettings, folder: Path) -> Detector:
     """Return the trained detector in evaluation mode."""
     detector = Detector(settings)
-    detector.load_state_dict(load_file(folder / "model.safetensors"))
+    load_model(detector, folder / "model.safetensors")
     return detector.to(pick_device(), memory_format=torch.channels_last).eval()

@@ -16,13 +16,13 @@ from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import box_overlap
 from capture_lib.proposals.region_store import RegionSettings, locate, photo_batches
 
-Found = list[tuple[np.ndarray, np.ndarray]]  # of each photo: boxes (n, 4) and scores (n,), best first
-Truth = list[np.ndarray]  # of each photo: true boxes (t, 4)
+Found = list[tuple[np.ndarray, np.ndarray]]  # boxes (n, 4), best first, and scores (n,)
+Truth = list[np.ndarray]  # true boxes (t, 4) of each photo
 
 
 def best_so_far(proposals: np.ndarray, boxes: np.ndarray, count: int) -> np.ndarray:
     """Return each true box's IoU with the best of the first k proposals: (t, count), k from 1."""
-    proposals = np.asarray(proposals[:count], np.float64)  # (n, 4), n may be less than count
+    proposals = np.asarray(proposals[:count], np.float64)  # may be fewer
     overlaps = np.zeros((len(boxes), count))
     for row, box in zip(overlaps, np.asarray(boxes, np.float64), strict=True):
         row[: len(proposals)] = box_overlap(box, proposals)
@@ -30,8 +30,9 @@ def best_so_far(proposals: np.ndarray, boxes: np.ndarray, count: int) -> np.ndar
 
 
 def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict[str, float]:
-    """Return sum of hits (P,) over sum of totals (P,), with a 95% bootstrap interval over P photos."""
-    draws = np.random.default_rng(seed).integers(len(hits), size=(1000, len(hits)))
+    """Return sum of hits (P,) over sum of totals (P,), with its 95% bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(hits), size=(1000, len(hits)))  # photos
     proportions = hits[draws].sum(1) / np.maximum(totals[draws].sum(1), 1)
     low, high = np.percentile(proportions, [2.5, 97.5])
     value = hits.sum() / max(totals.sum(), 1)
@@ -43,8 +44,9 @@ def recall(best: list[np.ndarray], threshold: float, count: int, seed: int) -> d
 
     `best` is of each photo what `best_so_far` returns.
     """
-    hits = np.array([(overlaps[:, count - 1] >= threshold).sum() for overlaps in best])
-    return proportion_interval(hits, np.array([len(overlaps) for overlaps in best]), seed)
+    hits = [(overlaps[:, count - 1] >= threshold).sum() for overlaps in best]
+    totals = list(map(len, best))
+    return proportion_interval(np.array(hits), np.array(totals), seed)
 
 
 def averages(found: Found, truth: Truth, count: int) -> dict[str, float]:
@@ -55,15 +57,16 @@ def averages(found: Found, truth: Truth, count: int) -> dict[str, float]:
     """
     from faster_coco_eval import COCO, COCOeval_faster  # slow to import
 
-    products = [(boxes, np.ones(len(boxes))) for boxes in truth]
-    coco = COCOeval_faster(COCO(coco_data(products)), COCO(coco_data(found)), iouType="bbox")
+    products = COCO(coco_data([(boxes, np.ones(len(boxes))) for boxes in truth]))
+    coco = COCOeval_faster(products, COCO(coco_data(found)), iouType="bbox")
     coco.params.maxDets = [count]
-    coco.params.recThrs = torch.linspace(0, 1, 101).double().numpy()  # rounded as torchmetrics does
+    points = torch.linspace(0, 1, 101)  # of recall, rounded as torchmetrics did
+    coco.params.recThrs = points.double().numpy()
     coco.evaluate()
     precision = coco.eval["precision"][:, :, 0, 0, 0].mean(1)  # (10,) by IoU
     recalls = coco.eval["recall"][:, 0, 0, 0]  # (10,)
-    values = {"AP": precision.mean(), "AP@0.5": precision[0], "AP@0.75": precision[5]}
-    values["AR"] = recalls.mean()
+    values = {"AP": precision.mean(), "AP@0.5": precision[0]}
+    values |= {"AP@0.75": precision[5], "AR": recalls.mean()}
     return {name: float(value) for name, value in values.items()}
 
 
@@ -75,7 +78,8 @@ def coco_data(photos: Found) -> dict[str, list]:
         areas = sides.prod(1).tolist()
         boxes = np.hstack([boxes[:, :2], sides]).tolist()
         for box, area, score in zip(boxes, areas, scores.tolist(), strict=True):
-            place = {"id": len(annotations) + 1, "image_id": photo, "category_id": 0}
+            number = len(annotations) + 1
+            place = {"id": number, "image_id": photo, "category_id": 0}
             annotations.append(place | {"bbox": box, "area": area, "score": score})
     images = [{"id": photo} for photo in range(len(photos))]
     return {"images": images, "categories": [{"id": 0}], "annotations": annotations}
@@ -91,7 +95,9 @@ def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Fou
     return found
 
 
-def boxed(catalog: Catalog, splits: tuple[str, ...] = ("val", "test")) -> tuple[pd.DataFrame, Truth]:
+def boxed(
+    catalog: Catalog, splits: tuple[str, ...] = ("val", "test")
+) -> tuple[pd.DataFrame, Truth]:
     """Return the rows of photos on disk that have true boxes, and these (t, 4) as fractions."""
     table = catalog.boxed(*splits)
     truth = []

@@ -19,9 +19,9 @@ class InstanceSettings:
 
 def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return the IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
-    low = np.maximum(box[:2], boxes[:, :2])
+    low = np.maximum(box[:2], boxes[:, :2])  # of what they share: (n, 2)
     high = np.minimum(box[2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(1)
+    shared = np.clip(high - low, 0, None).prod(1)  # (n,) areas
     area = (box[2:] - box[:2]).prod()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return shared / np.maximum(area + areas - shared, 1e-9)
@@ -35,7 +35,7 @@ def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: InstanceSett
     """
     if not len(boxes) or scores[0] < settings.min_score:
         return []
-    odds = scores / np.maximum(1 - scores, 1e-6)
+    odds = scores / np.maximum(1 - scores, 1e-6)  # (n,)
     chosen: list[int] = []
     for region in range(len(boxes)):
         likely = odds[region] >= settings.min_odds * odds[0]

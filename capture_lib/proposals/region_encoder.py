@@ -13,14 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from capture_lib.model.losses import nt_xent
-from capture_lib.proposals.detector import Detector, load_backbone, save, to_tensor
+from capture_lib.proposals.detector import Detector, load_backbone, pool_boxes, to_tensor
 from capture_lib.utils import InputError, pick_device, progress
-
-GRID = 2  # regions are pooled to 2×2 cells: where a colour sits tells products apart
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class EncoderSettings:
 
     kind: str = "crops"  # crops, detector or backbone
     backbone: str = "resnet10t"  # any timm name
-    weights: str = ""  # a local file for the backbone; needed for the kind "backbone"
-    crop: int = 48  # side, pixels; 64 and half the steps, in the same time, were worse on val
-    channels: int = 64  # a region's vector holds GRID² times as many numbers
+    weights: str = ""  # a file; the kind "backbone" needs it
+    crop: int = 48  # side, pixels; 64 with half the steps was worse on val
+    channels: int = 64  # a region's vector holds four times as many numbers
     margin: float = 0.1  # by which a box is widened, of its size
     steps: int = 1_200
     batch: int = 64  # pairs of crops
@@ -44,18 +42,18 @@ class CropEncoder(nn.Module):
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
-        import timm  # takes seconds, as torchvision does: imported where a network is made
+        import timm  # takes seconds, as torchvision does
 
         self.settings = settings
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(3,))
+        maps = (3,)  # at stride 16
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
         width = self.backbone.feature_info.channels()[-1]
-        mix = nn.Conv2d(width, settings.channels, 1)
-        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(GRID), mix, nn.Flatten())
+        narrow = nn.Conv2d(width, settings.channels, 1)
+        self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(2), narrow, nn.Flatten())
 
     def forward(self, crops: Tensor) -> Tensor:
         """Turn (N, 3, C, C) float in [0, 1] into vectors (N, F)."""
-        feature_map = self.backbone((crops - 0.5) / 0.25)[-1]
-        return self.neck(feature_map)
+        return self.neck(self.backbone((crops - 0.5) / 0.25)[-1])
 
     def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
         """Describe boxes, a list of B (n, 4) xyxy pixels of (B, 3, S, S): (sum of n, F)."""
@@ -69,16 +67,13 @@ class BackboneEncoder(nn.Module):
         super().__init__()
         import timm
 
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2,))
+        maps = (2,)  # at stride 8
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
         load_backbone(self.backbone, Path(settings.weights))
 
     def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
         """As `CropEncoder.features`."""
-        from torchvision.ops import roi_align
-
-        feature_map = self.backbone((photos - 0.5) / 0.5)[-1]
-        regions = roi_align(feature_map, boxes, GRID, 1 / 8, sampling_ratio=2, aligned=True)
-        return regions.flatten(1)
+        return pool_boxes(self.backbone((photos - 0.5) / 0.5)[-1], boxes)
 
 
 def crop(photos: Tensor, boxes: list[Tensor], size: int, margin: float) -> Tensor:
@@ -86,14 +81,16 @@ def crop(photos: Tensor, boxes: list[Tensor], size: int, margin: float) -> Tenso
     from torchvision.ops import roi_align
 
     wide = []
-    for box in boxes:
+    for box in boxes:  # (n, 4)
         centre = (box[:, :2] + box[:, 2:]) / 2
         half = (box[:, 2:] - box[:, :2]) * (0.5 + margin / 2)
         wide.append(torch.cat([centre - half, centre + half], 1))
     return roi_align(photos, wide, size, sampling_ratio=2, aligned=True)
 
 
-def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterator[list[Tensor]]:
+def positive_pairs(
+    folder: Path, settings: EncoderSettings, seed: int
+) -> Iterator[list[Tensor]]:
     """Yield, without end, two batches (B, 3, C, C) of which the i-th crops are a positive pair.
 
     Both show one foreground, in two composites; boxes and light are jittered.
@@ -109,11 +106,11 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
     while True:
         # foregrounds, and for each of them two places: composite and slot
         chosen = rng.choice(len(places), batch, replace=False)
-        pairs = np.array([rng.choice(places[i], 2, replace=False) for i in chosen])  # (B, 2, 2)
+        pairs = [rng.choice(places[i], 2, replace=False) for i in chosen]
         crops = []
-        for side in (0, 1):
-            numbers, slots = pairs[:, side].T
-            crops.append(jittered_crops(composites[numbers], boxes[numbers, slots], settings, rng))
+        for numbers, slots in np.transpose(pairs, (1, 2, 0)):  # of (B, 2, 2): for each side
+            photos = composites[numbers]
+            crops.append(jittered_crops(photos, boxes[numbers, slots], settings, rng))
         yield crops
 
 
@@ -130,17 +127,19 @@ def jittered_crops(
     photos: np.ndarray, boxes: np.ndarray, settings: EncoderSettings, rng: np.random.Generator
 ) -> Tensor:
     """Cut a box (B, 4) out of each photo, moved as a proposal would be, in another light."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)  # (B, 4)
     boxes = boxes + rng.normal(0, 0.06, boxes.shape) * sides
-    crops = [cut_crop(photo, box, settings) for photo, box in zip(photos, boxes, strict=True)]
+    crops = []
+    for photo, box in zip(photos, boxes, strict=True):
+        crops.append(cut_crop(photo, box, settings))
     gain = rng.uniform(0.75, 1.25, (len(crops), 1, 1, 1)).astype(np.float32)
     tint = rng.normal(0, 0.03, (len(crops), 3, 1, 1)).astype(np.float32)
-    crops = to_tensor(np.stack(crops)) * torch.from_numpy(gain) + torch.from_numpy(tint)
-    return crops.clamp(0, 1)
+    crops = to_tensor(np.stack(crops))  # (B, 3, C, C)
+    return (crops * torch.from_numpy(gain) + torch.from_numpy(tint)).clamp(0, 1)
 
 
 def cut_crop(photo: np.ndarray, box: np.ndarray, settings: EncoderSettings) -> np.ndarray:
-    """As `crop`, of one box (4,) of (H, W, 3) uint8: (C, C, 3) uint8, faster on a CPU."""
+    """Cut as `crop`, one box (4,) of (H, W, 3) uint8, faster on a CPU: (C, C, 3) uint8."""
     size = settings.crop
     centre = (box[:2] + box[2:]) / 2
     side = (box[2:] - box[:2]) * (1 + settings.margin)
@@ -148,7 +147,8 @@ def cut_crop(photo: np.ndarray, box: np.ndarray, settings: EncoderSettings) -> n
     corner = centre - side / 2 + step / 2 - 0.5
     matrix = np.array([[step[0], 0, corner[0]], [0, step[1], corner[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(photo, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    edge = cv2.BORDER_REPLICATE
+    return cv2.warpAffine(photo, matrix, (size, size), flags=flags, borderMode=edge)
 
 
 def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) -> list[float]:
@@ -158,8 +158,9 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) 
     """
     device = pick_device()
     encoder = CropEncoder(settings).to(device, memory_format=torch.channels_last).train()
-    optimiser = torch.optim.AdamW(encoder.parameters(), settings.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps)
+    rate = settings.learning_rate
+    optimiser = torch.optim.AdamW(encoder.parameters(), rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
     pairs = positive_pairs(composites, settings, seed)
     history = []
     for _ in progress(range(settings.steps), "encoder steps", settings.steps):
@@ -173,7 +174,7 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) 
         optimiser.step()
         schedule.step()
         history.append(loss.item())
-    save(encoder, folder)
+    save_model(encoder, folder / "model.safetensors")
     return history
 
 
@@ -182,7 +183,7 @@ def load(settings: EncoderSettings, folder: Path, detector: Detector) -> nn.Modu
     kind = settings.kind
     if kind == "crops":
         encoder = CropEncoder(settings)
-        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+        load_model(encoder, folder / "model.safetensors")
     elif kind == "detector":
         encoder = detector
     elif kind == "backbone" and settings.weights:

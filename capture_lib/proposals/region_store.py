@@ -24,7 +24,7 @@ from capture_lib.catalog.table import Catalog
 from capture_lib.proposals.detector import Detector, to_tensor
 from capture_lib.utils import InputError, pick_device
 
-ARRAYS = ("features", "boxes", "scores", "counts")  # counts last: they tell what is done
+ARRAYS = ("features", "boxes", "scores", "counts")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def read_squares(paths: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(squares), np.stack(extents)
 
 
-def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple[Tensor, np.ndarray]]:
+def photo_batches(
+    paths: list[Path], settings: RegionSettings
+) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
@@ -102,7 +104,8 @@ def describe(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square."""
     proposals = locate(photos, extents, detector, count, detector.settings.search_size)
-    sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
+    sides = np.tile(extents, 2) * photos.shape[-1]  # (B, 4) pixels of the square
+    sides = torch.as_tensor(sides, device=photos.device)
     boxes = [box * side for (box, _), side in zip(proposals, sides, strict=True)]
     features = encode(photos, boxes, encoder)
     for (box, score), feature in zip(proposals, features, strict=True):
@@ -119,25 +122,21 @@ def locate(
     products that fill less of a photo need a larger `size`. Time grows with its square.
     """
     inputs = F.interpolate(photos, (size, size), mode="bilinear", antialias=True)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.autocast(photos.device.type, torch.bfloat16):
-        boxes, scores = detector.propose(inputs.contiguous(memory_format=torch.channels_last), count)
+        boxes, scores = detector.propose(inputs, count)
 
-    # cut at the white margin, where nothing lies, then to fractions of the photo
+    # cut at the white margin, where nothing lies; then to fractions of the photo
     limits = torch.as_tensor(np.tile(extents, 2), device=photos.device)  # (B, 4)
     proposals = []
     for box, score, limit in zip(boxes, scores, limits, strict=True):
-        box, score = clip(box / size, score, limit)
-        proposals.append((box / limit, score))
+        box = torch.minimum(box / size, limit)
+        inside = (box[:, 2:] > box[:, :2]).all(1)
+        if inside.any():
+            proposals.append((box[inside] / limit, score[inside]))
+        else:  # the whole photo
+            proposals.append((box.new_tensor([[0, 0, 1, 1]]), score.new_zeros(1)))
     return proposals
-
-
-def clip(boxes: Tensor, scores: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut boxes (n, 4) at `limit` (4,), without those beyond; the whole, scored 0, if none is left."""
-    boxes = torch.minimum(boxes, limit)
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    if inside.any():
-        return boxes[inside], scores[inside]
-    return torch.cat([torch.zeros_like(limit[:2]), limit[2:]])[None], scores.new_zeros(1)
 
 
 @torch.inference_mode()
@@ -148,8 +147,9 @@ def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.n
     """
     with torch.autocast(photos.device.type, torch.bfloat16):
         features = encoder.features(photos, boxes).float()
-    features = F.normalize(features) * features.shape[1] ** 0.5
-    return [part.numpy() for part in features.cpu().split([len(box) for box in boxes])]
+    features = F.normalize(features) * features.shape[1] ** 0.5  # (sum of n, F)
+    parts = features.cpu().split(list(map(len, boxes)))
+    return [part.numpy() for part in parts]
 
 
 def encode_boxes(
@@ -159,19 +159,20 @@ def encode_boxes(
     squares = []
     for path, box in zip(paths, boxes, strict=True):
         scale = settings.photo_size / max(load_photo(path).shape[:2])
-        squares.append(torch.as_tensor(box * scale, dtype=torch.float32, device=pick_device()))
+        box = torch.as_tensor(box * scale, dtype=torch.float32)
+        squares.append(box.to(pick_device()))
     features = []
-    for number, (photos, _) in enumerate(photo_batches(paths, settings)):
-        first = number * settings.batch
-        features += encode(photos, squares[first : first + len(photos)], encoder)
+    for photos, _ in photo_batches(paths, settings):
+        done = len(features)  # photos
+        features += encode(photos, squares[done : done + len(photos)], encoder)
     return np.concatenate(features)
 
 
 def feature_probe(encoder: nn.Module, settings: RegionSettings) -> np.ndarray:
     """Return the feature (F,) of a white photo, which tells F."""
-    white = torch.ones(1, 3, settings.photo_size, settings.photo_size, device=pick_device())
-    whole = torch.tensor([[0.0, 0.0, settings.photo_size, settings.photo_size]], device=pick_device())
-    return encode(white, [whole], encoder)[0][0]
+    size = settings.photo_size
+    white = torch.ones(1, 3, size, size, device=pick_device())
+    return encode(white, [white.new_tensor([[0, 0, size, size]])], encoder)[0][0]
 
 
 def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module,
@@ -184,17 +185,17 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
     """
     ids = list(catalog.photos)
     width = len(feature_probe(encoder, settings))
-    shape = (len(ids), settings.max_regions, width)
+    shape = (len(ids), settings.max_regions, width)  # (N, R, F)
     if utils.is_main_process():
         begin(folder, ids, shape, old, places)
     utils.wait_for_everyone()
 
     # this process's shard of the batches that are left; all look before anyone writes
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
-    left = np.flatnonzero(arrays["counts"] == 0)
+    left = np.flatnonzero(arrays["counts"] == 0)  # rows
     utils.wait_for_everyone()
-    batches = [left[first : first + settings.batch] for first in range(0, len(left), settings.batch)]
-    batches = batches[utils.process_index() :: utils.process_count()]
+    firsts = range(0, len(left), settings.batch)[utils.process_index() :: utils.process_count()]
+    batches = [left[first : first + settings.batch] for first in firsts]
     photos = [catalog.photos[ids[row]] for rows in batches for row in rows]
     stream = utils.progress(photo_batches(photos, settings), "region batches", len(batches))
     for rows, (squares, extents) in zip(batches, stream, strict=True):
@@ -214,7 +215,8 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
         arrays["counts"].flush()
     utils.wait_for_everyone()
     if utils.is_main_process():
-        meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
+        meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
+        meta["feature_width"] = width
         utils.write_json(folder / "meta.json", meta)
     utils.wait_for_everyone()
 
@@ -226,7 +228,7 @@ def begin(folder: Path, ids: list[str], shape: tuple[int, int, int], old: Path |
     listing = folder / "ids.txt"
     if listing.is_file() and listing.read_text(encoding="utf-8") == text:
         return
-    shapes = (shape, (*shape[:2], 4), shape[:2], shape[:1])
+    shapes = (shape, (*shape[:2], 4), shape[:2], shape[:1])  # in the order of ARRAYS
     kinds = (np.float16, np.float32, np.float32, np.int32)
     try:
         for name, kind, size in zip(ARRAYS, kinds, shapes, strict=True):
@@ -235,8 +237,9 @@ def begin(folder: Path, ids: list[str], shape: tuple[int, int, int], old: Path |
             if old is not None:
                 copy_rows(old / f"{name}.npy", array, places)
     except OSError as error:
-        needed = f"a region store of {len(ids):,} photos needs {2 * np.prod(shape) / 1e9:,.1f} GB"
-        raise InputError(f"{folder}: {needed} and finds no room ({error.strerror})") from None
+        size = f"{2 * np.prod(shape) / 1e9:,.1f} GB"
+        fault = f"a region store of {len(ids):,} photos needs {size} and finds no room"
+        raise InputError(f"{folder}: {fault} ({error.strerror})") from None
     with utils.write_atomically(listing) as beside:
         beside.write_text(text, encoding="utf-8")
 

@@ -93,14 +93,23 @@ def test_boxes_are_fractions_of_the_photo_not_of_the_square(tmp_path, width, hei
     assert features[0] / np.linalg.norm(features[0]) == pytest.approx(inside / np.linalg.norm(inside), abs=0.06)
 
 
+class Boxes:
+    """A detector that proposes given boxes, fractions of the square."""
+
+    def __init__(self, *boxes: list[float]) -> None:
+        self.boxes = torch.tensor(boxes).reshape(-1, 4)
+
+    def propose(self, photos: torch.Tensor, count: int) -> tuple[list, list]:
+        return [self.boxes * photos.shape[-1]], [torch.linspace(0.7, 0.6, len(self.boxes))]
+
+
 def test_a_photo_whose_proposals_all_lie_in_the_margin_is_one_region():
-    limit = torch.tensor([1.0, 0.25, 1.0, 0.25])
-    boxes, scores = regions.clip(torch.tensor([[0.1, 0.5, 0.9, 0.8]]), torch.tensor([0.7]), limit)
-    assert (boxes.tolist(), scores.tolist()) == ([[0, 0, 1, 0.25]], [0])
-    two = torch.tensor([[0.1, 0.5, 0.9, 0.8], [0.1, 0.1, 0.5, 0.8]])
-    boxes, scores = regions.clip(two, torch.tensor([0.7, 0.6]), limit)
-    assert boxes.numpy() == pytest.approx(np.array([[0.1, 0.1, 0.5, 0.25]])) and scores.tolist() == pytest.approx([0.6])
-    assert regions.clip(torch.zeros(0, 4), torch.zeros(0), limit)[0].tolist() == [[0, 0, 1, 0.25]]
+    square, share = torch.zeros(1, 3, 40, 40), np.array([[1.0, 0.25]], np.float32)
+    beyond, across = [0.1, 0.5, 0.9, 0.8], [0.1, 0.1, 0.5, 0.8]
+    for proposed, expected, score in (((beyond,), [0, 0, 1, 1], 0), ((), [0, 0, 1, 1], 0),
+                                      ((beyond, across), [0.1, 0.4, 0.5, 1], 0.6)):
+        ((boxes, scores),) = regions.locate(square, share, Boxes(*proposed), 9, 80)
+        assert boxes.numpy() == pytest.approx(np.array([expected])) and scores.tolist() == pytest.approx([score])
 
 
 def test_features_have_a_root_mean_square_of_one(describer):
