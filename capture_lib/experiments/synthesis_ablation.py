@@ -1,8 +1,4 @@
-"""What each choice of the synthesis does to the detector: one is left out at a time, and photos of val are searched.
-
-Every variant pastes the same foregrounds anew, trains a detector for a short while, and is compared with the one that
-has all choices, photo by photo.
-"""
+"""Leave out one choice of the synthesis at a time and measure what that does to the detector."""
 
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -16,18 +12,15 @@ import pandas as pd
 import torch
 
 from capture_lib.catalog.table import Catalog
-from capture_lib.proposals import composites as synthesis
-from capture_lib.proposals import detector
-from capture_lib.proposals import evaluation as detection
-from capture_lib.proposals.composites import SynthesisSettings
-from capture_lib.proposals.detector import DetectorSettings
+from capture_lib.proposals import composites, detector, evaluation
 from capture_lib.utils import process_map, progress
 
-ALL, AGAIN = "all choices", "all, another seed"
-CHOICES = {"tilt": {"tilt": 0.0}, "overlap": {"overlap": 0.0}, "edge blending": {"blending": False},
-           "light": {"light": False}, "shadow": {"shadow": False}, "distractors": {"distractors": False}}
+ALL = "all choices"
+OTHER_SEED = "all, another seed"
+NONE = {"tilt": 0.0, "overlap": 0.0, "blending": False, "light": False, "shadow": False,
+        "distractors": False}  # what a choice is when it is left out
 THRESHOLDS = (0.5, 0.75)  # IoU
-MOST = 10  # proposals that count
+MAX_PROPOSALS = 10  # that count
 
 
 @dataclass(frozen=True)
@@ -41,75 +34,72 @@ class AblationSettings:
 
 
 def variants() -> dict[str, tuple[dict, int]]:
-    """By name: what changes in the synthesis' settings, and what is added to the seed.
+    """Return by name the changed settings of the synthesis, and what is added to the seed."""
+    rows = {ALL: ({}, 0), OTHER_SEED: ({}, 1000)}  # two that differ by chance alone
+    for name, value in NONE.items():
+        label = name.replace("blending", "edge blending")
+        rows[f"without {label}"] = ({name: value}, 0)
+    return rows | {"none of them": (NONE, 0)}
 
-    The same settings with another seed show how far two trainings differ by chance.
-    """
-    without = {f"without {name}": (change, 0) for name, change in CHOICES.items()}
-    none = {key: value for change in CHOICES.values() for key, value in change.items()}
-    return {ALL: ({}, 0), AGAIN: ({}, 1000), **without, "none of them": (none, 0)}
 
-
-def proposals_of(variant: tuple[dict, int], foregrounds: Path, composing: SynthesisSettings,
-                 training: DetectorSettings, paths: list[Path], seed: int) -> detection.Found:
-    """Composes, trains and searches the photos; the work of one process with one thread, which shows no progress."""
+def find_products(variant: tuple[dict, int], foregrounds: Path, synthesis: composites.SynthesisSettings,
+                  training: detector.DetectorSettings, paths: list[Path], seed: int) -> evaluation.Found:
+    """Compose, train and search the photos, in one process of one thread and without progress."""
     torch.set_num_threads(1)
-    changes, more = variant
+    changes, added = variant
+    seed += added  # of composites and of training
     with TemporaryDirectory() as name, redirect_stdout(StringIO()):
         folder = Path(name)
         (folder / "foregrounds.npy").symlink_to(foregrounds)
-        synthesis.make_composites(replace(composing, workers=0, **changes), folder, seed + more)
-        torch.manual_seed(seed + more)
-        detector.train(training, folder, folder, seed + more)
+        composites.make_composites(replace(synthesis, workers=0, **changes), folder, seed)
+        torch.manual_seed(seed)
+        detector.train(training, folder, folder, seed)
         network = detector.load(training, folder)
-    return detection.propose(paths, network, MOST, training.search_size)
+    return evaluation.propose(paths, network, MAX_PROPOSALS, training.search_size)
 
 
-def evaluated(catalog: Catalog, settings: AblationSettings, seed: int) -> tuple[pd.DataFrame, detection.Truth]:
-    """Some photos of val: their rows of the catalog and their true boxes (t, 4) as fractions."""
-    rows, truth = detection.boxed(catalog, ("val",))
+def evaluated(catalog: Catalog, settings: AblationSettings, seed: int) -> tuple[pd.DataFrame, list]:
+    """Return the rows of some photos of val, and their true boxes (t, 4) as fractions."""
+    rows, truth = evaluation.boxed(catalog, ("val",))
     chosen = np.random.default_rng([seed, 9]).permutation(len(rows))[:settings.photos]
     return rows.iloc[chosen], [truth[i] for i in chosen]
 
 
-def hits(settings: AblationSettings, foregrounds: Path, composing: SynthesisSettings, training: DetectorSettings,
-         paths: list[Path], truth: detection.Truth, seed: int) -> dict[str, list]:
-    """For each variant and photo: how many true boxes the first proposals meet, at each of `THRESHOLDS`.
-
-    Args:
-        foregrounds: the file of a synthesis stage; composing, training: the profile's settings, but for the number of
-            composites and of steps, and composites are not enlarged.
-        paths, truth: photos with their true boxes, as from `detection.boxed`.
-    """
-    work = partial(proposals_of, foregrounds=foregrounds.resolve(), paths=paths, seed=seed,
-                   composing=replace(composing, composites=settings.composites),
-                   training=replace(training, steps=settings.steps, enlarged=(1.0,)))
+def hits(settings: AblationSettings, foregrounds: Path, synthesis: composites.SynthesisSettings,
+         training: detector.DetectorSettings, paths: list[Path], truth: evaluation.Truth,
+         seed: int) -> dict[str, list]:
+    """Return `count_hits` of each variant, from the foregrounds' file and the profile's settings."""
+    synthesis = replace(synthesis, composites=settings.composites)
+    training = replace(training, steps=settings.steps, enlarged=(1.0,))
+    work = partial(find_products, foregrounds=foregrounds.resolve(), synthesis=synthesis,
+                   training=training, paths=paths, seed=seed)
+    rows = variants()
     with process_map(settings.parallel_jobs) as map_over:
-        found = list(progress(map_over(work, variants().values()), "detectors trained", len(variants())))
-    return {name: [meetings(boxes, true) for (boxes, _), true in zip(proposals, truth, strict=True)]
-            for name, proposals in zip(variants(), found, strict=True)}
+        found = progress(map_over(work, rows.values()), "detectors trained", len(rows))
+        return {name: count_hits(photos, truth) for name, photos in zip(rows, found, strict=True)}
 
 
-def meetings(boxes: np.ndarray, true: np.ndarray) -> list[int]:
-    """How many true boxes (t, 4) the proposals (n, 4) meet, at each of `THRESHOLDS`."""
-    best = detection.best_so_far(boxes, true, MOST)[:, -1]
-    return [int((best >= threshold).sum()) for threshold in THRESHOLDS]
+def count_hits(found: evaluation.Found, truth: evaluation.Truth) -> list[list[int]]:
+    """Return for each photo how many true boxes its proposals meet at each of `THRESHOLDS`."""
+    counts = []
+    for (boxes, _), true in zip(found, truth, strict=True):
+        best = evaluation.best_so_far(boxes, true, MAX_PROPOSALS)[:, -1]
+        counts.append([int((best >= threshold).sum()) for threshold in THRESHOLDS])
+    return counts
 
 
-def table(hits: dict[str, list], totals: list[int], seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """For each variant recall, and its difference to that with all choices, with 95% intervals over the P photos.
+def table(hits: dict[str, list], totals: list[int], seed: int) -> dict[str, dict[str, dict]]:
+    """Return by variant recall and its difference to all choices, with 95% intervals.
 
-    Args:
-        hits: by variant, (P, thresholds) boxes met; totals: (P,) true boxes.
+    `hits` (P, thresholds) of each variant are true boxes found, `totals` (P,) all true boxes.
     """
-    rows, whole = {}, np.array(hits[ALL])
-    draws = np.random.default_rng(seed).integers(len(totals), size=(1000, len(totals)))
-    for name, met in hits.items():
+    rows = {}
+    true = np.array(totals)
+    for name, counts in hits.items():
         rows[name] = {}
         for column, threshold in enumerate(THRESHOLDS):
-            ours, theirs, all_true = np.array(met)[:, column], whole[:, column], np.array(totals)
-            rows[name][f"recall@{threshold}"] = detection.shares(ours, all_true, seed)
-            low, high = np.percentile((ours - theirs)[draws].sum(1) / all_true[draws].sum(1), [2.5, 97.5])
-            rows[name][f"difference@{threshold}"] = {
-                "value": float((ours - theirs).sum() / all_true.sum()), "low": float(low), "high": float(high)}
+            met = np.array(counts)[:, column]
+            more = met - np.array(hits[ALL])[:, column]  # paired, photo by photo
+            rows[name][f"recall@{threshold}"] = evaluation.shares(met, true, seed)
+            rows[name][f"difference@{threshold}"] = evaluation.shares(more, true, seed)
     return rows

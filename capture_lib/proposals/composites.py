@@ -8,11 +8,11 @@ memory-mapped arrays of fixed size, so that a training loop reads a batch at the
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import HELD_OUT, Catalog
@@ -46,20 +46,18 @@ class SynthesisSettings:
 
 # ---- foregrounds
 def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
-    """Return the ids of photos that may show one product; True where that is known.
-
-    Known are, without any label, training photos that the catalog calls single, and the gallery, which
-    is single by definition. Behind them come training photos of which the catalog says nothing: there
-    the mask decides. Brands that are held out of training are left out.
-    """
+    """Return the ids of photos that may show one product; True where that is known, not by labels."""
     table = catalog.table
-    single = (table["products"] == "single") & table["split"].isin(["train", "gallery"])
-    single &= table["combination"] != HELD_OUT
+    # known: what the catalog calls single, and the gallery, single by definition
+    single = table["products"] == "single"
+    single &= table["split"].isin(["train", "gallery"])
+    single &= table["combination"] != HELD_OUT  # brands held out of training
+    # unknown: where the catalog says nothing, the mask decides
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)
     known |= dict.fromkeys(table[unknown]["sample_id"], False)
-    present = ((sample, value) for sample, value in known.items() if sample in catalog.photos)
-    return dict(islice(present, max_count))
+    present = [sample for sample in known if sample in catalog.photos]
+    return {sample: known[sample] for sample in present[:max_count]}
 
 
 def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path) -> dict:
@@ -85,11 +83,10 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
         else:
             squares.append(result)
             kept.append(f"{sample}\n")
-    foregrounds = np.array(squares, np.uint8).reshape(len(kept), size, size, 4)
-    np.save(folder / "foregrounds.npy", foregrounds)
+    foregrounds = np.array(squares, np.uint8)
+    np.save(folder / "foregrounds.npy", foregrounds.reshape(-1, size, size, 4))
     (folder / "ids.txt").write_text("".join(kept), encoding="utf-8")
-    counts = {"tried": len(paths), "kept": len(kept), "rejected": dict(rejected)}
-    return {"source": catalog.name, **counts}
+    return {"source": catalog.name, "tried": len(paths), "kept": len(kept), "rejected": dict(rejected)}
 
 
 # ---- scenes
@@ -101,24 +98,20 @@ def scene_files(folder: str) -> list[Path]:
     """
     if not folder:
         return []
-    files = [file for file in Path(folder).glob("*") if file.suffix.lower() in SCENE_FILES]
-    if not files:
+    files = sorted(Path(folder).glob("*"))
+    photos = [file for file in files if file.suffix.lower() in SCENE_FILES]
+    if not photos:
         kinds = ", ".join(SCENE_FILES)
-        raise InputError(f"{folder}: no photos ({kinds}) to paste on; name another folder of scenes")
-    return sorted(files)
+        raise InputError(f"{folder}: no photos ({kinds}) to paste on; name another folder")
+    return photos
 
 
-@lru_cache(maxsize=128)
-def load_scene(file: Path, side: int) -> Photo:
-    """Return a photo of a scene, its longer side `side` pixels."""
-    return fit(load_photo(file), side)
-
-
-def crop_scene(file: Path, size: int, rng: np.random.Generator) -> Photo:
+def crop_scene(file: Path, size: int, rng: Generator) -> Photo:
     """Return a square part of a photo of a scene (size, size, 3), mirrored half of the time."""
-    photo = load_scene(file, 2 * size)
+    photo = fit(load_photo(file), 2 * size)
     height, width = photo.shape[:2]
-    side = max(1, round(rng.uniform(0.5, 1) * min(height, width)))
+    share = rng.uniform(0.5, 1)
+    side = max(1, round(share * min(height, width)))
     y = rng.integers(0, height - side + 1)
     x = rng.integers(0, width - side + 1)
     part = photo[y:y + side, x:x + side]
@@ -126,13 +119,14 @@ def crop_scene(file: Path, size: int, rng: np.random.Generator) -> Photo:
     return cv2.flip(part, 1) if rng.random() < 0.5 else part
 
 
-def draw_scene(size: int, rng: np.random.Generator) -> Photo:
+def draw_scene(size: int, rng: Generator) -> Photo:
     """Draw a background (size, size, 3): a gradient with blotches, stripes, a table or none."""
-    corners = rng.integers(30, 256, (2, 2, 3))
+    corners = rng.integers(30, 256, (2, 2, 3))  # their colours
     if rng.random() < 0.35:  # shop photos often have a plain background
-        corners = np.clip(rng.integers(225, 256) + rng.integers(-8, 9, (2, 2, 3)), 0, 255)
-    scene = cv2.resize(corners.astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR)
-    scene = scene.astype(np.float32)
+        white = rng.integers(225, 256)
+        corners = np.clip(white + rng.integers(-8, 9, (2, 2, 3)), 0, 255)
+    corners = corners.astype(np.uint8)
+    scene = cv2.resize(corners, (size, size)).astype(np.float32)
     kind = rng.integers(4)
     if kind == 1:  # blotches
         cells = int(rng.integers(3, 24))
@@ -146,15 +140,17 @@ def draw_scene(size: int, rng: np.random.Generator) -> Photo:
         period = rng.uniform(4, 40)
         y, x = np.mgrid[:size, :size]
         along = x * np.cos(angle) + y * np.sin(angle)
-        wave = rng.uniform(5, 40) * np.sin(along * 6.283 / period)
+        amplitude = rng.uniform(5, 40)
+        wave = amplitude * np.sin(along * 6.283 / period)
         scene += wave[..., None]
     elif kind == 3:  # the edge of a table
         edge = int(rng.uniform(0.3, 0.8) * size)
-        scene[edge:] = 0.5 * scene[edge:] + 0.5 * rng.integers(60, 240, 3)
+        colour = rng.integers(60, 240, 3)
+        scene[edge:] = 0.5 * scene[edge:] + 0.5 * colour
     return np.clip(scene, 0, 255).astype(np.uint8)
 
 
-def draw_distractors(scene: Photo, rng: np.random.Generator) -> None:
+def draw_distractors(scene: Photo, rng: Generator) -> None:
     """Draw a few flat shapes that are no products, in place: props, price badges, frames."""
     size = len(scene)
     for _ in range(rng.integers(0, 4)):
@@ -165,24 +161,22 @@ def draw_distractors(scene: Photo, rng: np.random.Generator) -> None:
             cv2.circle(scene, (x, y), r, colour, -1, cv2.LINE_AA)
         else:
             width = int(r * rng.uniform(1, 5))
-            cv2.rectangle(scene, (x, y), (x + width, y + r), colour, -1)
+            far = (x + width, y + r)
+            cv2.rectangle(scene, (x, y), far, colour, -1)
 
 
 # ---- composites
-def compose(
-    foregrounds: np.ndarray,
-    owners: np.ndarray,
-    settings: SynthesisSettings,
-    rng: np.random.Generator,
-    scenes: tuple[Path, ...] = (),
-) -> tuple[Photo, np.ndarray, np.ndarray]:
+def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSettings,
+            rng: Generator, scenes: tuple[Path, ...] = ()) -> tuple:
     """Paste the foregrounds (N, s, s, 4) that `owners` (K,) name on a scene.
 
     Returns:
-        photo (S, S, 3) uint8, and boxes (K, 4) and visible shares (K,) as from `visible_boxes`.
+        photo (S, S, 3) uint8; boxes (K, 4) float32 xyxy pixels, tight round what is visible of each,
+        zeros below 40% or without a place; visible (K,) float32, the share that no other covers.
     """
     size = settings.size
     count = len(owners)
+    # the scene: drawn, or half of the time a photo where there are some
     if scenes and rng.random() < 0.5:
         photo = crop_scene(scenes[rng.integers(len(scenes))], size, rng)
     else:
@@ -193,7 +187,8 @@ def compose(
     # rough height and places of the foregrounds, close together or apart, and the light
     span = rng.uniform(0.35, 0.9) if count == 1 else rng.uniform(0.3, 0.6)
     spread = rng.uniform(0.6, 1)
-    slots = 0.5 + spread * ((rng.permutation(count) + 0.5) / count - 0.5)
+    order = rng.permutation(count)
+    slots = 0.5 + spread * ((order + 0.5) / count - 0.5)
     light = rng.uniform(-1, 1)  # from the left (1) or from the right (-1)
     # paste one above the other
     topmost = np.full((size, size), -1, np.int8)  # the uppermost foreground of each pixel
@@ -209,41 +204,24 @@ def compose(
     if settings.light:
         fall = np.linspace(1, -1, size, dtype=np.float32)[:, None]
         photo = photo * (1 + 0.15 * light * fall)
-    return np.clip(photo, 0, 255).astype(np.uint8), *visible_boxes(topmost, areas)
-
-
-def visible_boxes(topmost: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tight box round what is visible of each foreground, and its visible share.
-
-    Args:
-        topmost: (S, S) int8, the uppermost foreground of each pixel, -1 for none.
-        areas: (K,), the pixels of each foreground inside the frame.
-
-    Returns:
-        boxes (K, 4) float32 xyxy pixels, zeros below a share of 40%; shares (K,) float32.
-    """
-    visible = np.bincount(topmost[topmost >= 0], minlength=len(areas)) / areas
-    boxes = np.zeros((len(areas), 4), np.float32)
+    # read the boxes off what is still visible
+    visible = np.bincount(topmost[topmost >= 0], minlength=count) / areas
+    boxes = np.zeros((count, 4), np.float32)
     for k in np.flatnonzero(visible >= MIN_VISIBLE):
-        x, y, w, h = cv2.boundingRect((topmost == k).astype(np.uint8))
+        seen = topmost == k
+        x, y, w, h = cv2.boundingRect(seen.astype(np.uint8))
         boxes[k] = (x, y, x + w, y + h)
-    return boxes, visible.astype(np.float32)
+    photo = np.clip(photo, 0, 255).astype(np.uint8)
+    return photo, boxes, visible.astype(np.float32)
 
 
-def place(
-    foreground: np.ndarray,
-    slot: float,
-    span: float,
-    topmost: np.ndarray,
-    areas: np.ndarray,
-    settings: SynthesisSettings,
-    rng: np.random.Generator,
-) -> Layer | None:
+def place(foreground: np.ndarray, slot: float, span: float, topmost: np.ndarray,
+          areas: np.ndarray, settings: SynthesisSettings, rng: Generator) -> Layer | None:
     """Scale and tilt a foreground where it hides no other too much; None without a place.
 
     Args:
         slot, span: its rough place across the photo, and its rough height, as fractions.
-        topmost, areas: of the foregrounds so far, as for `visible_boxes`.
+        topmost, areas: (S, S) the uppermost foreground of each pixel, -1 for none; (K,) their pixels.
     """
     size = settings.size
     count = len(areas)
@@ -251,10 +229,12 @@ def place(
     seen = np.bincount(topmost[taken], minlength=count)
     allowed = np.maximum(settings.overlap * areas - (areas - seen), 0)  # pixels still to hide
     for _ in range(MAX_TRIES):
-        x = (slot + rng.uniform(-0.2, 0.2) / count) * size
+        shift = rng.uniform(-0.2, 0.2) / count
+        x = (slot + shift) * size
         y = rng.uniform(0.3, 0.75) * size
         height = size * span * rng.uniform(0.7, 1.3)
-        layer = warp(foreground, height, rng.normal(0, settings.tilt), size, (x, y))
+        angle = rng.normal(0, settings.tilt)
+        layer = warp(foreground, height, angle, size, (x, y))
         solid = layer[..., 3] > 127
         hidden = np.bincount(topmost[solid & taken], minlength=count)
         if not (hidden > allowed)[seen > 0].any():
@@ -262,9 +242,7 @@ def place(
     return None
 
 
-def warp(
-    foreground: np.ndarray, height: float, angle: float, size: int, centre: tuple[float, float]
-) -> Layer:
+def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre: tuple) -> Layer:
     """Return a foreground scaled to `height` pixels and tilted by `angle` degrees."""
     ys, xs = np.nonzero(foreground[..., 3])
     h = ys.max() + 1
@@ -272,65 +250,65 @@ def warp(
     middle = (w / 2, h / 2)
     matrix = cv2.getRotationMatrix2D(middle, angle, height / max(h, w))
     matrix[:, 2] += np.array(centre) - middle
-    return cv2.warpAffine(foreground, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(foreground, matrix, (size, size))
 
 
-def paste(
-    photo: np.ndarray, layer: Layer, light: float, settings: SynthesisSettings, rng: np.random.Generator
-) -> np.ndarray:
+def paste(photo: np.ndarray, layer: Layer, light: float, settings: SynthesisSettings,
+          rng: Generator) -> np.ndarray:
     """Return the photo (S, S, 3) with a layer on it; light comes from the left (1) or right (-1)."""
     alpha = layer[..., 3:].astype(np.float32) / 255
     colours = layer[..., :3].astype(np.float32)
     gain = rng.uniform(0.85, 1.15) * rng.uniform(0.94, 1.06, 3)
     softness = rng.uniform(0.3, 0.8)
-    if settings.shadow and rng.random() < 0.7:
-        photo = cast_shadow(photo, alpha, light, rng)
+    if settings.shadow and rng.random() < 0.7:  # on the side away from the light
+        unit = len(photo) / 128
+        shift = np.eye(2, 3, dtype=np.float32)
+        shift[0, 2] = 6 * unit * light
+        shift[1, 2] = rng.uniform(0, 5) * unit
+        shadow = cv2.warpAffine(alpha, shift, alpha.shape[1::-1])
+        shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(1.5, 4) * unit)
+        darkness = np.float32(rng.uniform(0.2, 0.5))
+        photo = photo * (1 - darkness * shadow[..., None])
     if settings.light:  # brightness nearer to that of the scene
         mean = (colours * alpha).sum() / (3 * max(alpha.sum(), 1))
         ratio = (photo.mean() + 60) / (mean + 60)
-        colours = colours * (ratio ** 0.2 * gain).astype(np.float32)
+        gain = ratio ** 0.2 * gain
+        colours = colours * gain.astype(np.float32)
     if settings.blending:
         alpha = cv2.GaussianBlur(alpha, (0, 0), softness)[..., None]
-    return photo * (1 - alpha) + np.clip(colours, 0, 255) * alpha
-
-
-def cast_shadow(
-    photo: np.ndarray, alpha: np.ndarray, light: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the photo with a soft shadow of an alpha (S, S, 1), away from the light."""
-    unit = len(photo) / 128
-    shift = np.float32([[1, 0, 6 * unit * light], [0, 1, rng.uniform(0, 5) * unit]])
-    shadow = cv2.warpAffine(alpha, shift, alpha.shape[1::-1])
-    shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(1.5, 4) * unit)
-    return photo * (1 - np.float32(rng.uniform(0.2, 0.5)) * shadow[..., None])
+    colours = np.clip(colours, 0, 255)
+    return photo * (1 - alpha) + colours * alpha
 
 
 # ---- files
 def sample_owners(number: int, foregrounds: int, max_products: int, seed: int) -> np.ndarray:
     """Return which foregrounds composite `number` holds: 1, 2 … `max_products` of them in turn.
 
-    All are sampled without replacement, epoch after epoch, so that each foreground stands in about
-    as many composites as any other. Any process can tell those of any composite.
+    They are sampled without replacement, epoch after epoch, so each is used about equally often.
     """
-    # how many were sampled before: those of whole rounds, and 1 + 2 + … in this one
-    count = 1 + number % max_products
-    rounds = number // max_products
-    start = rounds * max_products * (max_products + 1) // 2 + count * (count - 1) // 2
+    # so many were sampled for the composites before this one
+    rounds, last = divmod(number, max_products)
+    count = last + 1
+    start = rounds * sum(range(max_products + 1)) + sum(range(count))
     owners = []
     for position in range(start, start + count):
         epoch, index = divmod(position, foregrounds)
-        order = np.random.default_rng([seed, 7, epoch]).permutation(foregrounds)
-        owners.append(order[index])
+        owners.append(epoch_order(foregrounds, epoch, seed)[index])
     return np.array(owners)
 
 
-def make_composite(
-    number: int, file: Path, scenes: tuple[Path, ...], settings: SynthesisSettings, seed: int
-) -> tuple:
+@lru_cache(maxsize=4)
+def epoch_order(foregrounds: int, epoch: int, seed: int) -> np.ndarray:
+    """Return the order in which an epoch samples the foregrounds: (foregrounds,) int64."""
+    return default_rng([seed, 7, epoch]).permutation(foregrounds)
+
+
+def make_composite(number: int, file: Path, scenes: tuple[Path, ...],
+                   settings: SynthesisSettings, seed: int) -> tuple:
     """Return the owners, photo, boxes and visible shares of a composite, from its own stream."""
     foregrounds = np.load(file, mmap_mode="r")
     owners = sample_owners(number, len(foregrounds), settings.max_products, seed)
-    rng = np.random.default_rng([seed, number])
+    rng = default_rng([seed, number])
     return owners, *compose(foregrounds, owners, settings, rng, scenes)
 
 
@@ -341,8 +319,9 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     is no box), `owners.npy` (M, K) int32 (-1 for none) and `visible.npy` (M, K) float32.
     """
     count = settings.composites
+    file = folder / "composites.npy"
     shape = (count, settings.size, settings.size, 3)
-    photos = np.lib.format.open_memmap(folder / "composites.npy", "w+", np.uint8, shape)
+    photos = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
     boxes = np.zeros((count, settings.max_products, 4), np.float32)
     owners = np.full(boxes.shape[:2], -1, np.int32)
     visible = np.zeros(boxes.shape[:2], np.float32)
@@ -352,10 +331,11 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     with process_map(settings.workers, chunk=50) as map_over:
         made = progress(map_over(work, range(count)), "composites", count)
         for number, (owner, photo, box, share) in enumerate(made):
+            filled = (number, slice(len(owner)))
             photos[number] = photo
-            boxes[number, :len(owner)] = box
-            owners[number, :len(owner)] = owner
-            visible[number, :len(owner)] = share
+            boxes[filled] = box
+            owners[filled] = owner
+            visible[filled] = share
     np.save(folder / "boxes.npy", boxes)
     np.save(folder / "owners.npy", owners)
     np.save(folder / "visible.npy", visible)

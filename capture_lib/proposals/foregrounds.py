@@ -27,8 +27,7 @@ SQUARE = np.ones((3, 3), np.uint8)  # kernel of the smallest morphology
 
 def disc(radius: int) -> np.ndarray:
     """Return a round kernel (2·radius + 1, 2·radius + 1) uint8 for erosion and dilation."""
-    side = 2 * radius + 1
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 # ---- edges
@@ -38,12 +37,10 @@ def to_lab(photo: Photo) -> np.ndarray:
 
 
 def frame_width(photo: Photo) -> int:
-    """Return the width in pixels of a frame or a line along the border: 0 without one.
-
-    Its inner edge is a step in colour along most of all four sides, at one distance.
-    """
+    """Return the width in pixels of a frame or a line along the border: 0 without one."""
     lab = to_lab(photo)
     depth = round(0.08 * min(photo.shape[:2]))
+    # its inner edge is a step in colour along most of all four sides, at one distance
     steps = []
     for turn in range(4):
         strip = np.rot90(lab, turn)[:depth + 1, depth:-depth]  # along one side, no corners
@@ -57,12 +54,10 @@ def sharp_edges(photo: Photo) -> Edges:
     """Return how steeply colour changes, less what a soft change explains."""
     unit = max(photo.shape[:2]) / SIDE
     lab = to_lab(photo)
-    steep = gradient_norm(lab, unit)
     # blur hardly lowers the gradient of a shadow or a fold, other than that of a thing's edge
     half = cv2.resize(lab, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    soft = gradient_norm(half, 1.5 * unit)
-    soft = cv2.resize(soft, lab.shape[1::-1]) / 2
-    return np.maximum(steep - 0.7 * soft, 0) * unit
+    soft = cv2.resize(gradient_norm(half, 1.5 * unit), lab.shape[1::-1]) / 2
+    return np.maximum(gradient_norm(lab, unit) - 0.7 * soft, 0) * unit
 
 
 def gradient_norm(lab: np.ndarray, sigma: float) -> Edges:
@@ -112,8 +107,8 @@ def placement(outline: Outline, mask: Mask) -> tuple[float, int]:
     x, y, w, h = cv2.boundingRect(outline)
     right = width - x - w
     below = height - y - h
-    offset = np.hypot(x - right, y - below) / 2 / max(height, width)
-    return float(offset), min(x, y, right, below)
+    offset = np.hypot(x - right, y - below) / 2
+    return float(offset) / max(height, width), min(x, y, right, below)
 
 
 def fill(outline: Outline, like: np.ndarray) -> Mask:
@@ -147,9 +142,8 @@ def likeness(outline: Outline, edges: Edges) -> float:
     ring -= cv2.dilate(mask, SQUARE, iterations=round(4 * unit))
     rim = round(0.054 * min(edges.shape))
     inner = capped[rim:-rim, rim:-rim]
-    outer = capped.sum() - inner.sum()
-    excess = cv2.mean(capped, ring)[0] - outer / (capped.size - inner.size)
-    score /= 0.6 + max(0.0, excess)
+    at_rim = (capped.sum() - inner.sum()) / (capped.size - inner.size)
+    score /= 0.6 + max(0.0, cv2.mean(capped, ring)[0] - at_rim)
     # it is near the middle
     offset, _ = placement(outline, mask)
     return float(score * (1 - offset) ** 2)
@@ -173,26 +167,9 @@ def colour_outlines(photo: Photo) -> list[Outline]:
     """Return the outline of what GrabCut finds by colour in a small photo, if plausible."""
     small = fit(photo, 80)
     height, width = small.shape[:2]
-    far = border_contrast(small)
-    # the border is background; what has other colours, and is central, may be product
-    labels = np.full((height, width), cv2.GC_BGD, np.uint8)
-    labels[2:-2, 2:-2] = cv2.GC_PR_BGD
-    y = max(2, round(0.05 * height))
-    x = max(2, round(0.05 * width))
-    central = (slice(y, -y), slice(x, -x))
-    labels[central][far[central]] = cv2.GC_PR_FGD
-    mask, _ = largest_piece(run_grabcut(small, labels, iterations=2))
-    # back to the photo's size
-    soft = cv2.resize(mask.astype(np.float32), photo.shape[1::-1])
-    large = (soft > 0.5).astype(np.uint8)
-    return plausible_outlines(large)[:1]
-
-
-def border_contrast(photo: Photo) -> np.ndarray:
-    """Return where a photo is far in colour from its border: (H, W) bool."""
-    lab = to_lab(cv2.GaussianBlur(photo, (3, 3), 0))
+    lab = to_lab(cv2.GaussianBlur(small, (3, 3), 0))
     # the four main colours of the border
-    rim = max(2, round(0.04 * min(photo.shape[:2])))
+    rim = max(2, round(0.04 * min(height, width)))
     sides = (lab[:rim], lab[-rim:], lab[:, :rim], lab[:, -rim:])
     border = np.concatenate([side.reshape(-1, 3) for side in sides])
     cv2.setRNGSeed(0)  # k-means starts its clusters at random
@@ -203,29 +180,37 @@ def border_contrast(photo: Photo) -> np.ndarray:
     halves = 2 * distances.min(axis=-1)
     grey = np.clip(halves, 0, 255).astype(np.uint8)
     threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
-    return halves > threshold
+    far = halves > threshold
+    # the border is background; what has other colours, and is central, may be product
+    labels = np.full((height, width), cv2.GC_BGD, np.uint8)
+    labels[2:-2, 2:-2] = cv2.GC_PR_BGD
+    y = max(2, round(0.05 * height))
+    x = max(2, round(0.05 * width))
+    central = np.s_[y:-y, x:-x]
+    labels[central][far[central]] = cv2.GC_PR_FGD
+    mask, _ = largest_piece(run_grabcut(small, labels, iterations=2))
+    # back to the photo's size
+    large = cv2.resize(mask.astype(np.float32), photo.shape[1::-1])
+    return plausible_outlines((large > 0.5).astype(np.uint8))[:1]
 
 
 # ---- GrabCut
 def grabcut(photo: Photo, initial: Mask) -> Mask:
-    """Return the mask of one iteration of GrabCut (Rother et al. 2004) from an initial mask.
-
-    It moves no more than a band along the border. The photo is cropped to where that matters,
-    so the background's colours are those nearby.
-    """
+    """Return the mask of one iteration of GrabCut (Rother et al. 2004) from an initial mask."""
     unit = max(photo.shape[:2]) / SIDE
+    # crop to where the mask may change, so that the background's colours are those nearby
     margin = round(12 * unit)
     x, y, w, h = cv2.boundingRect(initial)
-    rows = slice(max(0, y - margin), y + h + margin)
-    columns = slice(max(0, x - margin), x + w + margin)
-    near = (rows, columns)
+    top = max(0, y - margin)
+    left = max(0, x - margin)
+    near = np.s_[top:y + h + margin, left:x + w + margin]
     mask = np.zeros_like(initial)
     mask[near] = run_grabcut(photo[near], grabcut_labels(initial[near], unit))
     return mask
 
 
 def grabcut_labels(initial: Mask, unit: float) -> np.ndarray:
-    """Return GrabCut's four labels (H, W) uint8: certain far from the border, else probable."""
+    """Return GrabCut's labels (H, W) uint8: probable in a band along the border, else certain."""
     inside = cv2.erode(initial, disc(round(8 * unit)))
     near = cv2.dilate(initial, disc(round(6 * unit)))
     labels = np.where(initial, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
@@ -260,14 +245,13 @@ def largest_piece(mask: Mask) -> tuple[Mask, float]:
     if count < 2:
         return mask, 0.0
     areas = stats[1:, cv2.CC_STAT_AREA]
-    largest = components == 1 + areas.argmax()
-    return largest.astype(np.uint8), areas.max() / mask.sum()
+    largest = (components == 1 + areas.argmax()).astype(np.uint8)
+    return largest, areas.max() / mask.sum()
 
 
 def iou(a: Mask, b: Mask) -> float:
     """Return the intersection over union of two masks."""
-    union = (a | b).sum()
-    return float((a & b).sum() / max(union, 1))
+    return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 # ---- a mask and whether to trust it
@@ -307,13 +291,9 @@ def cut_out(photo: Photo) -> Cut:
         area = other.sum()
         if (other & piece).sum() < 0.1 * area:
             elsewhere = max(elsewhere, area)
-    return Cut(
-        np.pad(mask, frame),
-        np.pad(initial[0], frame),
-        clarity,
-        agreeing / len(initial),
-        elsewhere / max(piece.sum(), 1),
-    )
+    agreement = agreeing / len(initial)
+    elsewhere /= max(piece.sum(), 1)
+    return Cut(np.pad(mask, frame), np.pad(initial[0], frame), clarity, agreement, elsewhere)
 
 
 def rejection_reasons(cut: Cut, single: bool) -> list[str]:
@@ -346,8 +326,8 @@ def rejection_reasons(cut: Cut, single: bool) -> list[str]:
 def extract_foreground(path: Path, single: bool, size: int) -> np.ndarray | list[str]:
     """Return a photo's product, padded to (size, size, 4) uint8 RGBA, or the rejection reasons.
 
-    The photo, known to be `single` or not, is cut at twice the size, because a product fills
-    about half of it, and the foreground shrunk where it is larger than the square.
+    The photo, known to be `single` or not, is cut at twice the size: a product fills about half
+    of it. A larger one is shrunk.
     """
     photo = fit(load_photo(path), 2 * size)
     cut = cut_out(photo)
@@ -361,7 +341,5 @@ def extract_foreground(path: Path, single: bool, size: int) -> np.ndarray | list
     cropped = rgba[y:y + h, x:x + w]
     if max(w, h) > size:
         cropped = fit(cropped, size)
-    height, width = cropped.shape[:2]
-    square = np.zeros((size, size, 4), np.uint8)
-    square[:height, :width] = cropped
-    return square
+    below, right = size - np.array(cropped.shape[:2])
+    return np.pad(cropped, ((0, below), (0, right), (0, 0)))

@@ -1,8 +1,8 @@
-"""Composites: boxes against loops over pixels, decks against a dealt one, each switch against a photo without it."""
+"""Composites: boxes against loops over pixels, sampling against epochs, each switch against a photo without it."""
 
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from drawn import draw, files_below, make_catalog
 from PIL import Image
 
-from capture_lib.proposals import composites as synthesis
+from capture_lib.proposals import composites
 from capture_lib.proposals.composites import SynthesisSettings
 from capture_lib.utils import InputError
 
@@ -21,13 +21,12 @@ TINY = SynthesisSettings(photos=50, foreground_size=64, composites=60, size=64, 
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """A folder with the foregrounds of 16 drawn photos and 60 composites, and the report."""
     folder = tmp_path_factory.mktemp("synthesis")
-    report = synthesis.cut_foregrounds(make_catalog(folder / "catalog", 8, 8, 0, 0), TINY, folder)
-    synthesis.make_composites(TINY, folder, seed=5)
+    report = composites.cut_foregrounds(make_catalog(folder / "catalog", 8, 8, 0, 0), TINY, folder)
+    composites.make_composites(TINY, folder, seed=5)
     return folder, report
 
 
-# ------------------------------------------------------------------------------------------- the stage's files
-
+# ---- the stage's files
 
 def test_candidates_are_known_singles_first_and_never_val_or_test(tmp_path):
     made = make_catalog(tmp_path, 4, 3, 3, 3)
@@ -35,20 +34,20 @@ def test_candidates_are_known_singles_first_and_never_val_or_test(tmp_path):
                 "val-1": None, "test-0": "single", "test-1": None}
     made.table["products"] = [products.get(row.sample_id, row.products) for row in made.table.itertuples()]
     known = ["train-2", "gallery-0", "gallery-1", "gallery-2"]
-    assert list(synthesis.candidates(made, 99).items()) == [*((name, True) for name in known), ("train-1", False),
+    assert list(composites.candidates(made, 99).items()) == [*((name, True) for name in known), ("train-1", False),
                                                             ("train-3", False)]
-    assert list(synthesis.candidates(made, 3)) == known[:3]
+    assert list(composites.candidates(made, 3)) == known[:3]
     made.photos.pop("train-2")
     made.table["labels"] = None  # no label is read
-    assert list(synthesis.candidates(made, 3)) == [*known[1:], "train-1"][:3]
+    assert list(composites.candidates(made, 3)) == [*known[1:], "train-1"][:3]
 
 
 def test_the_report_and_the_files_of_foregrounds(made):
     folder, report = made
     squares, ids = np.load(folder / "foregrounds.npy"), (folder / "ids.txt").read_text().split()
-    assert report == {"source": "catalog", "tried": 16, "kept": len(ids), "faults": report["faults"]}
+    assert report == {"source": "catalog", "tried": 16, "kept": len(ids), "rejected": report["rejected"]}
     assert squares.shape == (len(ids), 64, 64, 4) and squares.dtype == np.uint8 and len(ids) >= 14
-    assert sum(report["faults"].values()) >= 16 - len(ids)
+    assert sum(report["rejected"].values()) >= 16 - len(ids)
     kinds = [int(name.split("-")[1]) % 8 for name in ids]
     for square, kind in zip(squares, kinds, strict=True):
         photo, boxes = draw([kind])
@@ -60,8 +59,8 @@ def test_a_catalog_without_any_usable_photo_gives_an_empty_file(tmp_path):
     Image.new("RGB", (40, 40), "white").save(tmp_path / "a.png")
     made = make_catalog(tmp_path, 1, 0, 0, 0)
     made.photos["train-0"] = tmp_path / "a.png"
-    report = synthesis.cut_foregrounds(made, TINY, tmp_path)
-    assert (report["kept"], report["faults"]) == (0, {"empty": 1})
+    report = composites.cut_foregrounds(made, TINY, tmp_path)
+    assert (report["kept"], report["rejected"]) == (0, {"empty": 1})
     assert np.load(tmp_path / "foregrounds.npy").shape == (0, 64, 64, 4)
 
 
@@ -70,13 +69,12 @@ def test_a_photo_that_broke_since_the_catalog_was_made_is_named(tmp_path):
     broken = made.photos["gallery-1"]
     broken.write_bytes(broken.read_bytes()[:80])
     with pytest.raises(InputError) as error:
-        synthesis.cut_foregrounds(made, TINY, tmp_path)
+        composites.cut_foregrounds(made, TINY, tmp_path)
     assert str(broken) in str(error.value) and len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "foregrounds.npy").exists()
 
 
-# -------------------------------------------------------------------------------------------- composites
-
+# ---- composites
 
 def flat_foregrounds() -> np.ndarray:
     """A red, a green and a blue foreground (3, 32, 32, 4) of different shapes."""
@@ -88,24 +86,25 @@ def flat_foregrounds() -> np.ndarray:
 
 
 def recorded(monkeypatch, seed: int, settings: SynthesisSettings, owners: list[int]) -> tuple:
-    """A composite, and the sheets that were pasted on it, in order; None for a foreground that found no place."""
-    sheets, place = [], synthesis.place
+    """A composite, and the layers that were pasted on it, in order; None for a foreground that found no place."""
+    layers = []
+    place = composites.place
 
     def watch(*arguments):
-        sheets.append(place(*arguments))
-        return sheets[-1]
+        layers.append(place(*arguments))
+        return layers[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "place", watch)
-        composed = synthesis.compose(flat_foregrounds(), np.array(owners), settings, np.random.default_rng(seed))
-    return *composed, sheets
+        patch.setattr(composites, "place", watch)
+        composed = composites.compose(flat_foregrounds(), np.array(owners), settings, np.random.default_rng(seed))
+    return *composed, layers
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_boxes_are_tight_around_what_is_visible(monkeypatch, seed):
     owners = [[0], [0, 1, 2], [2, 1], [1, 0, 2, 1]][seed % 4]
-    photo, boxes, visible, sheets = recorded(monkeypatch, seed, replace(TINY, blending=False), owners)
-    solid = [np.zeros((64, 64), bool) if sheet is None else sheet[..., 3] > 127 for sheet in sheets]
+    photo, boxes, visible, layers = recorded(monkeypatch, seed, replace(TINY, blending=False), owners)
+    solid = [np.zeros((64, 64), bool) if layer is None else layer[..., 3] > 127 for layer in layers]
     assert photo.shape == (64, 64, 3) and photo.dtype == np.uint8
     for k, owner in enumerate(owners):
         seen = solid[k] & ~np.any([np.zeros_like(solid[k]), *solid[k + 1:]], axis=0)
@@ -113,10 +112,10 @@ def test_boxes_are_tight_around_what_is_visible(monkeypatch, seed):
         rows, columns = np.nonzero(seen)
         expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if visible[k] >= 0.4 else [0] * 4
         assert boxes[k].tolist() == expected
-        if sheets[k] is None:
+        if layers[k] is None:
             continue
-        soft = np.any([np.zeros_like(seen), *(sheet[..., 3] > 0 for sheet in sheets[k + 1:] if sheet is not None)], 0)
-        shown = photo[~soft & (sheets[k][..., 3] == 255)].astype(int)  # its colour is what the photo shows there
+        soft = np.any([np.zeros_like(seen), *(layer[..., 3] > 0 for layer in layers[k + 1:] if layer is not None)], 0)
+        shown = photo[~soft & (layers[k][..., 3] == 255)].astype(int)  # its colour is what the photo shows there
         assert (np.delete(shown, owner, axis=1) < 60).all() and (shown[:, owner] > 60).mean() > 0.9
 
 
@@ -124,7 +123,7 @@ def test_boxes_are_tight_around_what_is_visible(monkeypatch, seed):
 def test_no_foreground_is_covered_more_than_allowed(monkeypatch, overlap):
     found = [recorded(monkeypatch, seed, replace(TINY, size=32, overlap=overlap), [0, 1, 2]) for seed in range(40)]
     boxes, visible = (np.concatenate([one[part] for one in found]) for part in (1, 2))
-    placed = np.array([sheet is not None for one in found for sheet in one[3]])
+    placed = np.array([layer is not None for one in found for layer in one[3]])
     assert np.array_equal(visible > 0, placed) or overlap == 1.0
     assert (visible[placed] >= 1 - overlap - 1e-6).all()
     assert np.array_equal((boxes == 0).all(1), visible < 0.4)
@@ -141,7 +140,7 @@ def test_each_switch_changes_the_photo_and_no_box(switch):
             off = dict.fromkeys(("blending", "light", "shadow", "distractors"), False)
             rng = np.random.default_rng(seed)
             settings = replace(TINY, **off | {switch: on})
-            photos.append(synthesis.compose(flat_foregrounds(), np.array([1, 0]), settings, rng))
+            photos.append(composites.compose(flat_foregrounds(), np.array([1, 0]), settings, rng))
         assert np.array_equal(photos[0][1], photos[1][1])
         changed += not np.array_equal(photos[0][0], photos[1][0])
     assert changed >= 3
@@ -150,26 +149,28 @@ def test_each_switch_changes_the_photo_and_no_box(switch):
 def test_without_any_switch_a_paste_keeps_its_colours_and_its_sharp_edge():
     bare = replace(TINY, blending=False, light=False, shadow=False, distractors=False, tilt=0.0)
     scene = np.full((64, 64, 3), 99.0, np.float32)
-    sheet = synthesis.warp(flat_foregrounds()[0], 32, 0, 64, (32, 32))
-    photo = synthesis.paste(scene, sheet, 0.5, bare, np.random.default_rng(0))
-    assert (photo[sheet[..., 3] == 255] == sheet[sheet[..., 3] == 255][:, :3]).all()
-    assert (photo[sheet[..., 3] == 0] == 99).all()
+    layer = composites.warp(flat_foregrounds()[0], 32, 0, 64, (32, 32))
+    photo = composites.paste(scene, layer, 0.5, bare, np.random.default_rng(0))
+    assert (photo[layer[..., 3] == 255] == layer[layer[..., 3] == 255][:, :3]).all()
+    assert (photo[layer[..., 3] == 0] == 99).all()
 
 
 def test_light_comes_from_one_side_and_shadows_fall_on_the_other():
-    alpha = np.zeros((64, 64, 1), np.float32)
-    alpha[20:40, 28:36] = 1
+    layer = np.full((64, 64, 4), 200, np.uint8)  # as bright as the scene, so that its shadow alone is seen
+    layer[..., 3] = 0
+    layer[20:40, 28:36, 3] = 255
     scene = np.full((64, 64, 3), 200, np.float32)
-    for from_left in (-1, 1):
-        shadow = 200 - synthesis.shaded(scene, alpha, from_left, np.random.default_rng(0))[..., 0]
-        assert np.sign((shadow.sum(0) * (np.arange(64) - 31.5)).sum()) == from_left
+    alone = replace(TINY, blending=False, light=False, distractors=False)
+    for light in (-1, 1):
+        shadow = 200 - composites.paste(scene, layer, light, alone, np.random.default_rng(1))[..., 0]
+        assert np.sign((shadow.sum(0) * (np.arange(64) - 31.5)).sum()) == light
     fill = np.zeros((1, 32, 32, 4), np.uint8)
     fill[..., 3], fill[..., :3] = 255, 128
     lit = replace(TINY, blending=False, shadow=False, distractors=False)
     sides = set()
     for seed in range(8):
         rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
-        with_light, without = (synthesis.compose(fill, np.array([0]), replace(lit, light=on), r)[0].astype(float)
+        with_light, without = (composites.compose(fill, np.array([0]), replace(lit, light=on), r)[0].astype(float)
                                for on, r in ((True, rng), (False, again)))
         ratio = (with_light[:8] / np.maximum(without[:8], 1)).mean((0, 2))  # the scene above the product
         sides.add(np.sign(ratio[:20].mean() - ratio[-20:].mean()))
@@ -180,53 +181,53 @@ def test_half_of_the_composites_stand_on_photos_of_a_folder(tmp_path):
     for number in range(3):
         Image.new("RGB", (90, 60 + 20 * number), (250, 0, 240)).save(tmp_path / f"{number}.png")
     (tmp_path / "notes.txt").write_text("no photo")
-    scenes = synthesis.scene_files(str(tmp_path))
+    scenes = composites.scene_files(str(tmp_path))
     assert [file.name for file in scenes] == ["0.png", "1.png", "2.png"]
     bare = replace(TINY, light=False, shadow=False, distractors=False)
-    photos = [synthesis.compose(flat_foregrounds(), np.array([0]), bare, np.random.default_rng(seed), tuple(scenes))[0]
+    photos = [composites.compose(flat_foregrounds(), np.array([0]), bare, np.random.default_rng(seed), tuple(scenes))[0]
               for seed in range(60)]
     magenta = np.mean([(photo == (250, 0, 240)).all(2).mean() > 0.1 for photo in photos])
     assert 0.3 < magenta < 0.7
 
 
 def test_a_folder_without_photos_is_refused(tmp_path):
-    assert synthesis.scene_files("") == []
+    assert composites.scene_files("") == []
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="no photos"):
-            synthesis.scene_files(str(folder))
+            composites.scene_files(str(folder))
 
 
 def test_warp_scales_centres_and_tilts():
     square = np.zeros((32, 32, 4), np.uint8)
     square[:30, :10, 3] = 255
-    rows, columns = np.nonzero(synthesis.warp(square, 60, 0, 100, (40, 50))[..., 3] > 127)
+    rows, columns = np.nonzero(composites.warp(square, 60, 0, 100, (40, 50))[..., 3] > 127)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == pytest.approx((60, 20), abs=2)
     assert (rows.mean(), columns.mean()) == pytest.approx((50, 40), abs=1)
-    rows, columns = np.nonzero(synthesis.warp(square, 60, 90, 100, (40, 50))[..., 3] > 127)
+    rows, columns = np.nonzero(composites.warp(square, 60, 90, 100, (40, 50))[..., 3] > 127)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == pytest.approx((20, 60), abs=2)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_scenes_are_photos_and_differ(seed):
-    scenes = [synthesis.draw_scene(32, np.random.default_rng([seed, number])) for number in range(8)]
+    scenes = [composites.draw_scene(32, np.random.default_rng([seed, number])) for number in range(8)]
     assert all(scene.shape == (32, 32, 3) and scene.dtype == np.uint8 for scene in scenes)
     assert len({scene.tobytes() for scene in scenes}) == 8
 
 
-@pytest.mark.parametrize(("foregrounds", "most"), [(7, 5), (3, 5), (1, 4), (20, 3), (11, 1)])
-def test_deal_is_an_endless_shuffled_deck(foregrounds, most):
-    deck = list(chain(*(np.random.default_rng([9, 7, turn]).permutation(foregrounds) for turn in range(400))))
+@pytest.mark.parametrize(("foregrounds", "max_products"), [(7, 5), (3, 5), (1, 4), (20, 3), (11, 1)])
+def test_owners_are_sampled_epoch_after_epoch(foregrounds, max_products):
+    epochs = (np.random.default_rng([9, 7, epoch]).permutation(foregrounds) for epoch in count())
+    order = chain.from_iterable(epochs)
     for number in range(100):
-        count = number % most + 1
-        expected, deck = deck[:count], deck[count:]
-        assert synthesis.deal(number, foregrounds, most, seed=9).tolist() == expected
+        expected = list(islice(order, number % max_products + 1))
+        assert composites.sample_owners(number, foregrounds, max_products, seed=9).tolist() == expected
 
 
-@pytest.mark.parametrize(("foregrounds", "composites"), [(7, 30), (16, 100), (5, 1)])
-def test_each_foreground_is_used_equally_often(foregrounds, composites):
-    used = Counter(chain(*(synthesis.deal(number, foregrounds, 5, 0) for number in range(composites))))
+@pytest.mark.parametrize(("foregrounds", "photos"), [(7, 30), (16, 100), (5, 1)])
+def test_each_foreground_is_used_equally_often(foregrounds, photos):
+    used = Counter(chain(*(composites.sample_owners(number, foregrounds, 5, 0) for number in range(photos))))
     assert max(used.values()) - min(used[owner] for owner in range(foregrounds)) <= 1
-    assert synthesis.deal(3, 50, 5, 0).tolist() != synthesis.deal(3, 50, 5, 1).tolist()
+    assert composites.sample_owners(3, 50, 5, 0).tolist() != composites.sample_owners(3, 50, 5, 1).tolist()
 
 
 def test_files_of_composites_fit_together(made):
@@ -248,8 +249,8 @@ def test_composites_depend_on_the_seed_and_not_on_the_workers(made, tmp_path):
     folder, _ = made
     names = ("composites", "boxes", "owners", "visible")
     (tmp_path / "foregrounds.npy").write_bytes((folder / "foregrounds.npy").read_bytes())
-    synthesis.make_composites(replace(TINY, workers=2), tmp_path, seed=5)
+    composites.make_composites(replace(TINY, workers=2), tmp_path, seed=5)
     assert all((tmp_path / f"{name}.npy").read_bytes() == files_below(folder)[f"{name}.npy"] for name in names)
-    one, other = (synthesis.compose_many(range(40, 41), tmp_path / "foregrounds.npy", TINY, seed)[0] for seed in (5, 6))
+    one, other = (composites.make_composite(40, tmp_path / "foregrounds.npy", (), TINY, seed) for seed in (5, 6))
     assert np.array_equal(one[1], np.load(folder / "composites.npy")[40])
     assert not np.array_equal(one[1], other[1])

@@ -1,4 +1,4 @@
-"""Foregrounds: masks against drawn truth, what is thrown out, photos without a product, and photos of any kind."""
+"""Foregrounds: masks against drawn truth, why masks are rejected, photos without a product, photos of any kind."""
 
 from pathlib import Path
 
@@ -51,15 +51,15 @@ def test_sharp_edges_are_those_of_things_and_not_of_shadows():
     assert twice.max() == pytest.approx(foregrounds.sharp_edges(photo).max(), rel=0.25)  # whatever the photo's size
 
 
-@pytest.mark.parametrize("level", [1.0, 5.0])
-def test_flooding_leaves_what_edges_enclose(level):
+@pytest.mark.parametrize("threshold", [1.0, 5.0])
+def test_enclosed_regions_are_what_edges_enclose(threshold):
     edges = np.zeros((120, 120), np.float32)
     cv2.rectangle(edges, (20, 30), (60, 90), 6.0, 1)  # closed
     cv2.polylines(edges, [np.array([[80, 90], [80, 30], [110, 30], [110, 90]])], False, 6.0, 1)  # open below
     cv2.line(edges, (0, 110), (119, 110), 9.0, 1)  # from rim to rim
-    dry = foregrounds.flood(edges, level)
-    assert dry[32:88, 22:58].all() and dry.sum() == pytest.approx(41 * 61, abs=150)
-    assert not foregrounds.flood(edges, 7.0).any()
+    enclosed = foregrounds.enclosed_regions(edges, threshold)
+    assert enclosed[32:88, 22:58].all() and enclosed.sum() == pytest.approx(41 * 61, abs=150)
+    assert not foregrounds.enclosed_regions(edges, 7.0).any()
 
 
 # ---- masks
@@ -71,11 +71,11 @@ def test_a_drawn_product_is_cut_out(kind, side):
     truth = truth_of(boxes[0], photo.shape)
     assert set(np.unique(cut.mask)) == {0, 1} and cut.mask.dtype == np.uint8
     assert foregrounds.iou(cut.mask, truth) > 0.95
-    assert foregrounds.faults(cut, single=False) == []
+    assert foregrounds.rejection_reasons(cut, single=False) == []
 
 
 def test_a_white_product_with_a_dark_label_is_cut_out_whole():
-    """Colour alone would give the label: the body is almost as bright as the ground, but it has an outline."""
+    """Colour alone would give the label: the body is almost as bright as the background, but it has an outline."""
     photo = np.full((224, 224, 3), GROUND, np.uint8)
     photo[50:180, 70:150] = GROUND - 20
     photo[90:150, 80:140] = (120, 20, 30)
@@ -92,13 +92,13 @@ def test_a_soft_shadow_and_a_frame_are_left_out():
     assert foregrounds.iou(foregrounds.cut_out(photo).mask, truth) > 0.9
 
 
-def test_grabcut_moves_the_border_of_a_start_to_the_edge_and_no_further():
+def test_grabcut_moves_the_border_of_an_initial_mask_to_the_edge_and_no_further():
     photo, boxes = draw([1], 224, 224)
     truth = truth_of(boxes[0], photo.shape)
-    for start in (cv2.erode(truth, foregrounds.disc(4)), cv2.dilate(truth, foregrounds.disc(4))):
-        assert foregrounds.iou(foregrounds.grabcut(photo, start), truth) > 0.98
+    for initial in (cv2.erode(truth, foregrounds.disc(4)), cv2.dilate(truth, foregrounds.disc(4))):
+        assert foregrounds.iou(foregrounds.grabcut(photo, initial), truth) > 0.98
     aside = np.zeros_like(truth)
-    aside[20:50, 5:30] = 1  # ground alone
+    aside[20:50, 5:30] = 1  # background alone
     found = foregrounds.grabcut(photo, aside)
     assert not found[:, 45:].any() and not found[70:].any()
     assert not foregrounds.grabcut(photo, np.zeros_like(truth)).any()
@@ -108,8 +108,8 @@ def test_a_cut_does_not_depend_on_what_ran_before():
     """Else its masks would depend on which worker got which photos."""
     photo, _ = draw([3])
     plain = (photo == GROUND).all(2)
-    ground = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)  # many colours at the border
-    photo[plain] = cv2.resize(ground, (96, 96))[plain]
+    background = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.uint8)  # many colours
+    photo[plain] = cv2.resize(background, (96, 96))[plain]
     masks = set()
     for seed in range(6):
         cv2.setRNGSeed(seed)
@@ -119,14 +119,14 @@ def test_a_cut_does_not_depend_on_what_ran_before():
 
 @pytest.mark.parametrize("shape", [(64, 64), (1, 64), (64, 1), (2, 2), (5, 64), (17, 300)])
 @pytest.mark.parametrize("noise", [False, True])
-def test_photos_without_a_product_give_faults_and_no_crash(shape, noise):
+def test_photos_without_a_product_are_rejected_without_a_crash(shape, noise):
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (*shape, 3)).astype(np.uint8) if noise else np.full((*shape, 3), 200, np.uint8)
     cut = foregrounds.cut_out(photo)
     assert cut.mask.shape == shape and set(np.unique(cut.mask)) <= {0, 1}
-    assert foregrounds.faults(cut, single=True)
+    assert foregrounds.rejection_reasons(cut, single=True)
     if not noise:
-        assert foregrounds.faults(cut, single=True) == ["empty"]
+        assert foregrounds.rejection_reasons(cut, single=True) == ["empty"]
 
 
 def test_tidy_fills_holes_and_removes_specks_only():
@@ -139,15 +139,15 @@ def test_tidy_fills_holes_and_removes_specks_only():
     assert np.array_equal(foregrounds.tidy(mask), expected)
 
 
-def test_main_piece_and_its_share():
+def test_largest_piece_and_its_share():
     mask = np.zeros((40, 40), np.uint8)
     mask[2:12, 2:12], mask[20:35, 20:35] = 1, 1
-    piece, share = foregrounds.main_piece(mask)
+    piece, share = foregrounds.largest_piece(mask)
     assert piece.sum() == 225 and piece[25, 25] and share == pytest.approx(225 / 325)
-    assert foregrounds.main_piece(np.zeros((5, 5), np.uint8))[1] == 0
+    assert foregrounds.largest_piece(np.zeros((5, 5), np.uint8))[1] == 0
 
 
-# ---- what is thrown out
+# ---- why masks are rejected
 def box_mask(*boxes: tuple[int, int, int, int], size: int = 100) -> np.ndarray:
     mask = np.zeros((size, size), np.uint8)
     for x1, y1, x2, y2 in boxes:
@@ -155,7 +155,7 @@ def box_mask(*boxes: tuple[int, int, int, int], size: int = 100) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize(("mask", "single", "faults"), [
+@pytest.mark.parametrize(("mask", "single", "reasons"), [
     (box_mask((20, 20, 70, 70)), False, []),
     (box_mask(), True, ["empty"]),
     (box_mask((20, 20, 70, 70), (80, 80, 95, 97)), True, []),
@@ -169,27 +169,28 @@ def box_mask(*boxes: tuple[int, int, int, int], size: int = 100) -> np.ndarray:
     (box_mask((20, 20, 80, 80), (20, 20, 50, 90)), True, []),
     (box_mask((20, 20, 80, 58), (20, 20, 50, 90)), False, ["not compact"]),
     (box_mask((20, 20, 80, 58), (20, 20, 50, 90)), True, [])])
-def test_why_a_mask_is_no_product(mask, single, faults):
-    assert foregrounds.faults(Cut(mask, [], 1.0, 1.0, 0.0), single) == faults
+def test_why_a_mask_is_no_product(mask, single, reasons):
+    assert foregrounds.rejection_reasons(Cut(mask, mask, 1.0, 1.0, 0.0), single) == reasons
 
 
-@pytest.mark.parametrize(("signs", "single", "faults"), [
-    ((0.1, 1.0, 0.0), True, ["unclear outline"]), ((1.0, 0.1, 0.0), True, ["starts disagree"]),
+@pytest.mark.parametrize(("signs", "single", "reasons"), [
+    ((0.1, 1.0, 0.0), True, ["unclear outline"]), ((1.0, 0.1, 0.0), True, ["initial masks disagree"]),
     ((1.0, 1.0, 0.5), True, []), ((1.0, 1.0, 0.5), False, ["several pieces"])])
-def test_what_makes_a_good_shape_doubtful(signs, single, faults):
-    assert foregrounds.faults(Cut(box_mask((20, 20, 70, 70)), [], *signs), single) == faults
+def test_what_makes_a_good_shape_doubtful(signs, single, reasons):
+    mask = box_mask((20, 20, 70, 70))
+    assert foregrounds.rejection_reasons(Cut(mask, mask, *signs), single) == reasons
 
 
 def test_two_products_are_not_taken_for_one():
     photo, _ = draw([1, 4], 224, 224)
-    assert "several pieces" in foregrounds.faults(foregrounds.cut_out(photo), single=False)
+    assert "several pieces" in foregrounds.rejection_reasons(foregrounds.cut_out(photo), single=False)
 
 
 # ---- foregrounds of files
 def test_a_cut_foreground_is_tight_in_its_corner_and_keeps_its_pixels(tmp_path):
     photo, boxes = draw([2], 128, 128)
     Image.fromarray(photo).save(tmp_path / "a.png")
-    square = foregrounds.cut((tmp_path / "a.png", True), size=64, iterations=1)
+    square = foregrounds.extract_foreground(tmp_path / "a.png", single=True, size=64)
     x1, y1, x2, y2 = boxes[0].astype(int)
     scale = min(1, 64 / max(x2 - x1, y2 - y1))
     solid = square[..., 3] > 127
@@ -201,10 +202,10 @@ def test_a_cut_foreground_is_tight_in_its_corner_and_keeps_its_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 100), (3, 700)])
-def test_photos_of_odd_sizes_are_thrown_out_with_a_reason(tmp_path, size):
+def test_photos_of_odd_sizes_are_rejected_with_a_reason(tmp_path, size):
     photo = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3)).astype(np.uint8)
     Image.fromarray(photo).save(tmp_path / "a.png")
-    assert foregrounds.cut((tmp_path / "a.png", False), 64, 1) == ["empty"]
+    assert foregrounds.extract_foreground(tmp_path / "a.png", False, 64) == ["empty"]
 
 
 def saved_as(photo: Image.Image, kind: str, file: Path) -> Path:
@@ -230,7 +231,7 @@ def saved_as(photo: Image.Image, kind: str, file: Path) -> Path:
 def test_photos_of_any_kind_are_cut_upright(tmp_path, kind):
     photo, boxes = draw([2], 128, 128)
     file = saved_as(Image.fromarray(photo), kind, tmp_path / "a")
-    solid = foregrounds.cut((file, True), 128, 1)[..., 3] > 127
+    solid = foregrounds.extract_foreground(file, True, 128)[..., 3] > 127
     x1, y1, x2, y2 = boxes[0] * 2
     assert (solid.any(0).sum(), solid.any(1).sum()) == pytest.approx(
         (128 * (x2 - x1) / (y2 - y1), 128), abs=4)
@@ -241,5 +242,5 @@ def test_a_damaged_photo_is_refused_in_one_line(tmp_path):
     Image.fromarray(photo).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:80])
     with pytest.raises(InputError) as error:
-        foregrounds.cut((tmp_path / "a.png", True), 64, 1)
+        foregrounds.extract_foreground(tmp_path / "a.png", True, 64)
     assert str(tmp_path / "a.png") in str(error.value) and len(str(error.value).splitlines()) == 1
