@@ -1,33 +1,35 @@
 """Pictures of the rendered world's products: one RGBA cut-out a product, lit from the upper left.
 
-Most parts of a product are turned bodies (an outline rotated about the vertical axis), so shading, highlights
-and lettering bend around them; cartons, sachets and nozzles are flat polygons.
+Most parts are turned bodies (an outline rotated about the vertical axis), so shading, highlights and lettering bend
+around them; cartons and sachets are flat polygons. Here u runs over a part from its left edge to its right one, v
+from its top (0) to its foot (1).
 """
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
-from capture_lib.world.labels import decal, ornament_points
-from capture_lib.world.packaging import SILHOUETTES, Look, Part, Surface, look_of, surface_of
-from capture_lib.world.wording import Product
+from capture_lib.world.labels import Point, decal, ornament_points
+from capture_lib.world.packaging import ASPECTS, PARTS, TABLE, Look, Part, Surface, look_of, surface_of
+from capture_lib.world.products import Product
 
-GLINT = {  # strength of the highlight of each finish
-    "matte": 0.06, "wood": 0.04, "glass": 0.55, "metal": 0.30, "gloss": 0.42, "frost": 0.14, "foil": 0.2, "clear": 0.5,
-    "satin": 0.1, "bristle": 0.0, "shimmer": 0.0,
-}
-# a metal cap mirrors a studio: brightness from its left edge to its right one
-STUDIO = ((-1, -0.85, -0.6, -0.35, -0.1, 0.2, 0.5, 0.72, 0.9, 1),
-          (0.45, 0.8, 0.62, 1.2, 0.95, 0.6, 0.78, 1.05, 0.6, 0.4))
+GLINT, STUDIO, FLAT_STUDIO = (TABLE[key] for key in ("glint", "studio", "flat_studio"))
 
 
-def cut_out(product: Product, longest: int, seed: int) -> np.ndarray:
-    """The picture of a product: (h, w, 4) float32 RGBA in 0..1, colours premultiplied, `longest` pixels long."""
-    form, look = SILHOUETTES[product.silhouette], look_of(product.brand, product.look, seed)
-    height = int(longest / max(1.0, form.aspect))
-    canvas = np.zeros((height, int(height * form.aspect) + 6, 4), np.float32)
-    for part in form.parts:
+def draw_product(product: Product, longest: int, seed: int) -> ndarray:
+    """Draw a product: (h, w, 4) float32 RGBA in 0..1, colours premultiplied, about `longest` pixels long."""
+    aspect = ASPECTS[product.silhouette]
+    look = look_of(product.brand, product.look, seed)
+    height = int(longest / max(1.0, aspect))
+    canvas = np.zeros((height, int(height * aspect) + 6, 4), np.float32)
+    for part in PARTS[product.silhouette]:
         surface = surface_of(part.role, look, product)
-        printing = _printing(part, height, product, look, surface)
+        printing = None
+        if part.printed:  # (h, w, 4) float32 RGBA in 0..1, as large as the part's front
+            heights, across = np.array(part.outline).T
+            span = np.ptp(across) if part.polygon else 2 * across.max()
+            size = (max(8, int(span * height)), max(8, int(np.ptp(heights) * height)))
+            printing = decal(size, product, look, surface).astype(np.float32) / 255
         if part.role in ("mirror", "powder"):
             _round_face(canvas, part, surface, look)
         elif part.role == "top":
@@ -39,150 +41,141 @@ def cut_out(product: Product, longest: int, seed: int) -> np.ndarray:
     return canvas
 
 
-def _printing(part: Part, height: int, product: Product, look: Look, surface: Surface) -> np.ndarray | None:
-    """The printing that fills a part's front, (h, w, 4) float32 RGBA in 0..1; None for a plain part."""
-    if not part.printed:
-        return None
-    heights, across = np.array(part.outline).T
-    span = np.ptp(across) if part.polygon else 2 * across.max()
-    size = (max(8, int(span * height)), max(8, int(np.ptp(heights) * height)))
-    return decal(size, product, look, surface).astype(np.float32) / 255
-
-
-def paint_over(canvas: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> None:
-    """Paints colours (h, w, 3) in 0..1 with opacity (h, w) over a premultiplied RGBA canvas, in place."""
+def paint_over(canvas: ndarray, rgb: ndarray, alpha: ndarray) -> None:
+    """Paint colours (h, w, 3) in 0..1 with opacity (h, w) over a premultiplied RGBA canvas, in place."""
     a = alpha[..., None]
     canvas[..., :3] = rgb * a + canvas[..., :3] * (1 - a)
     canvas[..., 3] = alpha + canvas[..., 3] * (1 - alpha)
 
 
-def _bump(x: np.ndarray, centre: float, width: float) -> np.ndarray:
+def _bump(x: ndarray, centre: float, width: float) -> ndarray:
     return np.exp(-(((x - centre) / width) ** 2))
 
 
 # ---- turned parts
-def _turned(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray | None) -> None:
-    """Paints a turned part; edges are smoothed over one pixel."""
+def _turned(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | None) -> None:
+    """Paint a turned part; edges are smoothed over one pixel."""
     height, width = canvas.shape[:2]
-    ends, profile = _profile(part, height)
+    # the half width in pixels at every row, corners smoothed
+    rows, halves = np.array(part.outline).T * height
+    profile = np.interp(np.arange(height + 1), rows, halves).astype(np.float32)[:, None]
+    profile = cv2.GaussianBlur(profile, (1, 0), 1, sigmaY=0.006 * height, borderType=cv2.BORDER_REPLICATE)[:, 0]
+    first, last = part.outline[0][0] * height, part.outline[-1][0] * height  # rows of its ends
     sag = part.curve * profile.max()
-    top, bottom = max(0, int(ends[0] - 2)), min(height, int(ends[1] + sag + 3))
+    top, bottom = max(0, int(first - 2)), min(height, int(last + sag + 3))
     y, x = np.mgrid[top:bottom, 0:width].astype(np.float32)
     x -= (width - 1) / 2 + part.x * height
     # the camera looks down a little: what lies at one height of the body sags in the middle of the picture
-    half = np.interp(y, np.arange(len(profile)), profile)
+    rows = np.arange(len(profile))
+    half = np.interp(y, rows, profile)
     along = y - part.curve * half * np.sqrt(np.clip(1 - (x / half) ** 2, 0, 1))
-    half = np.interp(along, np.arange(len(profile)), profile).astype(np.float32)
+    half = np.interp(along, rows, profile).astype(np.float32)
     u = np.clip(x / half, -1, 1)
-    v = np.clip((along - ends[0]) / (ends[1] - ends[0]), 0, 1).astype(np.float32)
-    start = ends[0] + part.slant * height * (1 + u) * 0.9
+    v = np.clip((along - first) / (last - first), 0, 1).astype(np.float32)
+    # where it covers the canvas
+    start = first + part.slant * height * (1 + u) * 0.9
     cover = np.clip(half - np.abs(x) + 0.5, 0, 1)
-    cover *= np.clip(along - start + 0.5, 0, 1) * np.clip(ends[1] - along + 0.5, 0, 1)
-    rgb, opacity = _lit(surface, u, v, None if printing is None else _bent(printing, u, v))
+    cover *= np.clip(along - start + 0.5, 0, 1) * np.clip(last - along + 0.5, 0, 1)
+    rgb, opacity = _light(surface, u, v, printing)
     paint_over(canvas[top:bottom], rgb, (cover * opacity).astype(np.float32))
-    if part.role in ("cap", "case", "collar") and part.curve > 0.05:  # the top face of a cap
+    # the top face of a cap
+    if part.role in ("cap", "case", "collar") and part.curve > 0.05:
+        centre = ((width - 1) / 2 + part.x * height, first + 0.5)
         lid = np.float32(surface.rgb) / 255 * 0.85 + 0.15
-        centre = ((width - 1) / 2 + part.x * height, ends[0] + 0.5)
-        _disc(canvas, centre, profile[int(ends[0])], max(sag * 0.9, 1.0), lid)
+        _disc(canvas, centre, profile[int(first)], max(sag * 0.9, 1.0), lid)
 
 
-def _profile(part: Part, height: int) -> tuple[tuple[float, float], np.ndarray]:
-    """Top and bottom in pixels, and the half width at every row, (height + 1,) float32, corners smoothed."""
-    ys, halves = np.array(part.outline).T * height
-    profile = np.interp(np.arange(height + 1), ys, halves).astype(np.float32)
-    smooth = cv2.GaussianBlur(profile[:, None], (1, 0), 1, sigmaY=0.006 * height, borderType=cv2.BORDER_REPLICATE)
-    return (float(ys[0]), float(ys[-1])), smooth[:, 0]
-
-
-def _bent(printing: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The printing as it lies around the body."""
-    h, w = printing.shape[:2]
-    across = (u + 0.5 * (np.arcsin(u) - u)) / 1.285  # 1.285 = its value at the right edge
-    columns, rows = ((across + 1) / 2 * (w - 1)).astype(np.float32), (v * (h - 1)).astype(np.float32)
-    return cv2.remap(printing, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _lit(surface: Surface, u: np.ndarray, v: np.ndarray,
-         printing: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and opacity of a turned surface. u: -1 (left edge) to 1; v: 0 (top) to 1; printing: RGBA, 0..1."""
+def _light(surface: Surface, u: ndarray, v: ndarray, printing: ndarray | None) -> tuple[ndarray, ndarray]:
+    """Return colour and opacity of a turned surface; here u is -1 at the left edge."""
     rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (*u.shape, 3))
-    shade, opacity, paper = _shade(surface, u, v), np.ones_like(u), np.zeros_like(u)
+    shade = _turned_shade(surface.finish, u, v)
+    opacity, paper = np.ones_like(u), np.zeros_like(u)
     if surface.finish == "glass":
         rgb = rgb * (0.80 + 0.35 * v[..., None]) + 0.10 * (1 - v[..., None])
         empty = np.clip((0.13 - v) * 40, 0, 1) + np.clip((v - 0.955) * 40, 0, 1)  # above the liquid, and the thick base
         rgb = rgb + 0.25 * (1 - rgb) * empty[..., None]
         opacity = (0.80 + 0.20 * np.abs(u) ** 3) * (1 - 0.25 * empty)
     if printing is not None:
+        # lay it around the body
+        h, w = printing.shape[:2]
+        across = (u + 0.5 * (np.arcsin(u) - u)) / 1.285  # 1.285 = its value at the right edge
+        columns, rows = ((across + 1) / 2 * (w - 1)).astype(np.float32), (v * (h - 1)).astype(np.float32)
+        printing = cv2.remap(printing, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         paper = printing[..., 3]
         rgb = rgb * (1 - paper[..., None]) + printing[..., :3] * paper[..., None]
         opacity = np.maximum(opacity, paper)
-        shade = shade * (1 - paper) + _shade(Surface(surface.rgb, "matte"), u, v) * paper
+        shade = shade * (1 - paper) + _turned_shade("matte", u, v) * paper
     glint = GLINT[surface.finish] * np.clip(1.15 - 0.5 * v, 0, 1) * (1 - 0.7 * paper)
     shine = glint * _bump(u, -0.52, 0.13) + 0.45 * glint * _bump(u, 0.80, 0.06)
     return np.clip(rgb * shade[..., None] + shine[..., None], 0, 1), opacity
 
 
-def _shade(surface: Surface, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Brightness of a turned surface by its finish."""
-    if surface.finish == "metal":
+def _turned_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:
+    """Return the brightness of a turned surface."""
+    if finish == "metal":
         return np.interp(u, *STUDIO).astype(np.float32)
     shade = 0.50 + 0.55 * np.clip(0.85 * np.sqrt(np.clip(1 - u * u, 0, 1)) - 0.42 * u, 0, 1.1)
-    if surface.finish == "frost":  # light scattered in the wall of the bottle: pale edges, a soft middle
-        shade = 0.86 + 0.25 * (shade - 0.75) + 0.16 * _bump(np.abs(u), 0.9, 0.12)
-    if surface.finish == "bristle":
-        shade = shade * (0.75 + 0.45 * np.sin(90 * v + 8 * u))
-    if surface.finish == "wood":
-        shade = shade * (1 + 0.10 * np.sin(40 * u + 6 * np.sin(5 * v + 3 * u)))
-    if surface.finish == "glass":
-        shade = shade * (1 - 0.22 * _bump(np.abs(u), 0.93, 0.07)) + 0.06
+    if finish == "frost":  # light scattered in the wall of the bottle: pale edges, a soft middle
+        return 0.86 + 0.25 * (shade - 0.75) + 0.16 * _bump(np.abs(u), 0.9, 0.12)
+    if finish == "bristle":
+        return shade * (0.75 + 0.45 * np.sin(90 * v + 8 * u))
+    if finish == "wood":
+        return shade * (1 + 0.10 * np.sin(40 * u + 6 * np.sin(5 * v + 3 * u)))
+    if finish == "glass":
+        return shade * (1 - 0.22 * _bump(np.abs(u), 0.93, 0.07)) + 0.06
     return shade
 
 
-# ---- faces
-def _disc(canvas: np.ndarray, centre: tuple[float, float], rx: float, ry: float, rgb: np.ndarray,
-          sheen: float = 0.1) -> None:
-    """Paints an ellipse around (x, y), brighter to the upper left; `rgb` is (3,) or (height, width, 3) in 0..1."""
-    rows = slice(max(0, int(centre[1] - ry) - 2), int(centre[1] + ry) + 3)
-    down, across = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)[:, rows]
-    across, down = (across - centre[0]) / rx, (down - centre[1]) / ry
-    cover = np.clip((1 - np.sqrt(across ** 2 + down ** 2)) * min(rx, ry) + 0.5, 0, 1)
-    light = 1 - sheen * (across + down)
-    paint_over(canvas[rows], np.clip((rgb if rgb.ndim == 1 else rgb[rows]) * light[..., None], 0, 1), cover)
-
-
-def _ellipse(part: Part, canvas: np.ndarray) -> tuple[tuple[float, float], float, float]:
-    """Centre (x, y) and half axes in pixels of a round face that is seen aslant."""
+# ---- round faces, seen aslant
+def _ellipse(part: Part, canvas: ndarray) -> tuple[Point, float, float]:
+    """Return centre (x, y) and half axes in pixels."""
     height, width = canvas.shape[:2]
     (top, half), (bottom, _) = part.outline
-    return ((width - 1) / 2, (top + bottom) / 2 * height), half * height, (bottom - top) / 2 * height
+    centre = ((width - 1) / 2, (top + bottom) / 2 * height)
+    return centre, half * height, (bottom - top) / 2 * height
 
 
-def _round_face(canvas: np.ndarray, part: Part, surface: Surface, look: Look) -> None:
-    """The mirror or the powder pan of a compact; the line's ornament is pressed into the powder."""
+def _disc(canvas: ndarray, centre: Point, rx: float, ry: float, rgb: ndarray, sheen: float = 0.1) -> None:
+    """Paint an ellipse, brighter to the upper left; `rgb` is (3,) or (height, width, 3) in 0..1."""
+    rows = slice(max(0, int(centre[1] - ry) - 2), int(centre[1] + ry) + 3)
+    y, x = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)[:, rows]
+    x, y = (x - centre[0]) / rx, (y - centre[1]) / ry
+    cover = np.clip((1 - np.sqrt(x ** 2 + y ** 2)) * min(rx, ry) + 0.5, 0, 1)
+    light = 1 - sheen * (x + y)
+    if rgb.ndim == 3:
+        rgb = rgb[rows]
+    paint_over(canvas[rows], np.clip(rgb * light[..., None], 0, 1), cover)
+
+
+def _round_face(canvas: ndarray, part: Part, surface: Surface, look: Look) -> None:
+    """Paint the mirror or the powder pan of a compact; the line's ornament is pressed into the powder."""
     centre, rx, ry = _ellipse(part, canvas)
     own = np.float32(surface.rgb) / 255
-    mirror = part.role == "mirror"
-    _disc(canvas, centre, rx, ry, own * 0.9 if mirror else np.float32([0.93, 0.92, 0.90]))
-    face = np.float32([0.82, 0.87, 0.92]) if mirror else own
-    if not mirror:
-        points = ornament_points(centre, 0.55 * ry, look, 2.6)
+    if part.role == "mirror":
+        rim = own * 0.9
+        face = np.float32([0.82, 0.87, 0.92])
+    else:
+        rim = np.float32([0.93, 0.92, 0.90])
         relief = np.zeros(canvas.shape[:2], np.float32)
+        points = ornament_points(centre, 0.55 * ry, look, 2.6)
         cv2.fillPoly(relief, [np.int32(np.round(points * 8))], 1.0, cv2.LINE_8, 3)
-        face = face * (1 - 0.16 * relief[..., None])
+        face = own * (1 - 0.16 * relief[..., None])
+    _disc(canvas, centre, rx, ry, rim)
     _disc(canvas, centre, rx * 0.88, ry * 0.88, face, 0.16)
 
 
-def _printed_lid(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray) -> None:
-    """The lid of a tin, seen from above with its printing."""
+def _printed_lid(canvas: ndarray, part: Part, surface: Surface, printing: ndarray) -> None:
+    """Paint the lid of a tin, seen from above with its printing."""
     centre, rx, ry = _ellipse(part, canvas)
     own = np.float32(surface.rgb) / 255
     _disc(canvas, centre, rx, ry, own * 0.8)
-    layer = _laid(canvas, printing, (centre[0] - rx, centre[1] - ry))
-    _disc(canvas, (centre[0], centre[1] - 1), rx * 0.955, ry * 0.94, own * (1 - layer[..., 3:]) + layer[..., :3], 0.14)
+    layer = _layer(canvas, printing, (centre[0] - rx, centre[1] - ry))
+    face = own * (1 - layer[..., 3:]) + layer[..., :3]
+    _disc(canvas, (centre[0], centre[1] - 1), rx * 0.955, ry * 0.94, face, 0.14)
 
 
-def _laid(canvas: np.ndarray, printing: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
-    """The printing on an empty canvas, its upper left corner at (x, y): RGBA, premultiplied."""
+def _layer(canvas: ndarray, printing: ndarray, corner: Point) -> ndarray:
+    """Return a printing on an empty canvas, its upper left corner at (x, y): RGBA, premultiplied."""
     layer = np.zeros_like(canvas)
     x, y = (max(0, round(float(value))) for value in corner)
     target = layer[y:y + printing.shape[0], x:x + printing.shape[1]]
@@ -191,66 +184,66 @@ def _laid(canvas: np.ndarray, printing: np.ndarray, corner: tuple[float, float])
     return layer
 
 
-def _flat(canvas: np.ndarray, part: Part, surface: Surface, printing: np.ndarray | None) -> None:
-    """Paints a flat polygon with a soft gradient; the printing fills the box around it."""
+# ---- flat parts
+def _flat(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | None) -> None:
+    """Paint a flat polygon with a soft gradient; the printing fills the box around it."""
     height, width = canvas.shape[:2]
     points = np.array([[x * height + (width - 1) / 2, y * height] for y, x in part.outline], np.float32)
-    first = np.maximum(np.floor(points.min(0)).astype(int) - 2, 0)
-    canvas = canvas[first[1]:int(points[:, 1].max()) + 3, first[0]:int(points[:, 0].max()) + 3]
-    points = points - first
+    left, top = np.maximum(np.floor(points.min(0)).astype(int) - 2, 0)
+    right, bottom = points.max(0).astype(int) + 3
+    canvas = canvas[top:bottom, left:right]
+    points = points - [left, top]
     cover = _polygon(points, canvas.shape[1::-1], part.corner * height)
-    down, across = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)
-    u = (across - points[:, 0].min()) / np.ptp(points[:, 0])
-    v = (down - points[:, 1].min()) / np.ptp(points[:, 1])
+    y, x = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)
+    u = (x - points[:, 0].min()) / np.ptp(points[:, 0])
+    v = (y - points[:, 1].min()) / np.ptp(points[:, 1])
     rgb = np.broadcast_to(np.float32(surface.rgb) / 255, (*u.shape, 3))
     if printing is not None:
-        layer = _laid(canvas, printing, points.min(0))
+        layer = _layer(canvas, printing, points.min(0))
         if part.role == "print":  # letters on what is already there
-            rgb, cover = layer[..., :3] / np.maximum(layer[..., 3:], 1e-3), cover * layer[..., 3]
+            rgb = layer[..., :3] / np.maximum(layer[..., 3:], 1e-3)
+            cover = cover * layer[..., 3]
         else:
             rgb = rgb * (1 - layer[..., 3:]) + layer[..., :3]
     opacity = np.float32(0.6 if surface.finish == "clear" else 1.0)
-    paint_over(canvas, np.clip(rgb * _flat_shade(surface, u, v)[..., None], 0, 1), cover * opacity)
+    shade = _flat_shade(surface.finish, u, v)
+    paint_over(canvas, np.clip(rgb * shade[..., None], 0, 1), cover * opacity)
 
 
-def _polygon(points: np.ndarray, size: tuple[int, int], corner: float) -> np.ndarray:
-    """Where a polygon with rounded corners lies, (height, width) float32 in 0..1; `size` is (width, height)."""
+def _polygon(points: ndarray, size: tuple[int, int], corner: float) -> ndarray:
+    """Return where a polygon with rounded corners lies, (height, width) float32 in 0..1; `size` is (width, height)."""
     width, height = size
     cover = np.zeros((height * 2, width * 2), np.uint8)
-    outline = _rounded(points, corner) if corner else points
-    cv2.fillPoly(cover, [np.int32(np.round(outline * 2))], 255, cv2.LINE_AA)
+    if corner:  # cut each corner off by a curve that begins `corner` before it
+        ends = []
+        for shift in (1, -1):
+            edge = np.roll(points, shift, axis=0) - points
+            ends.append(points + edge * np.minimum(0.5, corner / np.linalg.norm(edge, axis=1, keepdims=True)))
+        t = np.linspace(0, 1, 7)[:, None, None]
+        curves = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
+        points = curves.transpose(1, 0, 2).reshape(-1, 2)
+    cv2.fillPoly(cover, [np.int32(np.round(points * 2))], 255, cv2.LINE_AA)
     return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _rounded(points: np.ndarray, corner: float) -> np.ndarray:
-    """The outline of a polygon, each corner (x, y) cut off by a curve that begins `corner` before it."""
-    ends = []
-    for other in (np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)):
-        edge = other - points
-        ends.append(points + edge * np.minimum(0.5, corner / np.linalg.norm(edge, axis=1, keepdims=True)))
-    t = np.linspace(0, 1, 7)[:, None, None]
-    curves = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
-    return curves.transpose(1, 0, 2).reshape(-1, 2)
-
-
-def _flat_shade(surface: Surface, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Brightness of a flat face: paper, crimped foil, thick glass with bright edges, metal, satin, shimmer."""
+def _flat_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:
+    """Return the brightness of a flat face; u is 0 at the left edge."""
     shade = 1.06 - 0.10 * u - 0.08 * v
-    if surface.finish == "foil":
+    if finish == "foil":  # crimped at both ends
         shade = shade + 0.10 * np.sin(5 * u + 4 * v) * _bump(u, 0.5, 0.6)
         shade = shade + 0.22 * _bump(u + 0.25 * v, 0.35, 0.05)
         crimped = (v < 0.055) | (v > 0.945)
         shade = np.where(crimped, shade * (0.9 + 0.08 * np.sin(300 * u)), shade)
-    if surface.finish in ("glass", "clear"):
+    elif finish in ("glass", "clear"):  # thick, with bright edges
         edge = np.minimum.reduce([u, 1 - u, v, 1 - v])
         shade = shade * (1 - 0.3 * _bump(edge, 0.05, 0.025))
         shade = shade + 0.35 * _bump(u, 0.14, 0.03) + 0.2 * _bump(edge, 0.0, 0.02)
-    if surface.finish == "metal":
-        shade = shade * np.interp(u + 0.15 * v, (0, 0.12, 0.3, 0.55, 0.8, 1.2), (0.75, 1.1, 0.9, 1.12, 0.82, 0.7))
-    if surface.finish in ("gloss", "frost"):
-        shade = shade + GLINT[surface.finish] * (0.8 * _bump(u, 0.13, 0.05) + 0.3 * _bump(u, 0.92, 0.03))
-    if surface.finish == "satin":
+    elif finish == "metal":
+        shade = shade * np.interp(u + 0.15 * v, *FLAT_STUDIO)
+    elif finish in ("gloss", "frost"):
+        shade = shade + GLINT[finish] * (0.8 * _bump(u, 0.13, 0.05) + 0.3 * _bump(u, 0.92, 0.03))
+    elif finish == "satin":
         shade = shade + 0.14 * np.sin(9 * u + 5 * v)
-    if surface.finish == "shimmer":
+    elif finish == "shimmer":
         shade = shade + 0.12 * np.sin(211 * u + 37 * np.sin(91 * v)) + 0.12 * _bump(u + v, 0.8, 0.3)
     return shade.astype(np.float32)

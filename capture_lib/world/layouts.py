@@ -1,40 +1,14 @@
 """Where the products of a photo stand or lie: one alone, or a group in one of several arrangements."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
+from numpy.random import Generator
 
+from capture_lib.world.tables import read_settings
 
-@dataclass(frozen=True)
-class StagingSettings:
-    """How photos are taken: shares of photos, and heights as fractions of the photo's side."""
-
-    single_height: tuple[float, float] = (0.45, 0.85)  # longest side of a product that stands alone
-    multi_height: tuple[float, float] = (0.30, 0.60)   # height of a product in a group
-    # how often a group is arranged so, among the arrangements for its number of products
-    line: float = 0.32
-    rows: float = 0.22
-    triangle: float = 0.14
-    fan: float = 0.07
-    flat: float = 0.14          # scattered, seen from above, turned in any direction
-    box: float = 0.08           # side by side in an open gift box, seen from above
-    single_flat: float = 0.12   # share of single products that lie, turned in any direction
-    stand: tuple[float, float] = (0.12, 0.15)    # share on a podium or a tray: single products, groups in one row
-    plain: float = 0.5          # share of photos on a plain ground
-    strong_tilt: float = 0.12   # share of standing products tilted by up to 35 degrees; the others by about 4
-    perspective: float = 0.05   # deviation of how much a product's far side shrinks
-    reflection: float = 0.2     # share of photos on a glossy table
-    cast: float = 0.45          # share of photos of standing products with a shadow along the table
-    props: tuple[float, float] = (0.20, 0.40)    # share with 1 to 3 props: single products, groups
-    sticker: tuple[float, float] = (0.20, 0.28)  # share with a sticker: single products, groups
-    banner: tuple[float, float] = (0.05, 0.10)   # share with a banner: single products, groups
-    points: tuple[float, float] = (0.06, 0.03)   # share with a list of selling points: single products, groups
-    frame: float = 0.08
-    logo: float = 0.08          # share with the brand's sign in a corner
-    watermark: float = 0.07
-    blur: float = 0.12
-    least_visible: float = 0.5  # what overlapping products leave of a product, as far as it can be had
+STAGING = read_settings("staging_settings")  # how often what happens
 
 
 @dataclass(frozen=True)
@@ -50,10 +24,10 @@ class Pose:
     shrink: tuple[float, float] = (0.0, 0.0)  # towards the right and towards the foot
 
     def box(self) -> tuple[float, float, float, float]:
-        """The box that holds it, xyxy in pixels (perspective aside)."""
-        t = np.deg2rad(self.tilt)
-        w = self.width * abs(np.cos(t)) + self.height * (abs(np.sin(t)) + abs(self.shear))
-        h = self.height * abs(np.cos(t)) + self.width * abs(np.sin(t))
+        """Return the box that holds it, xyxy in pixels (perspective aside)."""
+        angle = np.deg2rad(self.tilt)
+        w = self.width * abs(np.cos(angle)) + self.height * (abs(np.sin(angle)) + abs(self.shear))
+        h = self.height * abs(np.cos(angle)) + self.width * abs(np.sin(angle))
         middle = self.foot - self.height / 2
         return self.x - w / 2, middle - h / 2, self.x + w / 2, middle + h / 2
 
@@ -67,173 +41,182 @@ class Layout:
     above: bool = False  # seen from above: no horizon, no foot
     stand: bool = False  # on a podium or a tray
 
+    def back_to_front(self) -> list[int]:
+        """Return the order in which products are pasted."""
+        return sorted(range(len(self.poses)), key=lambda n: self.poses[n].foot)
+
 
 Sizes = list[tuple[float, float]]  # height and width of every product, in pixels
+# for how many products, at least and at most
+ARRANGEMENTS = {"line": (2, 4), "rows": (3, 12), "triangle": (3, 5), "fan": (2, 5), "flat": (2, 9), "box": (2, 7)}
 
 
-# ---- one product
-def single(aspect: float, size: int, s: StagingSettings, rng: np.random.Generator) -> Layout:
-    """One product somewhere near the middle, all of it inside the photo; `aspect` is width over height."""
-    above = bool(rng.random() < s.single_flat)
-    stand = bool(not above and rng.random() < s.stand[0])
-    tilt = float(rng.uniform(-180, 180)) if above else 0.0 if stand else _tilt(s, rng)
-    height = rng.uniform(*s.single_height) * size / max(1.0, aspect) * (0.8 if stand else 1.0)
-    shear, shrink = float(rng.normal(0, 0.03)), _shrink(s, rng)
-    x1, y1, x2, y2 = Pose(0, 0, height, height * aspect, tilt, shear).box()
-    fit = min(1.0, 0.95 * size / (x2 - x1), 0.95 * size / (y2 - y1))
-    free_x, free_y = (size - (x2 - x1) * fit) / 2, (size - (y2 - y1) * fit) / 2
-    x = size / 2 + free_x * float(np.clip(rng.normal(0, 0.35), -1, 1))
-    middle = size / 2 + free_y * float(np.clip(rng.normal(0.2, 0.4), -1, 0.35 if stand else 1))
-    pose = Pose(x, middle + height * fit / 2, height * fit, height * fit * aspect, tilt, shear, shrink)
-    return Layout("flat" if above else "single", (pose,), above, stand)
+@dataclass(frozen=True)
+class Shot:
+    """What a photo follows from, beside its products."""
 
+    size: int  # side in pixels
+    seed: int  # of the world
+    rng: Generator  # of the photo
+    settings: SimpleNamespace
 
-def _tilt(s: StagingSettings, rng: np.random.Generator) -> float:
-    return float(rng.uniform(-35, 35) if rng.random() < s.strong_tilt else rng.normal(0, 3.5))
+    def single(self, aspect: float) -> Layout:
+        """Place a product somewhere near the middle, all of it inside the photo; `aspect` is width over height."""
+        size, rng = self.size, self.rng
+        above = bool(rng.random() < self.settings.single_flat)
+        stand = bool(not above and rng.random() < self.settings.stand[0])
+        tilt = float(rng.uniform(-180, 180)) if above else 0.0 if stand else self._tilt()
+        height = rng.uniform(*self.settings.single_height) * size / max(1.0, aspect) * (0.8 if stand else 1.0)
+        shear, shrink = float(rng.normal(0, 0.03)), self._shrink()
+        # shrink it until it fits, and move it within the room that is left
+        x1, y1, x2, y2 = Pose(0, 0, height, height * aspect, tilt, shear).box()
+        fit = min(1.0, 0.95 * size / (x2 - x1), 0.95 * size / (y2 - y1))
+        aside = float(np.clip(rng.normal(0, 0.35), -1, 1))
+        lower = float(np.clip(rng.normal(0.2, 0.4), -1, 0.35 if stand else 1))
+        x = size / 2 + (size - (x2 - x1) * fit) / 2 * aside
+        middle = size / 2 + (size - (y2 - y1) * fit) / 2 * lower
+        pose = Pose(x, middle + height * fit / 2, height * fit, height * fit * aspect, tilt, shear, shrink)
+        return Layout("flat" if above else "single", (pose,), above, stand)
 
+    def _tilt(self) -> float:
+        """Draw the tilt of a standing product, in degrees."""
+        strong = self.rng.random() < self.settings.strong_tilt
+        return float(self.rng.uniform(-35, 35) if strong else self.rng.normal(0, 3.5))
 
-def _shrink(s: StagingSettings, rng: np.random.Generator) -> tuple[float, float]:
-    across, down = rng.normal(0, s.perspective, 2).clip(-0.12, 0.12)
-    return float(across), float(down)
+    def _shrink(self) -> tuple[float, float]:
+        """Draw the perspective of a product."""
+        across, down = self.rng.normal(0, self.settings.perspective, 2).clip(-0.12, 0.12)
+        return float(across), float(down)
 
+    def group(self, real_heights: list[float], aspects: list[float]) -> Layout:
+        """Arrange several products, in real proportions within limits, as it suits their number."""
+        names = [name for name, (fewest, most) in ARRANGEMENTS.items() if fewest <= len(aspects) <= most]
+        weights = np.array([getattr(self.settings, name) for name in names])
+        name = str(self.rng.choice(names, p=weights / weights.sum()))
+        stand = bool(name == "line" and self.rng.random() < self.settings.stand[1])
+        poses = getattr(self, name)(self._sizes(real_heights, aspects))
+        if stand:
+            poses = [replace(pose, foot=0.80 * self.size, tilt=0.0) for pose in poses]
+        return Layout(name, tuple(poses), name in ("fan", "flat", "box"), stand)
 
-# ---- groups
-def group(real_heights: list[float], aspects: list[float], size: int, s: StagingSettings,
-          rng: np.random.Generator) -> Layout:
-    """Several products, in real proportions within limits, in an arrangement that suits their number."""
-    fitting = [name for name, (_, fewest, most) in ARRANGEMENTS.items() if fewest <= len(aspects) <= most]
-    weights = np.array([getattr(s, name) for name in fitting])
-    name = str(rng.choice(fitting, p=weights / weights.sum()))
-    stand = bool(name == "line" and rng.random() < s.stand[1])
-    sizes = _sizes(real_heights, aspects, size, s, rng)
-    poses = ARRANGEMENTS[name][0](sizes, size, s, rng)
-    if stand:
-        poses = [Pose(p.x, 0.80 * size, p.height, p.width, 0.0, p.shear, p.shrink) for p in poses]
-    return Layout(name, tuple(poses), name in ("fan", "flat", "box"), stand)
+    def spread(self, aspects: list[float]) -> Layout:
+        """Stand all products in one row, none in front of another: where no other arrangement shows them all."""
+        size = self.size
+        height = self.settings.multi_height[0] * size
+        widths = [min(height, 1.1 * height / aspect) * aspect for aspect in aspects]
+        fit = min(1.0, 0.94 * size / sum(widths))
+        poses, left = [], 0.03 * size
+        for aspect, width in zip(aspects, widths, strict=True):
+            width *= fit
+            poses.append(Pose(left + width / 2, 0.8 * size, width / aspect, width * 0.98))
+            left += width
+        return Layout("line", tuple(poses))
 
+    def _sizes(self, real_heights: list[float], aspects: list[float]) -> Sizes:
+        """Draw height and width of every product."""
+        low, high = (share * self.size for share in self.settings.multi_height)
+        unit = self.rng.uniform(0.75, 1.0) * high / max(real_heights)
+        sizes = []
+        for real, aspect in zip(real_heights, aspects, strict=True):
+            height = unit * real * self.rng.uniform(0.95, 1.05)
+            height = float(np.clip(height, low / max(1.0, aspect), high))
+            sizes.append((height, height * aspect))
+        return sizes
 
-def spread(aspects: list[float], size: int, s: StagingSettings, rng: np.random.Generator) -> Layout:
-    """All products upright in one row, none in front of another: where no other arrangement shows them all."""
-    height = s.multi_height[0] * size
-    wide = [min(height, 1.1 * height / aspect) * aspect for aspect in aspects]
-    fit, poses, left = min(1.0, 0.94 * size / sum(wide)), [], 0.03 * size
-    for aspect, width in zip(aspects, wide, strict=True):
-        poses.append(Pose(left + width * fit / 2, 0.8 * size, width * fit / aspect, width * fit * 0.98))
-        left += width * fit
-    return Layout("line", tuple(poses))
+    def line(self, sizes: Sizes) -> list[Pose]:
+        """Side by side on one line."""
+        row = self._row(self.rng.permutation(len(sizes)), sizes, self.rng.uniform(0.72, 0.92), 0.18)
+        return [row[i] for i in range(len(sizes))]
 
+    def rows(self, sizes: Sizes) -> list[Pose]:
+        """Two rows, tall products mostly behind."""
+        tallest = np.argsort([-height * self.rng.uniform(0.7, 1.3) for height, _ in sizes])
+        behind = self.rng.permutation(tallest[:len(sizes) // 2])
+        before = self.rng.permutation(tallest[len(sizes) // 2:])
+        return self._two_rows(behind, before, sizes)
 
-def _sizes(real_heights: list[float], aspects: list[float], size: int, s: StagingSettings,
-           rng: np.random.Generator) -> Sizes:
-    low, high = s.multi_height[0] * size, s.multi_height[1] * size
-    unit = rng.uniform(0.75, 1.0) * high / max(real_heights)
-    wanted = [unit * real * rng.uniform(0.95, 1.05) for real in real_heights]
-    heights = [float(np.clip(h, low / max(1.0, a), high)) for h, a in zip(wanted, aspects, strict=True)]
-    return [(h, h * a) for h, a in zip(heights, aspects, strict=True)]
+    def triangle(self, sizes: Sizes) -> list[Pose]:
+        """The tallest behind in the middle, the others before it."""
+        tallest = np.argsort([-height for height, _ in sizes])
+        return self._two_rows(tallest[:1], self.rng.permutation(tallest[1:]), sizes)
 
+    def _two_rows(self, behind: np.ndarray, before: np.ndarray, sizes: Sizes) -> list[Pose]:
+        poses = self._row(behind, sizes, self.rng.uniform(0.56, 0.68), 0.08)
+        poses |= self._row(before, sizes, self.rng.uniform(0.86, 0.95), 0.10)
+        return [poses[i] for i in range(len(sizes))]
 
-def _line(sizes: Sizes, size: int, s: StagingSettings, rng: np.random.Generator) -> list[Pose]:
-    """Side by side on one line."""
-    row = _row(rng.permutation(len(sizes)), sizes, rng.uniform(0.72, 0.92), 0.18, size, s, rng)
-    return [row[i] for i in range(len(sizes))]
+    def _row(self, order: np.ndarray, sizes: Sizes, foot: float, aside: float) -> dict[int, Pose]:
+        """Stand products in a row: neighbours overlap by up to a fifth of their width or keep a small distance.
 
+        `foot`: where they stand, `aside`: deviation from the middle, both as fractions of the photo's side.
+        """
+        size, rng = self.size, self.rng
+        overlap = rng.uniform(-0.12, 0.22) if len(order) > 1 else 0.0
+        widths = np.array([sizes[i][1] for i in order])
+        fit = min(1.0, 0.94 * size / (widths.sum() * (1 - overlap)))
+        widths = widths * fit
+        steps = widths * (1 - overlap)
+        room = max(0.0, 0.94 * size - steps.sum())
+        left = 0.03 * size + room * float(np.clip(rng.normal(0.5, aside), 0, 1))
+        poses = {}
+        for n, i in enumerate(order):
+            height = sizes[i][0] * fit
+            x = left + steps[:n].sum() + widths[n] / 2
+            y = max(min((foot + rng.uniform(-0.03, 0.03)) * size, 0.985 * size), height + 2)
+            tilt = self._tilt() * (0.6 if len(order) > 2 else 1.0)
+            shear = float(rng.normal(0, 0.02))
+            poses[int(i)] = Pose(float(x), float(y), height, float(widths[n]), tilt, shear, self._shrink())
+        return poses
 
-def _rows(sizes: Sizes, size: int, s: StagingSettings, rng: np.random.Generator) -> list[Pose]:
-    """Two rows, tall products mostly behind."""
-    tall = np.argsort([-height * rng.uniform(0.7, 1.3) for height, _ in sizes])
-    behind = rng.permutation(tall[:len(sizes) // 2])
-    return _two_rows(behind, rng.permutation(tall[len(sizes) // 2:]), sizes, size, s, rng)
+    def fan(self, sizes: Sizes) -> list[Pose]:
+        """Spread like a hand of cards, feet together."""
+        size, rng = self.size, self.rng
+        heights, widths = np.array(sizes).T
+        fit = min(1.3, 0.85 * size / widths.sum(), 0.6 * size / heights.max())
+        places = (np.cumsum(widths) - widths / 2) / widths.sum() - 0.5
+        angles = places * rng.uniform(20, 45) + rng.normal(0, 1.5, len(sizes))
+        middle, top = rng.uniform(0.45, 0.55) * size, rng.uniform(0.44, 0.52) * size
+        poses = []
+        for (height, width), angle, place in zip(sizes, angles, places, strict=True):
+            x = middle + 0.9 * place * widths.sum() * fit
+            foot = top + 0.5 * size * (1 - np.cos(np.deg2rad(angle))) + height * fit / 2
+            poses.append(Pose(float(x), float(foot), float(height * fit), float(width * fit), float(angle)))
+        return poses
 
+    def flat(self, sizes: Sizes) -> list[Pose]:
+        """Scattered over the photo; all turned alike, or each as it fell."""
+        size, rng = self.size, self.rng
+        columns = 2 if len(sizes) <= 4 else 3
+        lines = -(-len(sizes) // columns)
+        common_tilt, free = rng.uniform(-180, 180), rng.random() < 0.6
+        cell_w, cell_h, poses = size / columns, size / lines, []
+        for (height, width), cell in zip(sizes, rng.permutation(columns * lines), strict=False):
+            fit = min(1.0, 1.12 * min(cell_w, cell_h) / max(height, width))
+            tilt = rng.uniform(-180, 180) if free else common_tilt + rng.normal(0, 6)
+            x = (cell % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
+            y = (cell // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
+            pose = Pose(float(x), float(y + height * fit / 2), height * fit, width * fit, float(tilt))
+            # move it to where all of it is in the photo
+            x1, y1, x2, y2 = pose.box()
+            x = pose.x + (max(0.02 * size - x1, 0.0) + min(0.98 * size - x2, 0.0))
+            foot = pose.foot + (max(0.02 * size - y1, 0.0) + min(0.98 * size - y2, 0.0))
+            poses.append(replace(pose, x=x, foot=foot))
+        return poses
 
-def _triangle(sizes: Sizes, size: int, s: StagingSettings, rng: np.random.Generator) -> list[Pose]:
-    """The tallest behind in the middle, the others before it."""
-    tall = np.argsort([-height for height, _ in sizes])
-    return _two_rows(tall[:1], rng.permutation(tall[1:]), sizes, size, s, rng)
-
-
-def _two_rows(behind: np.ndarray, before: np.ndarray, sizes: Sizes, size: int, s: StagingSettings,
-              rng: np.random.Generator) -> list[Pose]:
-    poses = _row(behind, sizes, rng.uniform(0.56, 0.68), 0.08, size, s, rng)
-    poses |= _row(before, sizes, rng.uniform(0.86, 0.95), 0.10, size, s, rng)
-    return [poses[i] for i in range(len(sizes))]
-
-
-def _row(row: np.ndarray, sizes: Sizes, foot: float, aside: float, size: int, s: StagingSettings,
-         rng: np.random.Generator) -> dict[int, Pose]:
-    """One row: neighbours overlap by up to a fifth of their width or keep a small distance."""
-    overlap = rng.uniform(-0.12, 0.22) if len(row) > 1 else 0.0
-    widths = np.array([sizes[i][1] for i in row])
-    fit = min(1.0, 0.94 * size / (widths.sum() * (1 - overlap)))
-    widths, steps = widths * fit, widths * fit * (1 - overlap)
-    free = max(0.0, 0.94 * size - steps.sum())
-    left = 0.03 * size + free * float(np.clip(rng.normal(0.5, aside), 0, 1))
-    poses = {}
-    for n, i in enumerate(row):
-        height, x = sizes[i][0] * fit, left + steps[:n].sum() + widths[n] / 2
-        y = max(min((foot + rng.uniform(-0.03, 0.03)) * size, 0.985 * size), height + 2)
-        tilt = _tilt(s, rng) * (0.6 if len(row) > 2 else 1.0)
-        poses[int(i)] = Pose(float(x), float(y), height, float(widths[n]), tilt, float(rng.normal(0, 0.02)),
-                             _shrink(s, rng))
-    return poses
-
-
-def _fan(sizes: Sizes, size: int, s: StagingSettings, rng: np.random.Generator) -> list[Pose]:
-    """Spread like a hand of cards, feet together."""
-    widths, tallest = np.array([width for _, width in sizes]), max(height for height, _ in sizes)
-    fit = min(1.3, 0.85 * size / widths.sum(), 0.6 * size / tallest)
-    along = (np.cumsum(widths) - widths / 2) / widths.sum() - 0.5
-    angles = along * rng.uniform(20, 45) + rng.normal(0, 1.5, len(sizes))
-    x, y = rng.uniform(0.45, 0.55) * size, rng.uniform(0.44, 0.52) * size
-    poses = []
-    for (height, width), angle, place in zip(sizes, angles, along, strict=True):
-        lower = 0.5 * size * (1 - np.cos(np.deg2rad(angle)))
-        poses.append(Pose(float(x + 0.9 * place * widths.sum() * fit), float(y + lower + height * fit / 2),
-                          height * fit, width * fit, float(angle)))
-    return poses
-
-
-def _flat(sizes: Sizes, size: int, s: StagingSettings, rng: np.random.Generator) -> list[Pose]:
-    """Scattered over the photo; all turned alike, or each as it fell."""
-    count = len(sizes)
-    columns = 2 if count <= 4 else 3
-    lines, common, free = -(-count // columns), rng.uniform(-180, 180), rng.random() < 0.6
-    cell_w, cell_h, poses = size / columns, size / lines, []
-    for n, place in enumerate(rng.permutation(columns * lines)[:count]):
-        height, width = sizes[n]
-        fit = min(1.0, 1.12 * min(cell_w, cell_h) / max(height, width))
-        tilt = float(rng.uniform(-180, 180)) if free else float(common + rng.normal(0, 6))
-        x = (place % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
-        y = (place // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
-        poses.append(_inside(Pose(float(x), float(y + height * fit / 2), height * fit, width * fit, tilt), size))
-    return poses
-
-
-def _inside(pose: Pose, size: int) -> Pose:
-    """The pose moved to where all of it is in the photo."""
-    x1, y1, x2, y2 = pose.box()
-    dx, dy = (max(0.02 * size - low, 0.0) + min(0.98 * size - high, 0.0) for low, high in ((x1, x2), (y1, y2)))
-    return Pose(pose.x + dx, pose.foot + dy, pose.height, pose.width, pose.tilt, pose.shear, pose.shrink)
-
-
-def _box(sizes: Sizes, size: int, s: StagingSettings, rng: np.random.Generator) -> list[Pose]:
-    """Side by side as in a gift box, in one row or two."""
-    order = rng.permutation(len(sizes))
-    rows = [order] if len(order) <= 3 else [order[::2], order[1::2]]
-    poses, room = {}, 0.84 * size / len(rows)
-    for n, row in enumerate(rows):
-        gap = 0.03 * size
-        wide, high = sum(sizes[i][1] for i in row) + gap * (len(row) - 1), max(sizes[i][0] for i in row)
-        fit = min(1.0, 0.80 * size / wide, 0.94 * room / high)
-        left, middle = (size - wide * fit) / 2, (0.08 + 0.84 * (n + 0.5) / len(rows)) * size
-        for i in row:
-            height, width = sizes[i][0] * fit, sizes[i][1] * fit
-            poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, float(rng.normal(0, 1.5)))
-            left += width + gap * fit
-    return [poses[i] for i in range(len(sizes))]
-
-
-Arrange = Callable[[Sizes, int, StagingSettings, np.random.Generator], list[Pose]]
-ARRANGEMENTS: dict[str, tuple[Arrange, int, int]] = {  # for how many products, at least and at most
-    "line": (_line, 2, 4), "rows": (_rows, 3, 12), "triangle": (_triangle, 3, 5), "fan": (_fan, 2, 5),
-    "flat": (_flat, 2, 9), "box": (_box, 2, 7),
-}
+    def box(self, sizes: Sizes) -> list[Pose]:
+        """Side by side as in a gift box, in one row or two."""
+        size, rng = self.size, self.rng
+        order = rng.permutation(len(sizes))
+        rows = [order] if len(order) <= 3 else [order[::2], order[1::2]]
+        room, gap, poses = 0.84 * size / len(rows), 0.03 * size, {}
+        for n, row in enumerate(rows):
+            wide = sum(sizes[i][1] for i in row) + gap * (len(row) - 1)
+            high = max(sizes[i][0] for i in row)
+            fit = min(1.0, 0.80 * size / wide, 0.94 * room / high)
+            left = (size - wide * fit) / 2
+            middle = (0.08 + 0.84 * (n + 0.5) / len(rows)) * size
+            for i in row:
+                height, width = sizes[i][0] * fit, sizes[i][1] * fit
+                poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, float(rng.normal(0, 1.5)))
+                left += width + gap * fit
+        return [poses[i] for i in range(len(sizes))]

@@ -1,187 +1,186 @@
-"""Photos of the rendered world: products in a pose on a ground, shadows, props, promotion, light and noise."""
+"""Photos of the rendered world: products in a pose on a background, shadows, props, promotion, light and noise."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 
-from capture_lib.world import backdrops, layouts, promotion
-from capture_lib.world.drawing import cut_out
-from capture_lib.world.layouts import Layout, Pose, StagingSettings
-from capture_lib.world.packaging import real_height
-from capture_lib.world.wording import Product
+from capture_lib.world import backdrops, promotion
+from capture_lib.world.drawing import draw_product
+from capture_lib.world.layouts import STAGING, Layout, Pose, Shot
+from capture_lib.world.packaging import HEIGHTS
+from capture_lib.world.products import Product
 
 TRIES = 12  # arrangements of a group that are tried before the plainest one is taken
-CELLS = 56  # side of the small picture in which a try is judged
+CELLS = 56  # side of the small picture in which a try is evaluated
 
-Pictures = list[np.ndarray]  # a cut-out in several sizes, largest first
+Pictures = list[ndarray]  # a cut-out in several sizes, largest first
+Corner = tuple[int, int]  # column and row of a layer's upper left corner in the photo
 
 
-def photo(products: list[Product], size: int, seed: int, rng: np.random.Generator, split: str = "train",
-          scenes: tuple[Path, ...] = (), settings: StagingSettings | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Takes a photo of products: one stands or lies alone, several as a group.
+@dataclass
+class Photo:
+    """A photo, while it is made and when it is done."""
 
-    No drawn ground of one `split` is used in another. `scenes` (photo files, of this split alone) take the place of
-    the drawn busy grounds.
+    picture: ndarray  # (size, size, 3) RGB, float32 of about 0..1 at first, uint8 in the end
+    pieces: ndarray  # (size, size) uint8: n where the n-th product (from 1) is visible, 0 elsewhere
+    plain: bool  # the background
 
-    Returns:
-        photo: (size, size, 3) uint8 RGB.
-        pieces: (size, size) uint8, n where the n-th product (from 1) is visible, 0 elsewhere.
+    def paste(self, layer: ndarray, corner: Corner) -> None:
+        """Lay a premultiplied RGBA layer over the picture."""
+        under = _window(self.picture, layer, corner)
+        under *= 1 - layer[..., 3:]
+        under += layer[..., :3]
 
-    Raises:
-        InputError: a scene does not decode.
+    def mark(self, cover: ndarray, corner: Corner, number: int) -> None:
+        """Note that the product `number` is visible where `cover` is True, or none (0)."""
+        _window(self.pieces, cover, corner)[cover] = number
+
+    def hides(self, cover: ndarray, corner: Corner, max_share: float) -> bool:
+        """Return True if a cover would hide more than a share of what is visible of any product."""
+        visible = np.bincount(self.pieces.ravel())
+        hidden = np.bincount(_window(self.pieces, cover, corner)[cover])
+        return bool((hidden[1:] > max_share * visible[1:len(hidden)]).any())
+
+
+def take_photo(products: list[Product], size: int, seed: int, rng: Generator, split: str = "train",
+               scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> Photo:
+    """Take a photo of products: one stands or lies alone, several as a group.
+
+    No drawn background of one `split` is used in another; `scenes` (photo files, of this split alone) take the place
+    of the busy ones; InputError if one does not decode. `size` is in pixels, `seed` the world's.
     """
-    s, group = settings or StagingSettings(), int(len(products) > 1)
+    shot = Shot(size, seed, rng, settings)
+    group = int(len(products) > 1)
     pictures = [_pictures(product, int(size * 1.5), seed) for product in products]
-    layout = _layout(products, pictures, size, s, rng)
-    picture = _ground(layout, size, seed, rng, split, scenes, s)
-    pieces = np.zeros((size, size), np.uint8)
-    if rng.random() < s.frame:
+    layout = _arrange(products, pictures, shot)
+    picture, plain = _background(layout, shot, split, scenes)
+    photo = Photo(picture, np.zeros((size, size), np.uint8), plain)
+    if rng.random() < settings.frame:
         promotion.add_frame(picture, rng)
-    props = int(rng.integers(1, 4)) if rng.random() < s.props[group] else 0
+    props = int(rng.integers(1, 4)) if rng.random() < settings.props[group] else 0
     for _ in range(props):
-        _add_prop(picture, pieces, layout.above, False, seed, rng)
-    _add_products(picture, pieces, pictures, layout, s, rng)
+        _add_prop(photo, layout.above, False, shot)
+    _add_products(photo, pictures, layout, shot)
     if props and rng.random() < 0.5:
-        _add_prop(picture, pieces, layout.above, True, seed, rng)
-    _promote(picture, pieces, products[0].brand, group, seed, rng, s)
-    return _light(picture, s, rng), pieces
+        _add_prop(photo, layout.above, True, shot)
+    _promote(photo, products[0].brand, group, shot)
+    photo.picture = _expose(picture, shot)
+    return photo
 
 
-def plain(products: list[Product], size: int, seed: int, rng: np.random.Generator,
-          settings: StagingSettings | None = None) -> bool:
-    """Whether `photo` of the same arguments has a plain ground: its first choices, made again."""
-    s = settings or StagingSettings()
-    _layout(products, [_pictures(product, int(size * 1.5), seed) for product in products], size, s, rng)
-    return _plain(s, rng)
+def _window(picture: ndarray, layer: ndarray, corner: Corner) -> ndarray:
+    """Return the part of a picture that lies under a layer (a view)."""
+    x, y = corner
+    return picture[y:y + layer.shape[0], x:x + layer.shape[1]]
 
 
-# ---- arrangement and ground
-def _layout(products: list[Product], pictures: list[Pictures], size: int, s: StagingSettings,
-            rng: np.random.Generator) -> Layout:
-    """An arrangement in which every product can be seen."""
-    aspects = [p[0].shape[1] / p[0].shape[0] for p in pictures]
+# ---- arrangement and background
+def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> Layout:
+    """Find an arrangement in which every product can be seen."""
+    aspects = [of_product[0].shape[1] / of_product[0].shape[0] for of_product in pictures]
     if len(products) == 1:
-        return layouts.single(aspects[0], size, s, rng)
-    heights = [real_height(product) for product in products]
+        return shot.single(aspects[0])
+    heights = [HEIGHTS[product.silhouette] * product.variant.scale for product in products]
     for _ in range(TRIES):
-        layout = layouts.group(heights, aspects, size, s, rng)
-        if _least_visible(pictures, layout, size) >= s.least_visible:
+        layout = shot.group(heights, aspects)
+        if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
             return layout
-    return layouts.spread(aspects, size, s, rng)
+    return shot.spread(aspects)
 
 
-def _least_visible(pictures: list[Pictures], layout: Layout, size: int) -> float:
-    """Share that the most hidden product shows of itself, judged in a small picture."""
-    scale, grid, full = CELLS / size, np.zeros((CELLS, CELLS), np.uint8), np.ones(len(pictures) + 1)
-    for n in _back_to_front(layout):
-        layer, (x, y) = _placed([pictures[n][-1]], layout.poses[n], CELLS, scale)
-        grid[y:y + layer.shape[0], x:x + layer.shape[1]][layer[..., 3] > 0.5] = n + 1
-        alpha, pose = pictures[n][-1][..., 3], layout.poses[n]
-        full[n + 1] = max(1.0, float((alpha > 127).mean()) * pose.height * pose.width * scale ** 2)
+def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float:
+    """Return the share that the most hidden product shows of itself, estimated in a small picture."""
+    scale, grid = CELLS / size, np.zeros((CELLS, CELLS), np.uint8)
+    full = np.ones(len(pictures) + 1)
+    for n in layout.back_to_front():
+        smallest, pose = pictures[n][-1], layout.poses[n]
+        layer, corner = _place([smallest], pose, CELLS, scale)
+        _window(grid, layer, corner)[layer[..., 3] > 0.5] = n + 1
+        covered = float((smallest[..., 3] > 127).mean())
+        full[n + 1] = max(1.0, covered * pose.height * pose.width * scale ** 2)
     return float((np.bincount(grid.ravel(), minlength=len(full)) / full)[1:].min())
 
 
-def _back_to_front(layout: Layout) -> list[int]:
-    return sorted(range(len(layout.poses)), key=lambda n: layout.poses[n].foot)
-
-
-def _plain(s: StagingSettings, rng: np.random.Generator) -> bool:
-    """The first choice after the arrangement."""
-    return bool(rng.random() < s.plain)
-
-
-def _ground(layout: Layout, size: int, seed: int, rng: np.random.Generator, split: str, scenes: tuple[Path, ...],
-            s: StagingSettings) -> np.ndarray:
-    """The picture before any product is in it: nobody stands above the edge of a table."""
-    horizon = None if layout.above else min(pose.foot for pose in layout.poses) - 0.04 * size
-    if _plain(s, rng):
-        picture = backdrops.plain_ground(size, rng, horizon)
+def _background(layout: Layout, shot: Shot, split: str, scenes: tuple[Path, ...]) -> tuple[ndarray, bool]:
+    """Return the picture before any product is in it, and if it is plain; nobody stands above a table's edge."""
+    horizon = None if layout.above else min(pose.foot for pose in layout.poses) - 0.04 * shot.size
+    plain = bool(shot.rng.random() < shot.settings.plain)
+    if plain:
+        picture = backdrops.plain_background(shot, horizon)
     else:
-        picture = backdrops.busy_ground(size, seed, rng, split, scenes, horizon)
+        picture = backdrops.busy_background(shot, split, scenes, horizon)
     boxes = np.array([pose.box() for pose in layout.poses])
     if layout.stand:
         foot = max(pose.foot for pose in layout.poses)
-        backdrops.add_stand(picture, (boxes[:, 0].min(), boxes[:, 2].max()), foot, rng)
+        backdrops.add_stand(picture, (boxes[:, 0].min(), boxes[:, 2].max()), foot, shot.rng)
     if layout.name == "box":
-        backdrops.add_box(picture, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), rng)
-    return picture
+        backdrops.add_box(picture, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), shot.rng)
+    return picture, plain
 
 
 # ---- products
-def _add_products(picture: np.ndarray, pieces: np.ndarray, pictures: list[Pictures], layout: Layout,
-                  s: StagingSettings, rng: np.random.Generator) -> None:
-    """Pastes the products from back to front and notes in `pieces` where each is visible."""
-    size, strength = len(picture), rng.uniform(0.3, 0.7)
-    glossy, cast = rng.random() < s.reflection, rng.random() < s.cast
+def _add_products(photo: Photo, pictures: list[Pictures], layout: Layout, shot: Shot) -> None:
+    """Paste the products from back to front, each with its shadow."""
+    rng = shot.rng
+    strength = rng.uniform(0.3, 0.7)
+    glossy, cast = rng.random() < shot.settings.reflection, rng.random() < shot.settings.cast
     kind = "above" if layout.above else "cast" if cast else "soft"
     slant = float(rng.uniform(0.25, 0.75))
-    for n in _back_to_front(layout):
+    for n in layout.back_to_front():
         pose = layout.poses[n]
-        layer, corner = _placed(pictures[n], pose, size)
-        _shadow(picture, layer[..., 3], corner, pose, kind, slant, strength)
+        layer, corner = _place(pictures[n], pose, shot.size)
+        _add_shadow(photo, layer[..., 3], corner, pose, kind, slant, strength)
         if glossy and not layout.above and abs(pose.tilt) < 6:
-            _reflect(picture, layer, corner, int(pose.foot))
-        _paste(_window(picture, layer, corner), layer)
-        _window(pieces, layer, corner)[layer[..., 3] > 0.5] = n + 1
+            # a mirror image below the foot, fading out
+            x, foot = corner[0], int(pose.foot)
+            rows = layer[:max(0, foot - corner[1])][::-1][:max(0, shot.size - foot)]
+            if len(rows) >= 2:
+                fade = 0.28 * np.linspace(1, 0, len(rows), dtype=np.float32)[:, None, None] ** 2
+                photo.paste(rows * fade, (x, foot))
+        photo.paste(layer, corner)
+        photo.mark(layer[..., 3] > 0.5, corner, n + 1)
 
 
 @lru_cache(maxsize=1024)
 def _pictures(product: Product, longest: int, seed: int) -> Pictures:
-    """The product's cut-out at full, half, quarter and eighth size: uint8 RGBA, premultiplied."""
-    picture = (cut_out(product, longest, seed) * 255).round().astype(np.uint8)
-    h, w = picture.shape[:2]
-    smaller = (cv2.resize(picture, (max(2, w // f), max(2, h // f)), interpolation=cv2.INTER_AREA) for f in (2, 4, 8))
-    return [picture, *smaller]
+    """Return the product's cut-out at full, half, quarter and eighth size: uint8 RGBA, premultiplied."""
+    full = (draw_product(product, longest, seed) * 255).round().astype(np.uint8)
+    h, w = full.shape[:2]
+    sizes = [(max(2, w // factor), max(2, h // factor)) for factor in (2, 4, 8)]
+    return [full, *(cv2.resize(full, size, interpolation=cv2.INTER_AREA) for size in sizes)]
 
 
-def _placed(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tuple[np.ndarray, tuple[int, int]]:
-    """A cut-out warped to its pose (times `scale`): (h, w, 4) float32 RGBA in 0..1, premultiplied, cut to the photo.
-
-    Also the column and the row of its upper left corner in the photo.
-    """
+def _place(pictures: Pictures, pose: Pose, size: int, scale: float = 1.0) -> tuple[ndarray, Corner]:
+    """Warp a cut-out to its pose (times `scale`) and cut it to the photo: (h, w, 4) float32 RGBA, and its corner."""
     picture = next((p for p in reversed(pictures) if len(p) >= pose.height * scale), pictures[0])
     h, w = picture.shape[:2]
-    matrix = _matrix(pose, h, w, scale)
+    # from pixels of the cut-out to pixels of the photo
+    angle, zoom = np.deg2rad(pose.tilt), scale * pose.height / h
+    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
+    x, y = np.float32([pose.x, pose.foot - pose.height / 2]) * scale
+    centred = np.float32([[1, 0, -(w - 1) / 2], [0, 1, -(h - 1) / 2], [0, 0, 1]])
+    shrunk = np.float32([[1, 0, 0], [0, 1, 0], [pose.shrink[0] / w, pose.shrink[1] / h, 1]])
+    sheared = np.float32([[1, pose.shear, 0], [0, 1, 0], [0, 0, 1]])
+    matrix = np.float32([[cos, -sin, x], [sin, cos, y], [0, 0, 1]]) @ sheared @ shrunk @ centred
     corners = cv2.perspectiveTransform(np.float32([[[-1, -1], [w, -1], [w, h], [-1, h]]]), matrix)[0]
-    x, y = (int(v) for v in np.clip(np.floor(corners.min(0)), 0, size - 1))
-    right, foot = (int(v) for v in np.clip(np.ceil(corners.max(0)) + 1, (x + 1, y + 1), size))
+    x, y = np.clip(np.floor(corners.min(0)), 0, size - 1).astype(int).tolist()
+    right, foot = np.clip(np.ceil(corners.max(0)) + 1, (x + 1, y + 1), size).astype(int).tolist()
     shift = np.float32([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
     warped = cv2.warpPerspective(picture, shift @ matrix, (right - x, foot - y), flags=cv2.INTER_LINEAR)
     return warped.astype(np.float32) / 255, (x, y)
 
 
-def _matrix(pose: Pose, h: int, w: int, scale: float) -> np.ndarray:
-    """From pixels of a cut-out (h, w) to pixels of the photo: shrunk, sheared, tilted, moved; (3, 3) float32."""
-    t, s = np.deg2rad(pose.tilt), scale * pose.height / h
-    middle = np.float32([pose.x, pose.foot - pose.height / 2]) * scale
-    centred = np.float32([[1, 0, -(w - 1) / 2], [0, 1, -(h - 1) / 2], [0, 0, 1]])
-    shrunk = np.float32([[1, 0, 0], [0, 1, 0], [pose.shrink[0] / w, pose.shrink[1] / h, 1]])
-    cos, sin = s * np.cos(t), s * np.sin(t)
-    turned = np.float32([[cos, -sin, middle[0]], [sin, cos, middle[1]], [0, 0, 1]])
-    return turned @ np.float32([[1, pose.shear, 0], [0, 1, 0], [0, 0, 1]]) @ shrunk @ centred
-
-
-def _window(picture: np.ndarray, layer: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-    """The part of a picture that lies under a layer (a view)."""
-    return picture[corner[1]:corner[1] + layer.shape[0], corner[0]:corner[0] + layer.shape[1]]
-
-
-def _paste(picture: np.ndarray, layer: np.ndarray) -> None:
-    """Lays a premultiplied RGBA layer over the picture, in place."""
-    picture *= 1 - layer[..., 3:]
-    picture += layer[..., :3]
-
-
-# ---- shadows and reflections
-def _shadow(picture: np.ndarray, alpha: np.ndarray, corner: tuple[int, int], pose: Pose, kind: str, slant: float,
-            strength: float) -> None:
-    """Darkens the ground: along the table ("cast"), softly to the lower right ("soft"), or all round ("above").
-
-    And a dark line under an upright foot.
-    """
-    size, half, foot = len(picture), len(picture) // 2, pose.foot
+def _add_shadow(photo: Photo, alpha: ndarray, corner: Corner, pose: Pose, kind: str, slant: float,
+                strength: float) -> None:
+    """Darken the background along the table ("cast"), to the lower right ("soft"), or all round ("above")."""
+    size, foot = len(photo.picture), pose.foot
+    half = (size // 2, size // 2)  # shadows are soft: half the photo's size will do
     reach = max(pose.height, pose.width) / 2
     matrix, blur = {
         "cast": ([[1, -slant, slant * foot], [0, 0.22, 0.78 * foot - 1]], 0.05 * reach),
@@ -189,92 +188,72 @@ def _shadow(picture: np.ndarray, alpha: np.ndarray, corner: tuple[int, int], pos
         "above": ([[1, 0, 0.03 * reach], [0, 1, 0.05 * reach]], 0.035 * reach),
     }[kind]
     move = np.float32(matrix) @ np.float32([[1, 0, corner[0]], [0, 1, corner[1]], [0, 0, 1]]) * 0.5
-    dark = 0.55 * cv2.GaussianBlur(cv2.warpAffine(alpha, move, (half, half)), (0, 0), max(0.8, blur))
+    dark = 0.55 * cv2.GaussianBlur(cv2.warpAffine(alpha, move, half), (0, 0), max(0.8, blur))
     if kind != "above" and abs(pose.tilt) < 10:
-        line = np.zeros((half, half), np.float32)
+        line = np.zeros(half, np.float32)  # under an upright foot
         axes = (max(1, int(pose.width * 0.24)), max(1, int(pose.width * 0.04)))
         cv2.ellipse(line, (int(pose.x / 2), int((foot - 1) / 2)), axes, 0, 0, 360, 1.0, -1)
         dark += 0.75 * cv2.GaussianBlur(line, (0, 0), max(0.8, pose.width * 0.02))
-    picture *= (1 - strength * cv2.resize(dark.clip(0, 1), (size, size)))[..., None]
-
-
-def _reflect(picture: np.ndarray, layer: np.ndarray, corner: tuple[int, int], foot: int) -> None:
-    """A mirror image below the foot, fading out."""
-    rows = layer[:max(0, foot - corner[1])][::-1][:max(0, len(picture) - foot)]
-    if len(rows) < 2:
-        return
-    fade = 0.28 * np.linspace(1, 0, len(rows), dtype=np.float32)[:, None, None] ** 2
-    _paste(_window(picture, rows, (corner[0], foot)), rows * fade)
+    photo.picture *= (1 - strength * cv2.resize(dark.clip(0, 1), (size, size)))[..., None]
 
 
 # ---- props and promotion: what covers a product makes it invisible
-def _hides(pieces: np.ndarray, cover: np.ndarray, corner: tuple[int, int], most: float) -> bool:
-    """True if a cover would hide more than the share `most` of what is visible of any product."""
-    seen, hidden = np.bincount(pieces.ravel()), np.bincount(_window(pieces, cover, corner)[cover])
-    return bool((hidden[1:] > most * seen[1:len(hidden)]).any())
-
-
-def _add_prop(picture: np.ndarray, pieces: np.ndarray, above: bool, front: bool, seed: int,
-              rng: np.random.Generator) -> None:
-    """A prop near a side of the photo; one in front hides at most a tenth of a product."""
-    size = len(picture)
+def _add_prop(photo: Photo, above: bool, front: bool, shot: Shot) -> None:
+    """Add a prop near a side of the photo, unless it hides more than a tenth of a product."""
+    size, rng = shot.size, shot.rng
     height = rng.uniform(0.12, 0.22 if front else 0.36) * size
     x = (rng.uniform(-0.02, 0.22) if rng.random() < 0.5 else rng.uniform(0.78, 1.02)) * size
-    foot = (rng.uniform(0.2, 1.05) if above else rng.uniform(0.9, 1.02) if front else rng.uniform(0.78, 0.9)) * size
+    foot = rng.uniform(*((0.2, 1.05) if above else (0.9, 1.02) if front else (0.78, 0.9))) * size
     pose = Pose(x, foot, height, height, float(rng.uniform(-180, 180) if above else rng.uniform(-8, 8)))
-    prop = backdrops.prop(int(rng.integers(backdrops.PROPS)), above, size, seed)
-    layer, corner = _placed([prop], pose, size)
+    prop = backdrops.prop(int(rng.integers(backdrops.PROPS)), above, size, shot.seed)
+    layer, corner = _place([prop], pose, size)
     cover = layer[..., 3] > 0.5
-    if not _hides(pieces, cover, corner, 0.1):
-        _shadow(picture, layer[..., 3], corner, pose, "above" if above else "soft", 0.0, 0.5)
-        _paste(_window(picture, layer, corner), layer)
-        _window(pieces, cover, corner)[cover] = 0
+    if not photo.hides(cover, corner, 0.1):
+        _add_shadow(photo, layer[..., 3], corner, pose, "above" if above else "soft", 0.0, 0.5)
+        photo.paste(layer, corner)
+        photo.mark(cover, corner, 0)
 
 
-def _promote(picture: np.ndarray, pieces: np.ndarray, brand: int, group: int, seed: int, rng: np.random.Generator,
-             s: StagingSettings) -> None:
-    """A sticker, a banner, selling points or the brand's sign; a watermark."""
-    size, chance = len(picture), rng.random()
+def _promote(photo: Photo, brand: int, group: int, shot: Shot) -> None:
+    """Add a sticker, a banner, selling points, the brand's sign or none of them; and a watermark at times."""
+    rng, s = shot.rng, shot.settings
+    chance = rng.random()
     sticker, banner, points, logo = np.cumsum([s.sticker[group], s.banner[group], s.points[group], s.logo])
     if chance < sticker:
-        _lay(picture, pieces, promotion.sticker(int(rng.integers(promotion.STICKERS)), size, seed), rng)
-    elif chance < banner:
-        _add_banner(picture, pieces, rng)
+        _add_sticker(photo, promotion.sticker(int(rng.integers(promotion.STICKERS)), shot.size, shot.seed), rng)
+    elif chance < banner:  # along the lower edge
+        strip = promotion.banner(shot.size, rng)
+        corner, cover = (0, shot.size - len(strip)), np.ones(strip.shape[:2], bool)
+        if not photo.hides(cover, corner, 0.2):
+            _window(photo.picture, cover, corner)[:] = strip / np.float32(255)
+            photo.mark(cover, corner, 0)
     elif chance < points:
-        _lay(picture, pieces, promotion.selling_points(int(rng.integers(promotion.POINTS)), size, seed), rng)
+        _add_sticker(photo, promotion.selling_points(int(rng.integers(promotion.POINTS)), shot.size, shot.seed), rng)
     elif chance < logo:
-        _lay(picture, pieces, promotion.logo(brand, size, seed), rng)
+        _add_sticker(photo, promotion.logo(brand, shot.size, shot.seed), rng)
     if rng.random() < s.watermark:
-        promotion.add_watermark(picture, rng)
+        promotion.add_watermark(photo.picture, rng)
 
 
-def _lay(picture: np.ndarray, pieces: np.ndarray, sticker: np.ndarray, rng: np.random.Generator) -> None:
-    """Lays a sticker (RGBA) in a corner where it hides at most a fifth of any product, if there is one."""
-    size, (h, w) = len(picture), sticker.shape[:2]
+def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
+    """Lay a sticker (RGBA) in a corner where it hides at most a fifth of any product, if there is one."""
+    size, (h, w) = len(photo.picture), sticker.shape[:2]
+    alpha = sticker[..., 3:].astype(np.float32) / 255
+    layer = np.dstack([sticker[..., :3] / np.float32(255) * alpha, alpha])
+    cover = sticker[..., 3] > 127
     for place in rng.permutation(4):
-        dx, dy = (int(v * size) for v in rng.uniform(0.01, 0.06, 2))
+        dx, dy = (int(share * size) for share in rng.uniform(0.01, 0.06, 2))
         corner = (dx if place % 2 else size - w - dx, dy if place < 2 else size - h - dy)
-        cover = sticker[..., 3] > 127
-        if not _hides(pieces, cover, corner, 0.2):
-            alpha = sticker[..., 3:].astype(np.float32) / 255
-            _paste(_window(picture, sticker, corner), np.dstack([sticker[..., :3] / np.float32(255) * alpha, alpha]))
-            _window(pieces, cover, corner)[cover] = 0
+        if not photo.hides(cover, corner, 0.2):
+            photo.paste(layer, corner)
+            photo.mark(cover, corner, 0)
             return
 
 
-def _add_banner(picture: np.ndarray, pieces: np.ndarray, rng: np.random.Generator) -> None:
-    """A strip of promotion along the lower edge, unless it hides more than a fifth of a product."""
-    strip = promotion.banner(len(picture), rng)
-    cover, corner = np.ones(strip.shape[:2], bool), (0, len(picture) - len(strip))
-    if not _hides(pieces, cover, corner, 0.2):
-        _window(picture, cover, corner)[:] = strip / np.float32(255)
-        _window(pieces, cover, corner)[:] = 0
-
-
 # ---- light
-def _light(picture: np.ndarray, s: StagingSettings, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, warm or cold light, a gradient, blur and sensor noise; (size, size, 3) uint8."""
-    size = len(picture)
+def _expose(picture: ndarray, shot: Shot) -> ndarray:
+    """Apply exposure, warm or cold light, a gradient, blur and sensor noise; return (size, size, 3) uint8."""
+    size, rng = shot.size, shot.rng
     y, x = np.mgrid[0:8, 0:8].astype(np.float32) / 7 - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     field = 1 + rng.uniform(0, 0.18) * (x * np.cos(angle) + y * np.sin(angle))
@@ -282,7 +261,7 @@ def _light(picture: np.ndarray, s: StagingSettings, rng: np.random.Generator) ->
     warmth = float(np.clip(rng.normal(0, 0.03), -0.08, 0.08))
     gain = rng.uniform(0.88, 1.12) * rng.uniform(0.98, 1.02, 3) * (1 + warmth * np.array([1.0, 0.2, -1.0]))
     picture = picture * cv2.resize(field.astype(np.float32), (size, size))[..., None] * gain.astype(np.float32)
-    if rng.random() < s.blur:
+    if rng.random() < shot.settings.blur:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 1.0) * size / 224)
     noise = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(0, 0.012))
     return ((picture + noise).clip(0, 1) * 255).round().astype(np.uint8)

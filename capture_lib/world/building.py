@@ -1,0 +1,160 @@
+"""Draw a world into a catalog folder, and tell the truth about its photos."""
+
+import json
+import os
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.table import SPLITS, write_catalog
+from capture_lib.utils import InputError, process_map, progress, remove, write_atomically
+from capture_lib.world.planning import Sample, WorldSettings, plan, products_of, shown_products
+from capture_lib.world.staging import Photo, take_photo
+
+VERSION = 2  # of names, captions and drawing; a build is never taken up by another version
+SCENE_FILES = (".jpg", ".jpeg", ".png", ".webp")
+FOLDER_SIZE = 250  # photos a folder: the unit of work, and of taking up an interrupted build
+
+
+def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> None:
+    """Draw photos into `folder/images/` (JPEG, quality 90); write `folder/catalog.parquet` when all are there.
+
+    An interrupted build of the same settings is taken up, a complete one left as it is; InputError if the folder
+    holds another world. `workers`: processes, one for each core by default; the result is always the same.
+    """
+    folder = Path(folder)
+    _check_folder(settings, folder)
+    if (folder / "catalog.parquet").exists():
+        return
+    # folders of photos that are not yet complete, in processes of their own where there are several
+    samples = plan(settings)
+    starts = range(0, len(samples), FOLDER_SIZE)
+    jobs = [(settings, folder, number, samples[start:start + FOLDER_SIZE])
+            for number, start in enumerate(starts) if not _boxes_file(folder, number).exists()]
+    workers = workers or os.cpu_count()
+    with process_map(workers if workers > 1 and len(jobs) > 1 else 0) as parallel_map:
+        drawn = parallel_map(_draw_folder, jobs)
+        list(progress(drawn, f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)))
+    boxes = []
+    for number in range(len(starts)):
+        boxes += json.loads(_boxes_file(folder, number).read_text())
+    write_catalog(_table(settings, samples, boxes), folder)
+    remove(folder / "parts")
+
+
+def _check_folder(settings: WorldSettings, folder: Path) -> None:
+    """Note in `world.json` which world a folder holds; refuse a folder that holds another one."""
+    scenes = [scene for split in SPLITS for scene in scenes_of(settings, split)]
+    files = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
+    note, file = {"version": VERSION, **asdict(settings), "scene_files": files}, folder / "world.json"
+    if not file.exists():
+        for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
+            load_photo(scene)  # before anything is written
+        with write_atomically(file) as beside:
+            beside.write_text(json.dumps(note, indent=1))
+    elif json.loads(file.read_text()) != note:
+        raise InputError(f"{file}: the folder holds another world than {settings.name!r} of these settings; "
+                         "remove it or choose another folder")
+
+
+def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
+    """Draw a folder of photos; write their boxes last, which marks the folder as complete."""
+    settings, folder, number, samples = job
+    images = folder / f"images/{number:03d}"
+    images.mkdir(parents=True, exist_ok=True)
+    boxes = []
+    for sample in samples:
+        photo = draw_sample(settings, sample.split, sample.index, sample.products)
+        file = images / f"{sample.sample_id}.jpg"
+        if not cv2.imwrite(str(file), photo.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+            raise OSError(f"{file}: the photo cannot be written; is the disk full?")
+        boxes.append(boxes_of(photo.pieces, len(sample.products)))
+    with write_atomically(_boxes_file(folder, number)) as beside:
+        beside.write_text(json.dumps(boxes))
+
+
+def _boxes_file(folder: Path, number: int) -> Path:
+    return folder / "parts" / f"{number:03d}.json"
+
+
+def _table(settings: WorldSettings, samples: list[Sample], boxes: list[list[list[float]]]) -> pd.DataFrame:
+    """Return the catalog; train rows carry no labels, no boxes, and not the kind of photo either."""
+    products = products_of(settings)
+    kinds = {"train": None, "gallery": "single", "val": "multi", "test": "multi"}
+    rows = []
+    for position, sample in enumerate(samples):
+        known = sample.split != "train"
+        labels = [products[i].label for i in sample.products] if known else []
+        rows.append({
+            "sample_id": sample.sample_id, "split": sample.split, "caption": sample.caption,
+            "image": f"images/{position // FOLDER_SIZE:03d}/{sample.sample_id}.jpg", "mirror": None,
+            "products": kinds[sample.split], "combination": sample.combination,
+            "labels": labels, "boxes": boxes[position] if known else [], "box_labels": list(labels),
+        })
+    return pd.DataFrame(rows, dtype=object)
+
+
+# ---- one sample
+def draw_sample(settings: WorldSettings, split: str, index: int, shown: tuple[int, ...]) -> Photo:
+    """Draw the photo of a sample."""
+    products = [products_of(settings)[i] for i in shown]
+    rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 2])
+    return take_photo(products, settings.size, settings.seed, rng, split, scenes_of(settings, split))
+
+
+def boxes_of(pieces: np.ndarray, count: int) -> list[list[float]]:
+    """Return boxes around the visible pixels of the pieces 1 to `count`: xyxy in pixels, far edges exclusive."""
+    boxes = []
+    for number in range(1, count + 1):
+        rows, columns = np.nonzero(pieces == number)
+        corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        boxes.append([float(value) for value in corners])
+    return boxes
+
+
+@lru_cache(maxsize=8)
+def scenes_of(settings: WorldSettings, split: str) -> tuple[Path, ...]:
+    """Return every fourth photo of the user's folder of scenes, those of one split; InputError if it has too few."""
+    if not settings.scenes:
+        return ()
+    files = sorted(file for file in Path(settings.scenes).glob("*") if file.suffix.lower() in SCENE_FILES)
+    if len(files) < len(SPLITS):
+        raise InputError(f"{settings.scenes}: {len(files)} photos ({', '.join(SCENE_FILES)}); scenes need four at "
+                         "least, because no two splits share one")
+    return tuple(files[SPLITS.index(split)::len(SPLITS)])
+
+
+# ---- the truth about a world on disk
+def settings_of(folder: Path) -> WorldSettings | None:
+    """Return the settings of a world from its folder; None of another catalog, InputError for another version."""
+    file = Path(folder) / "world.json"
+    if not file.is_file():
+        return None
+    note = json.loads(file.read_text())
+    if note.pop("version", None) != VERSION:
+        raise InputError(f"{file}: drawn by another version of this program; remove {folder} and draw the world anew")
+    note.pop("scene_files")
+    return WorldSettings(**note)
+
+
+def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
+    """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}."""
+    return (_redraw(settings, sample_id).pieces > 0).astype(np.uint8)
+
+
+def on_plain_background(settings: WorldSettings, sample_id: str) -> bool:
+    """Redraw a photo and return True if its background is plain, False if it is busy."""
+    return _redraw(settings, sample_id).plain
+
+
+def _redraw(settings: WorldSettings, sample_id: str) -> Photo:
+    """Draw a photo of a world again; InputError if the world has no such sample."""
+    split, _, number = sample_id.partition("-")
+    if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
+        raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")
+    return draw_sample(settings, split, int(number), shown_products(settings, split, int(number))[0])

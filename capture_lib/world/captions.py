@@ -1,0 +1,119 @@
+"""Shop captions of the rendered world; every word list, in `captions.json`, is our own."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.random import Generator
+
+from capture_lib.world.products import BRANDS, CLAIMS, KINDS, Product
+from capture_lib.world.tables import read_settings, read_table
+
+WORDS = read_table("captions")
+PADDING = WORDS["promises"] + WORDS["people"] + WORDS["sales"]
+COUNTS = WORDS["counts"]  # how a set of one piece, of two, ... is called
+CAPTIONS = read_settings("caption_settings")
+
+
+def write_caption(products: list[Product], count: int, decoys: list[Product], rng: Generator,
+                  settings: SimpleNamespace = CAPTIONS) -> str:
+    """Write a shop title, of 54 characters at most, for a photo of distinct products of one brand in `count` pieces.
+
+    It names them only in part, and is filled with promotion up to a length drawn from the published captions.
+    `decoys` are products of the same brand, shown or not.
+    """
+    length = round(float(np.interp(rng.random(), settings.shares, settings.lengths)))
+    # what is said of the products
+    shown = [products[i] for i in rng.permutation(len(products))]
+    brand = _brand_words(products[0].brand, settings, rng)
+    core = _fitting(brand + _mentions(shown, settings, rng), length)
+    # promotion, in the room that is left; up to two words of it stand before the brand
+    room = length - sum(map(len, core))
+    padding = [PADDING[i] for i in rng.permutation(len(PADDING))[:30]]
+    filler = _filler(count, decoys, settings, rng)
+    extra = _fitting(filler + padding, room - min(room, int(rng.integers(3))))
+    before = int(rng.integers(0, 3))
+    behind = extra[before:]
+    words = extra[:before] + core + [behind[i] for i in rng.permutation(len(behind))]
+    return _joined(words or [_pick(rng, WORDS["sales"])], length, rng.random() < settings.spaces, rng)
+
+
+def _pick(rng: Generator, words: Sequence[str]) -> str:
+    return words[int(rng.integers(len(words)))]
+
+
+def _brand_words(brand: int, settings: SimpleNamespace, rng: Generator) -> list[str]:
+    """Return the brand for most captions, now and then in small letters, with or by its other name."""
+    name, other = BRANDS[brand]
+    if rng.random() < settings.brand:
+        shown = name.lower() if rng.random() < 0.1 else name
+        return [f"{shown}/{other}" if rng.random() < settings.both else shown]
+    return [other] if rng.random() < settings.other else []
+
+
+def _mentions(products: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
+    """Describe the products line by line; a careless seller leaves out more."""
+    care = settings.care * float(rng.uniform(-1, 1))
+    listing = rng.random() < settings.listing
+    words = []
+    for line in dict.fromkeys(product.line_name for product in products):
+        named = rng.random() < settings.line + care
+        of_line = [product for product in products if product.line_name == line]
+        for n, product in enumerate(of_line):
+            description = _product_words(product, settings, care, rng)
+            if named and (n == 0 or (listing and description)):
+                description = line + description
+            words.append(description)
+    return [word for word in dict.fromkeys(words) if word]
+
+
+def _product_words(product: Product, settings: SimpleNamespace, care: float, rng: Generator) -> str:
+    """Return claim (its own or another), kind and variant of a product in one, each only at times."""
+    words = ""
+    if product.claim and rng.random() < settings.claim + care:
+        words += product.claim
+    elif rng.random() < settings.other_claim:
+        words += _pick(rng, CLAIMS)
+    if rng.random() < settings.kind + care:
+        short = rng.random() < settings.short - care
+        words += _pick(rng, KINDS[product.kind].short) if short else product.noun
+    if product.variant.name and rng.random() < settings.variant + care:
+        words += product.variant.name
+    return words
+
+
+def _filler(count: int, decoys: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
+    """Return words of any caption: a wrong product, a set or its count, a gift, a number, a Latin word."""
+    words = []
+    if rng.random() < settings.decoy:
+        decoy = decoys[int(rng.integers(len(decoys)))]
+        words.append(decoy.line_name if rng.random() < 0.5 else _pick(rng, KINDS[decoy.kind].short))
+    if rng.random() < (0.6 if count > 1 else 0.15):
+        counted = rng.random() < 0.6
+        words.append(_pick(rng, COUNTS[min(count, len(COUNTS)) - 1] if counted else WORDS["sets"]))
+    for chance, key in ((settings.gift, "gifts"), (settings.number, "numbers"), (settings.latin, "latin")):
+        if rng.random() < chance:
+            words.append(_pick(rng, WORDS[key]))
+    return words
+
+
+def _fitting(words: list[str], length: int) -> list[str]:
+    """Return the words that still fit into `length` characters, in order."""
+    fitting = []
+    for word in words:
+        if sum(map(len, fitting)) + len(word) <= length:
+            fitting.append(word)
+    return fitting
+
+
+def _joined(words: list[str], length: int, spaced: bool, rng: Generator) -> str:
+    """Return the words as one title, with spaces or a plus while `length` has room for them."""
+    room = length - sum(map(len, words))
+    text = words[0]
+    for word in words[1:]:
+        latin = text[-1].isascii() and word[0].isascii()
+        if room > 0 and (latin or (spaced and rng.random() < 0.5)):
+            text += " " if latin or rng.random() < 0.85 else "+"
+            room -= 1
+        text += word
+    return text
