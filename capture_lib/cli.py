@@ -1,327 +1,294 @@
-"""The command line: `capture run | catalog | download | evaluate | search | explore | transfer | convert`."""
+"""The command line: `capture run | catalog | download | evaluate | search | explore`."""
 
-import argparse
 import os
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from capture_lib.catalog.lists import from_lists, quality
-from capture_lib.catalog.own_table import from_table
-from capture_lib.catalog.photos import load_photo
-from capture_lib.catalog.table import Catalog, read_catalog
-from capture_lib.utils import REPORTS, InputError, write_atomically
+import typer
 
-# The other modules are imported where they are used: they bring torch with them, and `capture --help` is quick.
+from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
+
+# The other modules are imported by the commands that use them: they bring pandas or torch with
+# them, and `capture --help` and a mistake in an option are answered at once.
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Product1M / CAPTURE, from catalog to report.")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
-    options = parser().parse_args(arguments)
+    """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
+    command = typer.main.get_command(app)
     try:
-        return options.command(options)
+        with command.make_context("capture", sys.argv[1:] if arguments is None else list(arguments)) as context:
+            code = command.invoke(context)
+        sys.stdout.flush()  # a reader that has gone is noticed here
+        return code
+    except typer.Exit as end:  # after --help
+        return end.exit_code
+    except typer.TyperException as error:  # a wrong option or command
+        path = error.ctx.command_path if getattr(error, "ctx", None) else "capture"
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        return complain(f"{text}; see `{path} --help`")
     except (InputError, FloatingPointError) as error:  # the second: a training whose loss has no value
-        print(f"capture: {error}", file=sys.stderr)
-        return 2
+        return complain(str(error))
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"capture: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 2
+        reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+        return complain(f"{error.filename}: {reason}" if error.filename else reason)
     except KeyboardInterrupt:
-        print("capture: interrupted; what was done is kept; the same command goes on (`capture run` with --resume)",
-              file=sys.stderr)
-        return 130
+        return complain("interrupted; what was done is kept; the same command goes on "
+                        "(`capture run` with --resume)", 130)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
-    top = argparse.ArgumentParser("capture", description="Product1M / CAPTURE, from catalog to report.")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="execute the notebooks and build the report")
-    run.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, gpu or product1m")
-    run.add_argument("--catalog", type=Path, help="a catalog folder; default: the profile's rendered world")
-    run.add_argument("--only", metavar="NN", help="one notebook, by its number")
-    run.add_argument("--out", type=Path, help="the report's folder; default: reports/PROFILE[-CATALOG]")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--resume", action="store_true", help="keep the notebooks that an earlier run finished")
-    run.set_defaults(command=run_command)
-
-    catalog = commands.add_parser("catalog", help="make a catalog")
-    source = catalog.add_mutually_exclusive_group(required=True)
-    source.add_argument("--lists", type=Path, help="folder with the released lists")
-    source.add_argument("--table", type=Path, help="CSV or parquet table of your own")
-    source.add_argument("--world", help="draw a rendered world: mini, small or full")
-    catalog.add_argument("--images", type=Path, help="with --table: the folder its image paths start from")
-    catalog.add_argument("--scenes", type=Path, help="with --world: a folder of photos to use as busy grounds")
-    catalog.add_argument("--seed", type=int, default=0, help="with --world: another world of that size")
-    catalog.add_argument("--out", type=Path, help="the catalog's folder; default: data/NAME")
-    catalog.add_argument("--add", action="store_true", help="with --lists or --table: add to the catalog at --out")
-    catalog.set_defaults(command=catalog_command)
-
-    download = commands.add_parser("download", help="fetch the photos of a catalog")
-    download.add_argument("catalog", type=Path)
-    download.add_argument("--connections", type=int, default=16, help="requests at the same time (default 16)")
-    download.add_argument("--per-host", type=int, default=4, help="of them to one host (default 4)")
-    download.add_argument("--interval", type=float, default=0.02, help="seconds between two requests to one host")
-    download.add_argument("--seconds", type=float, default=60, help="limit for one answer (default 60)")
-    download.add_argument("--tries", type=int, default=3, help="tries of each address (default 3)")
-    other = download.add_mutually_exclusive_group()
-    other.add_argument("--export", type=Path, metavar="FILE", help="fetch nothing; write the addresses for img2dataset")
-    other.add_argument("--import", type=Path, metavar="FOLDER", dest="shards", help="take in what img2dataset fetched")
-    download.set_defaults(command=download_command)
-
-    evaluate = commands.add_parser("evaluate", help="score a rankings file, in both definitions")
-    evaluate.add_argument("--lists", type=Path, required=True, help="folder with the released lists")
-    evaluate.add_argument("--rankings", type=Path, required=True, help="lines of query_id,gallery_id,…")
-    evaluate.add_argument("--json", type=Path, help="write the figures here too")
-    evaluate.set_defaults(command=evaluate_command)
-
-    search = commands.add_parser("search", help="find the products of a photo in a catalog's gallery")
-    search.add_argument("catalog", type=Path)
-    search.add_argument("--image", type=Path, required=True)
-    search.add_argument("--caption", default="")
-    search.add_argument("--profile", default="cpu", help="whose trained models to use (default cpu)")
-    search.add_argument("--seed", type=int, default=0)
-    search.add_argument("--out", type=Path, default=Path("search.jpg"), help="picture of boxes and hits")
-    search.set_defaults(command=search_command)
-
-    explore = commands.add_parser("explore", help="click through results in the browser")
-    explore.add_argument("catalog", type=Path, nargs="?")
-    explore.add_argument("--profile", default="cpu")
-    explore.add_argument("--port", type=int, help="of the page on this machine (default: a free one from 8866 on)")
-    explore.add_argument("--no-browser", action="store_true", help="print the address; open nothing")
-    explore.set_defaults(command=explore_command)
-
-    transfer = commands.add_parser("transfer", help="a world's detector and encoder on another catalog")
-    transfer.add_argument("catalog", type=Path, help="with true boxes or labels in val, test or the gallery")
-    transfer.add_argument("--profile", default="cpu")
-    transfer.add_argument("--seed", type=int, default=0)
-    transfer.add_argument("--sizes", type=int, nargs="+", default=[192, 320, 448, 640], help="of the search, pixels")
-    transfer.add_argument("--backbone", default="", help="a timm name for a pretrained backbone, with --weights")
-    transfer.add_argument("--weights", default="", help="a local .safetensors or .pth file for it")
-    transfer.add_argument("--scenes", default="", help="a folder of photos to paste on, beside drawn scenes")
-    transfer.add_argument("--only", choices=("proposals", "identity", "photos", "pairs"),
-                          help="one of the two tables; or does training on CATALOG's own unlabelled photos, or on its "
-                               "image-caption pairs, help a pretrained network?")
-    transfer.add_argument("--json", type=Path, help="write the figures here too")
-    transfer.set_defaults(command=transfer_command)
-
-    convert = commands.add_parser("convert", help="a checkpoint of the authors' code to ours, and back")
-    source = convert.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from-released", type=Path, metavar="FILE", help="their weights; --out: our folder")
-    source.add_argument("--to-released", type=Path, metavar="DIR", help="our folder; --out: their weights")
-    convert.add_argument("--config", type=Path, metavar="FILE", help="with --from-released: their configuration, JSON")
-    convert.add_argument("--out", type=Path, required=True)
-    convert.set_defaults(command=convert_command)
-    return top
+def complain(line: str, code: int = 2) -> int:
+    """Print a line on the error stream; return the exit code."""
+    print(f"capture: {line}", file=sys.stderr)
+    return code
 
 
-def run_command(options: argparse.Namespace) -> int:
+# ---- options
+
+
+def option(text: str, *names: str, **more: object) -> object:
+    """Return an option with its line of help."""
+    return typer.Option(*names, help=text, **more)
+
+
+FOLDER = {"file_okay": False, "writable": True}  # an output folder: refused before any work where a file stands
+FILE = {"dir_okay": False, "writable": True}  # an output file: refused where a folder stands
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps")  # matplotlib writes them
+MaybePath = Path | None
+CatalogFolder = Annotated[Path, typer.Argument(help="a catalog's folder")]
+MaybeCatalog = Annotated[Path | None, typer.Argument(help="a catalog's folder; default: the profile's drawn world")]
+ProfileName = Annotated[str, option("smoke, cpu, thorough, gpu or product1m", "--profile")]
+Seed = Annotated[int, option("of every random draw", min=0, max=2**32 - 1)]
+
+
+# ---- commands
+
+
+@app.command()
+def run(
+    profile: ProfileName = "cpu",
+    catalog: Annotated[MaybePath, option("a catalog's folder; default: the profile's drawn world")] = None,
+    only: Annotated[str | None, option("one notebook, by its number", metavar="NN")] = None,
+    out: Annotated[MaybePath, option("the report's folder; default: reports/PROFILE[-CATALOG]", **FOLDER)] = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, option("keep the notebooks that an earlier run finished", "--resume")] = False,
+) -> int:
+    """Execute the notebooks and build the report."""
     from capture_lib import profiles
-    from capture_lib.report import execute as reports
-    from capture_lib.report import site
+    from capture_lib.catalog.table import read_catalog
+    from capture_lib.report import execute, site
 
-    profile = profiles.get(options.profile)
-    if options.catalog:
-        read_catalog(options.catalog)
-    elif profile.world is None:
-        raise InputError(f"profile {profile.name} has no world of its own: name a catalog with --catalog DIR")
-    name = profile.name + (f"-{options.catalog.resolve().name}" if options.catalog else "")
-    out = (options.out or REPORTS / name).resolve()
+    name = profile
+    if profiles.get(profile).world is None and catalog is None:
+        raise InputError(f"profile {profile} has no world of its own: name a catalog with --catalog DIR")
+    if catalog:
+        name += f"-{read_catalog(catalog).folder.resolve().name}"
+    out = (out or REPORTS / name).resolve()
     try:
-        reports.run_notebooks(profile.name, options.catalog, out, options.seed, options.only, options.resume)
-    except reports.NotebookFailed as failure:
+        execute.run_notebooks(profile, catalog, out, seed, only, resume)
+    except execute.NotebookFailed as failure:
         site.build(out)
-        print(f"capture: {failure}", file=sys.stderr)
-        return 1
+        return complain(str(failure), 1)
     site.build(out)
     print(*site.summary(out), sep="\n")
     return 0
 
 
-def catalog_command(options: argparse.Namespace) -> int:
-    if not options.world and (options.scenes or options.seed):
+@app.command()
+def catalog(
+    lists: Annotated[MaybePath, option("folder with the released lists")] = None,
+    table: Annotated[MaybePath, option("CSV or parquet table of your own")] = None,
+    world: Annotated[str | None, option("draw a world: mini, small or full")] = None,
+    images: Annotated[MaybePath, option("with --table: the folder its image paths start from")] = None,
+    scenes: Annotated[MaybePath, option("with --world: a folder of photos for backgrounds")] = None,
+    seed: Seed = 0,
+    out: Annotated[MaybePath, option("the catalog's folder; default: data/NAME", **FOLDER)] = None,
+    add: Annotated[bool, option("with --lists or --table: add to the catalog at --out", "--add")] = False,
+) -> int:
+    """Make a catalog of lists, of a table, or a drawn one."""
+    from capture_lib.catalog import lists as released
+    from capture_lib.catalog.own_table import from_table
+    from capture_lib.catalog.table import read_catalog
+
+    # check that there is one source, and the options that go with it
+    if sum(source is not None for source in (lists, table, world)) != 1:
+        raise InputError("a catalog has one source: give --lists, --table or --world")
+    if world is None and (scenes or seed):
         raise InputError("--scenes and --seed go with --world")
-    if options.world:
-        made = drawn_world(options)
-    elif options.table:
-        if options.images is None:
-            raise InputError("--table needs --images, the folder that its image paths start from")
-        out = options.out or default_folder(options.table.resolve().parent.name)
-        made = from_table(options.table, options.images, out, options.add)
+    if world is not None and add:
+        raise InputError("--add goes with --lists or --table; a world is drawn as a whole")
+    if (table is None) != (images is None):
+        raise InputError("--table and --images go together: the table, and the folder that its image paths start from")
+
+    # make it
+    if world is not None:
+        made = read_catalog(draw_world(world, scenes, seed, out))
+    elif table is not None:
+        made = from_table(table, images, out or DATA / (table.resolve().parent.name or "catalog"), add)
     else:
-        made = from_lists(options.lists, options.out or default_folder(options.lists.resolve().name), options.add)
-    labels = [label for row in made.table["labels"] for label in row]
+        made = released.from_lists(lists, out or DATA / (lists.resolve().name or "catalog"), add)
+
+    # tell what it holds and what it lacks
+    labels = made.table["labels"].explode().dropna()
     counts = ", ".join(f"{name} {count:,}" for name, count in made.table["split"].value_counts().items())
-    print(f"{made.folder}: {len(made.table):,} samples ({counts}), {len(set(labels)):,} distinct labels, "
+    print(f"{made.folder}: {len(made.table):,} samples ({counts}), {labels.nunique():,} distinct labels, "
           f"{len(labels):,} label occurrences")
     for remark in made.remarks():
         print(f"- {remark}")
-    if options.lists:
-        show_quality(options.lists, made)
+
+    if lists is not None:
+        oddities = released.quality(lists, made)
+        with write_atomically(made.folder / "quality.csv") as beside:
+            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # with the mark that spreadsheets look for
+        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
+        for what, name, count, _, action in oddities.itertuples(index=False):
+            print(f"{count:>9,}  {name:<9}  {what} ({action})")
     return 0
 
 
-def drawn_world(options: argparse.Namespace) -> Catalog:
-    """The rendered world that the options name, drawn unless it is there."""
+def draw_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> Path:
+    """Draw the world of a size unless it is there; return its catalog's folder."""
     from capture_lib import world
 
-    if options.add:
-        raise InputError("--add goes with --lists or --table; a world is drawn as a whole")
-    if options.world not in world.SIZES:
-        raise InputError(f"--world {options.world!r} is unknown; use one of {', '.join(world.SIZES)}")
-    scenes = str(options.scenes.resolve()) if options.scenes else ""
-    settings = replace(world.SIZES[options.world], seed=options.seed, scenes=scenes)
-    name = f"world-{options.world}" + (f"-{options.scenes.resolve().name}" if scenes else "") + (
-        f"-seed{options.seed}" if options.seed else "")
-    out = options.out or default_folder(name)
-    world.build(settings, out)
-    return read_catalog(out)
+    if size not in world.SIZES:
+        raise InputError(f"--world {size!r} is unknown; use one of {', '.join(world.SIZES)}")
+    settings = replace(world.SIZES[size], seed=seed)
+    name = f"world-{size}"
+    if scenes:
+        settings = replace(settings, scenes=str(scenes.resolve()))
+        name += f"-{scenes.resolve().name}"
+    if seed:
+        name += f"-seed{seed}"
+    world.build(settings, out or DATA / name)
+    return out or DATA / name
 
 
-def show_quality(folder: Path, made: Catalog) -> None:
-    """Writes `quality.csv` beside the catalog and prints it, a line for each oddity."""
-    table = quality(folder, made)
-    with write_atomically(made.folder / "quality.csv") as beside:
-        table.to_csv(beside, index=False, encoding="utf-8-sig")  # with the mark that spreadsheets look for
-    print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
-    for what, name, count, _, done in table.itertuples(index=False):
-        print(f"{count:>9,}  {name:<9}  {what} ({done})")
+@app.command()
+def download(
+    catalog: CatalogFolder,
+    connections: Annotated[int, option("requests at the same time", min=1, max=500)] = 16,
+    per_host: Annotated[int, option("photos of one host at the same time", min=1, max=500)] = 4,
+    interval: Annotated[float, option("seconds between two requests to one host", min=0, max=3_600)] = 0.02,
+    seconds: Annotated[float, option("limit for one answer", min=0.1, max=86_400)] = 60,
+    tries: Annotated[int, option("of each address", min=1, max=100)] = 3,
+    export: Annotated[MaybePath, option("fetch nothing; write the addresses for img2dataset", **FILE)] = None,
+    fetched: Annotated[MaybePath, option("folder: take in what img2dataset fetched", "--import")] = None,
+) -> int:
+    """Fetch the photos of a catalog."""
+    from capture_lib.catalog import download, shards
+    from capture_lib.catalog.table import Catalog, read_catalog
 
-
-def default_folder(name: str) -> Path:
-    """The folder of a new catalog, below data/."""
-    from capture_lib.utils import DATA
-
-    return DATA / (name or "catalog")
-
-
-def download_command(options: argparse.Namespace) -> int:
-    from capture_lib.catalog import shards
-    from capture_lib.catalog.download import DownloadSettings, download
-
-    catalog, missing = read_catalog(options.catalog), {}
-    if options.export:
-        print(f"{options.export}: {shards.export_addresses(catalog, options.export):,} addresses")
+    if export and fetched:
+        raise InputError("--export and --import are two steps: give one of them")
+    samples = read_catalog(catalog)
+    if export:
+        print(f"{export}: {shards.export_addresses(samples, export):,} addresses")
         return 0
-    if options.shards:
-        taken, refused = shards.import_photos(catalog, options.shards)
+    missing = {}
+    if fetched:
+        taken, refused = shards.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {refused:,} refused (not a photo that decodes, or no sample of ours)")
     else:
-        missing = download(catalog, DownloadSettings(options.connections, options.per_host, options.interval,
-                                                     options.tries, max_seconds=options.seconds))
-    found = len(Catalog(catalog.folder, catalog.table).photos)
-    print(f"{catalog.folder}: {found:,} of {len(catalog.table):,} photos are on disk")
+        settings = download.DownloadSettings(connections, per_host, interval, seconds, tries)
+        missing = download.download(samples, settings)
+    count = len(Catalog(samples.folder, samples.table).photos)  # looked for anew
+    print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
     if missing:
-        reasons = Counter(reason for told in missing.values() for reason in told.values())
-        print(f"{len(missing):,} could not be fetched, each named in {catalog.folder / 'missing.csv'}; addresses by "
-              "reason: " + ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(5)))
-    return 0 if found or not missing else 1
+        reasons = Counter(reason for by_address in missing.values() for reason in by_address.values())
+        counts = ", ".join(f"{reason} ({times:,})" for reason, times in reasons.most_common(5))
+        print(f"{len(missing):,} could not be fetched, each named in {catalog / 'missing.csv'}; "
+              f"addresses by reason: {counts}")
+    return 0 if count or not missing else 1
 
 
-def evaluate_command(options: argparse.Namespace) -> int:
-    from capture_lib.experiments.run import write_json
+@app.command()
+def evaluate(
+    lists: Annotated[Path, option("folder with the released lists")],
+    rankings: Annotated[Path, option("lines of query_id,gallery_id,…")],
+    json: Annotated[MaybePath, option("write the figures here too", **FILE)] = None,
+) -> int:
+    """Score a rankings file, in both definitions."""
     from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
 
-    result = evaluate_lists(options.lists, options.rankings)
+    result = evaluate_lists(lists, rankings)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{result['queries']:,} queries; percent with 95% intervals over queries")
-    print(f"{'':10}" + "".join(f"{definition:>26}" for definition in DEFINITIONS))
+    print(" " * 10 + "".join(f"{definition:>26}" for definition in DEFINITIONS))
     for figure in result["released"]:
-        cells = (result[definition][figure] for definition in DEFINITIONS)
-        print(f"{figure:10}" + "".join(
-            f"{100 * c['value']:>10.2f} [{100 * c['low']:6.2f}, {100 * c['high']:6.2f}]" for c in cells))
-    if options.json:
-        write_json(options.json, result)
+        line = f"{figure:10}"
+        for definition in DEFINITIONS:
+            value, low, high = (100 * result[definition][figure][end] for end in ("value", "low", "high"))
+            line += f"{value:>10.2f} [{low:6.2f}, {high:6.2f}]"
+        print(line)
+    if json:
+        write_json(json, result)
     return 0
 
 
-def search_command(options: argparse.Namespace) -> int:
-    from capture_lib.experiments.run import open_run
-    from capture_lib.retrieval import search
+@app.command()
+def search(
+    catalog: CatalogFolder,
+    image: Annotated[Path, option("the query photo")],
+    caption: Annotated[str, option("its text, where there is one")] = "",
+    profile: ProfileName = "cpu",
+    seed: Seed = 0,
+    out: Annotated[Path, option("picture of boxes and hits", **FILE)] = Path("search.jpg"),
+) -> int:
+    """Find the products of a photo in a catalog's gallery."""
+    from capture_lib.catalog.photos import load_photo
+    from capture_lib.catalog.table import read_catalog
 
-    read_catalog(options.catalog)
-    load_photo(options.image)  # a photo that can't be read is said before anything is trained
-    run = open_run(options.profile, str(options.catalog), seed=options.seed)
-    searcher = search.Searcher.open(run)
-    answer = searcher.ask(options.image, options.caption)
+    # what cannot be read or written is said before anything is imported or trained
+    if out.suffix.lower() not in PICTURES:
+        raise InputError(f"--out {out}: end the picture's name with one of {', '.join(PICTURES)}")
+    read_catalog(catalog)
+    load_photo(image)
+
+    from capture_lib.experiments import run, search
+    from capture_lib.report import figures
+
+    searcher = search.open_searcher(run.open_run(profile, str(catalog), seed=seed))
+    answer = searcher.search(image, caption, 10)
     if answer.hits:
         print(f"compared by {answer.method}, reading {answer.representation}")
     else:
-        print(f"{options.image}: no product was found in this photo, so there is nothing to search for")
-    for number, hits in enumerate(answer.hits, start=1):
-        print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
+        print(f"{image}: no product was found in this photo, so there is nothing to search for")
+    for number, (score, hits) in enumerate(zip(answer.scores, answer.hits, strict=True), start=1):
+        print(f"product {number} (objectness {score:.2f}):")
         for hit in hits[:5]:
             print(f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}")
-    print(f"picture: {search.draw(answer, options.out)}")
+    figures.draw_answer(answer, out)
+    print(f"picture: {out}")
     return 0
 
 
-def explore_command(options: argparse.Namespace) -> int:
-    if options.catalog:
-        read_catalog(options.catalog)  # a wrong folder is told before the imports, which take a while
+@app.command()
+def explore(
+    catalog: MaybeCatalog = None,
+    profile: ProfileName = "cpu",
+    port: Annotated[int | None, option("of the page; default: a free one from 8866 on", min=1, max=65_535)] = None,
+    no_browser: Annotated[bool, option("print the address; open nothing", "--no-browser")] = False,
+) -> int:
+    """Click through results in the browser."""
+    from capture_lib.catalog.table import read_catalog
+
+    if catalog:
+        read_catalog(catalog)  # a wrong folder is told before the imports, which take a while
 
     from capture_lib import profiles
     from capture_lib.explorer import widget
 
-    profiles.get(options.profile)
-    return widget.serve(options.profile, options.catalog, options.port, not options.no_browser)
+    profiles.get(profile)
+    return widget.serve(profile, catalog, port, not no_browser)
 
 
-def transfer_command(options: argparse.Namespace) -> int:
-    import pandas as pd
-
-    from capture_lib import profiles
-    from capture_lib.experiments.run import open_run, write_json
-    from capture_lib.proposals import transfer
-    from capture_lib.report import figures
-
-    if bool(options.backbone) != bool(options.weights):
-        raise InputError("--backbone and --weights go together: a timm name, and a file of weights for it")
-    if options.only in transfer.TRAINED and not options.weights:
-        raise InputError(f"--only {options.only} starts from a pretrained network: give --backbone and --weights")
-    if min(options.sizes) < 32:
-        raise InputError(f"--sizes {min(options.sizes)}: search at 32 pixels or more")
-    if profiles.get(options.profile).world is None:
-        raise InputError(f"--profile {options.profile} has no world to train on; use smoke, cpu or gpu")
-    catalog = read_catalog(options.catalog)
-    transfer.check(options.backbone, options.weights, options.scenes)
-    start = options.backbone, options.weights
-    if options.only in transfer.TRAINED:
-        run = open_run(options.profile, str(options.catalog), seed=options.seed)
-        run = transfer.altered(run, scenes=options.scenes)
-        found = {options.only: transfer.TRAINED[options.only](run, *start)}
-    else:
-        run = transfer.altered(open_run(options.profile, seed=options.seed), *start, options.scenes)
-        tables = (options.only,) if options.only else transfer.TABLES
-        found = transfer.report(run, catalog, tuple(options.sizes), start, tables)
-    for name, part in found.items():
-        if part:
-            said = ", ".join(f"{key} {value}" for key, value in part.items() if not isinstance(value, dict))
-            print(f"{name} ({run.profile.name} on {catalog.name}): {said}")
-            print(pd.DataFrame(part["rows"]).T.map(figures.percent).to_string())
-    if options.json:
-        write_json(options.json, {"provenance": run.provenance("transfer"), "judged_on": catalog.name,
-                                  "judged_fingerprint": catalog.fingerprint(), **found})
-    return 0
-
-
-def convert_command(options: argparse.Namespace) -> int:
-    from capture_lib.model import released
-
-    if (options.config is None) == (options.from_released is not None):
-        raise InputError("--config FILE, the released configuration, goes with --from-released and only with it")
-    if options.to_released:
-        config = released.convert_to_released(options.to_released, options.out)
-        print(f"{options.out}: the weights under the released names; their configuration is {config}")
-        return 0
-    unused = released.convert_from_released(options.from_released, options.config, options.out)
-    print(f"{options.out}: config.json and model.safetensors")
-    if unused:
-        print(f"left out ({len(unused)}), as the released code never uses what they give: {', '.join(unused)}")
-    return 0
+if __name__ == "__main__":
+    sys.exit(main())

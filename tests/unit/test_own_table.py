@@ -10,7 +10,7 @@ import pytest
 from drawn import files_below, refused
 from PIL import Image
 
-from capture_lib.catalog.own_table import from_table, parse_list, read_table
+from capture_lib.catalog.own_table import from_table, parse_list
 from capture_lib.catalog.table import InputError
 
 HEADER = "sample_id,split,caption,image,labels"
@@ -93,7 +93,7 @@ ROW = "a1,train,cap,a.png,X"
     (f"{HEADER}\na1,train,cap,none.png,X", "none.png: no such photo"),
     (f"{HEADER},products\n{ROW},several", "products 'several' is unknown; use single, multi"),
     (f"{HEADER}\na1,train,精华,a.png,X".encode("gbk"), "line 2: not UTF-8 (it looks like GBK); save the file as UTF-8"),
-    (f"{HEADER}\n{ROW}".encode("utf-16"), "not UTF-8 (it looks like UTF-16)"),
+    (f"{HEADER}\n{ROW}".encode("utf-16"), "not UTF-8 (it holds NUL"),
 ])
 def test_a_bad_table_is_refused(photos, content, expected):
     table_refused(photos, content, expected)
@@ -120,18 +120,6 @@ def test_bad_boxes_are_refused(photos, boxes, labels, expected):
 
 def test_boxes_without_a_column_of_their_labels_are_refused(photos):
     table_refused(photos, f'{HEADER},boxes\n{ROW},"[[0, 0, 5, 5]]"\n', "field box_labels: 0 labels for 1 boxes")
-
-
-def test_every_photo_that_does_not_decode_is_named(photos, tmp_path):
-    (photos / "a.png").write_bytes((photos / "a.png").read_bytes()[:60])
-    (photos / "b.png").write_text("<html>403 Forbidden</html>")
-    (tmp_path / "mine.csv").write_text(f"{HEADER}\n{ROW}\nb1,test,cap,b.png,X\n")
-    with pytest.raises(InputError) as error:
-        from_table(tmp_path / "mine.csv", photos, tmp_path / "out")
-    first, second = str(error.value).splitlines()
-    assert "line 2" in first and "a.png: the photo does not decode" in first
-    assert "line 3" in second and "b.png: the photo does not decode" in second
-    assert not (tmp_path / "out").exists()
 
 
 def faults(photos: Path, content: str | bytes, name: str = "mine.csv") -> list[str]:
@@ -175,27 +163,22 @@ b2,,,b.png,X,"[[1, 1, 2, 2]]","[""\\ud800""]",,
         ("line 6, sample_id 'a2': ", "split 'dev' is unknown"),
         ("line 8, sample_id 'a/4': ", "an id must be"), ("line 8, sample_id 'a/4': ", "mirror 'file:///etc' must be"),
         ("line 8, sample_id 'a/4': ", "products 'several' is unknown"),
-        ("line 9, sample_id 'a1': ", "this id occurs twice (line 2 has it too)"),
+        ("line 9, sample_id 'a1': ", "mine.csv, line 2 has it too"),
         ("line 9, sample_id 'a1': ", "1 labels for 2 boxes"), ("line 9, sample_id 'a1': ", "'[5, 0, 5, 9]' is not"),
         ("line 9, sample_id 'a1': ", "'[True, 0, 5, 9]' is not"),
         ("line 13, sample_id 'a8': ", "'../../etc/passwd' must be"), ("line 15, sample_id", "an id must be"),
         ("line 7, sample_id 'a3': ", "none.png: no such photo"),
         ("line 11, sample_id 'a7': ", "empty.png: the photo does not"),
-        ("line 14, sample_id 'a9': ", "out.png is a link that leaves"),
+        ("line 14, sample_id 'a9': ", "out.png is no file, or a link that leaves"),
         ("line 15, sample_id", "pipe.png is no file")]
     assert len(found) == len(expected)
     for line, (place, text) in zip(found, expected, strict=True):
         assert line.startswith(place) and text in line, line
 
 
-def test_of_very_many_faults_twenty_are_shown(photos):
-    found = faults(photos, f"{HEADER}\n" + "".join(f"a{n},dev,,a.png,X\n" for n in range(1020)))
-    assert len(found) == 21 and found[19].startswith("line 21") and "1,000 more" in found[20]
-
-
 @pytest.mark.parametrize(("encoding", "guess"), [
     ("gbk", "looks like GBK"), ("gb18030", "looks like GBK"), ("big5", "looks like Big5"),
-    ("utf-16", "looks like UTF-16"), ("utf-16-le", "NUL characters, as UTF-16"), ("utf-8", None), ("utf-8-sig", None)])
+    ("utf-16", "NUL characters, as UTF-16"), ("utf-8", None), ("utf-8-sig", None)])
 def test_encodings(photos, capsys, encoding, guess):
     text = f"{HEADER}\na1,train,玻尿酸精華液 保濕面霜禮盒 三件套,a.png,X\n"
     if encoding in ("gbk", "gb18030"):
@@ -214,12 +197,6 @@ def test_a_nul_a_huge_cell_and_an_open_quote_are_one_line_each(photos):
         "double quotes"]
     found = faults(photos, f'{HEADER}\na0,dev,,a.png,X\na1,train,"open,a.png,X\na2,train,x,a.png,X\n')
     assert "line 3: not a CSV table from here on" in found[0] and "split 'dev'" in found[1]
-
-
-def test_formulas_and_markup_are_text(photos):
-    rows = f"{HEADER}\na1,train,=1+cmd|x,a.png,<b>@SUM\n"
-    made = from_table(write_table(photos.parent, rows), photos, photos.parent / "out")
-    assert (made.table["caption"][0], made.table["labels"][0]) == ("=1+cmd|x", ["<b>@SUM"])
 
 
 def test_two_columns_are_enough_and_what_is_missing_is_said(photos, capsys):
@@ -270,17 +247,8 @@ def test_rows_and_photos_are_added_and_the_old_ones_stay(photos, tmp_path):
     refused(lambda: made(ROW, add=False), "a catalog with other rows is there already", "--add", "--out")
     refused(lambda: made("a1,test,cap,b.png,X"), "line 2, sample_id 'a1': the catalog has this id with other content")
     Image.new("RGB", (9, 9)).save(photos / "a.png")
-    refused(lambda: made("c1,test,cap,a.png,X"), "line 2, sample_id 'c1'", "the catalog has another photo of this name")
+    refused(lambda: made("c1,test,cap,a.png,X"), "line 2, sample_id 'c1'", "another photo of this name is in")
     assert files_below(tmp_path / "out") == before
-
-
-def test_the_same_table_again_changes_nothing(photos, tmp_path):
-    file = write_table(tmp_path, f"{BOXED}\n{ROW},\"[[0, 0, 5, 5]]\",\"[\"\"X\"\"]\"\n")
-    from_table(file, photos, tmp_path / "out")
-    before = (tmp_path / "out" / "catalog.parquet").stat().st_mtime_ns
-    from_table(file, photos, tmp_path / "out")
-    from_table(file, photos, tmp_path / "out", add=True)
-    assert (tmp_path / "out" / "catalog.parquet").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("add", [False, True])
@@ -335,7 +303,7 @@ def test_a_list_in_a_cell_as_json_or_as_it_is():
 def test_a_parquet_table_with_a_column_twice_and_one_with_odd_cells(photos, tmp_path):
     twice = pa.table([pa.array(["a"]), pa.array(["a.png"]), pa.array(["b.png"])], names=["sample_id", "image", "image"])
     pq.write_table(twice, tmp_path / "twice.parquet")
-    refused(lambda: read_table(tmp_path / "twice.parquet"), "twice.parquet")
+    refused(lambda: from_table(tmp_path / "twice.parquet", photos, tmp_path / "out"), "twice.parquet")
     cells = {"sample_id": ["a"], "image": ["a.png"], "boxes": [3.5], "caption": ["x\0"], "labels": [[None]]}
     pq.write_table(pa.Table.from_pydict(cells), tmp_path / "odd.parquet")
     with pytest.raises(InputError) as error:
