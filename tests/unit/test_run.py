@@ -229,7 +229,7 @@ def test_stages_rest_on_what_they_import():
     assert "capture_lib.proposals.foregrounds" in rests_on(composites)
     assert not {name for name in rests_on(detector) if "retrieval" in name or "composites" in name}
     assert {"capture_lib.model.losses", "capture_lib.training.batches"} <= rests_on(pretrain)
-    assert {"capture_lib.world.wording", "capture_lib.retrieval.ranking"} <= rests_on(comparison)
+    assert {"capture_lib.world.captions", "capture_lib.retrieval.ranking"} <= rests_on(comparison)
     assert "capture_lib.world.drawing" in rests_on(world)
 
 
