@@ -24,7 +24,8 @@ READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an e
 
 def pairs_of(run: Run, table: pd.DataFrame, folder: Path, variant: Variant = UNCHANGED) -> batches.Pairs:
     """Return samples as pairs, with the regions of a store and the settings of a variant."""
-    store, limit = storing.open_store(folder), variant.max_regions
+    store = storing.open_store(folder)
+    limit = variant.max_regions
     if limit:
         store = storing.RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
                                     np.minimum(store.counts, limit), store.ids)
@@ -48,7 +49,8 @@ def embed_splits(run: Run, store: Path, model: Capture | None, words: embedding.
 def evaluate_methods(sets: dict[str, embedding.EmbeddedSet], methods: dict[str, Method], depth: int
                      ) -> tuple[dict, dict]:
     """Choose each method's representation on val and rank test by it; return scores and choices."""
-    scores, chosen = {}, {}
+    scores = {}
+    chosen = {}
     for name, method in methods.items():
         choice, tried = ranking.choose(method, sets["val"], sets["gallery"], depth)
         ranked = ranking.rank(sets["test"], sets["gallery"], method.level, choice, depth)

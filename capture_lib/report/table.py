@@ -45,7 +45,7 @@ def figures_table(metrics: dict[str, dict]) -> pd.DataFrame:
                 **figure,
                 "unit": unit_of(path[-1], figure["value"]),
             })
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"low": float, "high": float})
 
 
 def numbers(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict]]:

@@ -202,6 +202,11 @@ def test_all_figures_are_one_tidy_table(report: Path):
     assert "recall@0.5 0.5 0.48 0.53 fraction" in said and "mAP@10 image-only released 0.7 0.68 0.73 fraction" in said
 
 
+def test_figures_without_any_interval_are_a_table_too(tmp_path: Path):
+    write_metrics(tmp_path, {"01_data": {"samples": 3, "proposals": {"value": None, "low": None, "high": None}}})
+    assert "samples 3 count" in text_of(site.build(tmp_path).with_name("figures.html"))
+
+
 def test_hostile_text_stays_text_and_nothing_is_loaded(report: Path):
     for name in ("index.html", "figures.html"):
         page = (report / name).read_text(encoding="utf-8")
