@@ -1,11 +1,5 @@
-"""The region store: boxes, scores and features of every photo's proposals, made once.
+"""The region store: boxes, scores and features of every photo's proposals, made once."""
 
-Files: `features.npy` float16 (N, R, F), `boxes.npy` float32 (N, R, 4) xyxy as fractions of
-width and height, `scores.npy` float32 (N, R), `counts.npy` int32 (N,) how many of the R are
-valid (0 = yet to be described), `ids.txt`, `meta.json`.
-"""
-
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,8 +16,6 @@ from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals.detector import Detector, to_tensor
 from capture_lib.utils import InputError, pick_device
-
-ARRAYS = ("features", "boxes", "scores", "counts")
 
 
 @dataclass(frozen=True)
@@ -39,13 +30,13 @@ class RegionSettings:
 
 @dataclass(frozen=True)
 class RegionStore:
-    """A store, opened; features are memory-mapped, row i belongs to `ids[i]`."""
+    """A store of N photos, R regions at most, F numbers each; zeros where there are fewer."""
 
-    features: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    counts: np.ndarray
-    ids: list[str]
+    features: np.ndarray  # (N, R, F) float16, memory-mapped
+    boxes: np.ndarray  # (N, R, 4) float32 xyxy, fractions of width and height
+    scores: np.ndarray  # (N, R) float32 objectness, best first
+    counts: np.ndarray  # (N,) int32, how many of the R are valid
+    ids: list[str]  # of row i, the sample
 
     def rows(self, ids: list[str]) -> np.ndarray:
         """Return the row numbers of samples: (N,) int64."""
@@ -56,37 +47,29 @@ class RegionStore:
 def open_store(folder: Path) -> RegionStore:
     """Open the store in a folder without reading its features."""
     features = np.load(folder / "features.npy", mmap_mode="r")
-    others = [np.load(folder / f"{name}.npy") for name in ARRAYS[1:]]
+    others = [np.load(folder / f"{name}.npy") for name in ("boxes", "scores", "counts")]
     ids = (folder / "ids.txt").read_text(encoding="utf-8").splitlines()
     return RegionStore(features, *others, ids)
 
 
-def square(photo: np.ndarray, size: int) -> np.ndarray:
-    """Fit a photo (H, W, 3) uint8 into the top left of a white (size, size, 3) square."""
-    photo = fit(photo, size)
+def square(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a photo (H, W, 3) uint8 into the top left of a white (size, size, 3) square.
+
+    Also return the share of the square's width and height that it fills: (2,) float32.
+    """
     padded = np.full((size, size, 3), 255, np.uint8)
-    padded[: photo.shape[0], : photo.shape[1]] = photo
-    return padded
+    fitted = fit(photo, size)
+    padded[: fitted.shape[0], : fitted.shape[1]] = fitted
+    return padded, np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
 
 
-def extent(photo: np.ndarray) -> np.ndarray:
-    """Return the share of its square's width and height that a photo fills: (2,) float32."""
-    return np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
-
-
-def read_squares(paths: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
+def read_squares(paths: list[Path], size: int) -> list[np.ndarray]:
     """Read photos as squares (B, S, S, 3) uint8, with their extents (B, 2)."""
-    squares, extents = [], []
-    for path in paths:
-        photo = load_photo(path)
-        squares.append(square(photo, size))
-        extents.append(extent(photo))
-    return np.stack(squares), np.stack(extents)
+    squares = [square(load_photo(path), size) for path in paths]
+    return [np.stack(part) for part in zip(*squares, strict=True)]
 
 
-def photo_batches(
-    paths: list[Path], settings: RegionSettings
-) -> Iterator[tuple[Tensor, np.ndarray]]:
+def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple]:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
@@ -94,18 +77,14 @@ def photo_batches(
         for squares, extents in loader:
             yield to_tensor(squares).to(pick_device()), extents
     except InputError as error:  # a worker's comes with its traceback, the message last
-        message = str(error).strip().splitlines()[-1]
-        raise InputError(message.split("InputError: ")[-1]) from None
+        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
-@torch.inference_mode()
-def describe(
-    photos: Tensor, extents: np.ndarray, detector: Detector, encoder: nn.Module, count: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def describe(photos: Tensor, extents: np.ndarray, detector: Detector, encoder: nn.Module,
+             count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square."""
     proposals = locate(photos, extents, detector, count, detector.settings.search_size)
-    sides = np.tile(extents, 2) * photos.shape[-1]  # (B, 4) pixels of the square
-    sides = torch.as_tensor(sides, device=photos.device)
+    sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
     boxes = [box * side for (box, _), side in zip(proposals, sides, strict=True)]
     features = encode(photos, boxes, encoder)
     for (box, score), feature in zip(proposals, features, strict=True):
@@ -113,14 +92,9 @@ def describe(
 
 
 @torch.inference_mode()
-def locate(
-    photos: Tensor, extents: np.ndarray, detector: Detector, count: int, size: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Propose boxes (n, 4) as fractions, with scores (n,), of squares searched at `size` pixels.
-
-    The smallest product that is found has about a fifth of the detector's own side in pixels:
-    products that fill less of a photo need a larger `size`. Time grows with its square.
-    """
+def locate(photos: Tensor, extents: np.ndarray, detector: Detector, count: int,
+           size: int) -> list[tuple[Tensor, Tensor]]:
+    """Propose boxes (n, 4) as fractions, with scores (n,), of squares searched at `size` pixels."""
     inputs = F.interpolate(photos, (size, size), mode="bilinear", antialias=True)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.autocast(photos.device.type, torch.bfloat16):
@@ -141,118 +115,77 @@ def locate(
 
 @torch.inference_mode()
 def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.ndarray]:
-    """Describe boxes, B times (n, 4) xyxy pixels of the squares: B times (n, F) float32.
-
-    Their root mean square is 1: a masked region's squared error starts at 1 with any encoder.
-    """
+    """Describe boxes, B times (n, 4) xyxy pixels of the squares: B times (n, F) float32."""
     with torch.autocast(photos.device.type, torch.bfloat16):
         features = encoder.features(photos, boxes).float()
-    features = F.normalize(features) * features.shape[1] ** 0.5  # (sum of n, F)
+    features = F.normalize(features) * features.shape[1] ** 0.5  # root mean square 1
     parts = features.cpu().split(list(map(len, boxes)))
     return [part.numpy() for part in parts]
 
 
-def encode_boxes(
-    paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module, settings: RegionSettings
-) -> np.ndarray:
+def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
+                 settings: RegionSettings) -> np.ndarray:
     """Describe known boxes, (k, 4) xyxy pixels of each photo, for evaluation: (n, F)."""
     squares = []
     for path, box in zip(paths, boxes, strict=True):
-        scale = settings.photo_size / max(load_photo(path).shape[:2])
-        box = torch.as_tensor(box * scale, dtype=torch.float32)
-        squares.append(box.to(pick_device()))
+        box = box * (settings.photo_size / max(load_photo(path).shape[:2]))
+        squares.append(torch.as_tensor(box, dtype=torch.float32, device=pick_device()))
     features = []
     for photos, _ in photo_batches(paths, settings):
-        done = len(features)  # photos
-        features += encode(photos, squares[done : done + len(photos)], encoder)
+        here = squares[len(features) : len(features) + len(photos)]
+        features += encode(photos, here, encoder)
     return np.concatenate(features)
 
 
-def feature_probe(encoder: nn.Module, settings: RegionSettings) -> np.ndarray:
-    """Return the feature (F,) of a white photo, which tells F."""
-    size = settings.photo_size
-    white = torch.ones(1, 3, size, size, device=pick_device())
-    return encode(white, [white.new_tensor([[0, 0, size, size]])], encoder)[0][0]
-
-
 def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module,
-            folder: Path, old: Path | None = None, places: np.ndarray | None = None) -> None:
+            folder: Path) -> None:
     """Write the region store of all photos on disk; go on where an interrupted run stopped.
 
-    Several processes share the batches and write the same bytes as one; their folder is on one
-    machine. A store of the same settings and networks, `old`, may grow: its row `places` (N,) is
-    copied for each photo, -1 where there is none.
+    Several processes share the batches and write the same bytes as one.
     """
     ids = list(catalog.photos)
-    width = len(feature_probe(encoder, settings))
-    shape = (len(ids), settings.max_regions, width)  # (N, R, F)
-    if utils.is_main_process():
-        begin(folder, ids, shape, old, places)
+    if utils.is_main_process() and not (folder / "ids.txt").is_file():
+        begin(catalog, settings, encoder, folder)
     utils.wait_for_everyone()
 
-    # this process's shard of the batches that are left; all look before anyone writes
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
-    left = np.flatnonzero(arrays["counts"] == 0)  # rows
-    utils.wait_for_everyone()
-    firsts = range(0, len(left), settings.batch)[utils.process_index() :: utils.process_count()]
-    batches = [left[first : first + settings.batch] for first in firsts]
+    # this process's shard of the batches, but for those that are done
+    names = ("features", "boxes", "scores", "counts")
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names}
+    batches = np.split(np.arange(len(ids)), range(settings.batch, len(ids), settings.batch))
+    batches = batches[utils.process_index() :: utils.process_count()]
+    batches = [rows for rows in batches if not arrays["counts"][rows].all()]
     photos = [catalog.photos[ids[row]] for rows in batches for row in rows]
     stream = utils.progress(photo_batches(photos, settings), "region batches", len(batches))
     for rows, (squares, extents) in zip(batches, stream, strict=True):
         found = describe(squares, extents, detector, encoder, settings.max_regions)
         counts = []
         for row, (boxes, scores, features) in zip(rows, found, strict=True):
-            count = len(boxes)
-            arrays["boxes"][row, :count] = boxes
-            arrays["scores"][row, :count] = scores
-            arrays["features"][row, :count] = features
-            counts.append(count)
+            counts.append(len(boxes))
+            arrays["boxes"][row, : len(boxes)] = boxes
+            arrays["scores"][row, : len(boxes)] = scores
+            arrays["features"][row, : len(boxes)] = features
 
         # on disk before the counts are, for these tell that the rows are done
-        for name in ARRAYS[:-1]:
-            arrays[name].flush()
+        for array in arrays.values():
+            array.flush()
         arrays["counts"][rows] = counts
-        arrays["counts"].flush()
-    utils.wait_for_everyone()
-    if utils.is_main_process():
-        meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
-        meta["feature_width"] = width
-        utils.write_json(folder / "meta.json", meta)
-    utils.wait_for_everyone()
 
 
-def begin(folder: Path, ids: list[str], shape: tuple[int, int, int], old: Path | None,
-          places: np.ndarray | None) -> None:
-    """Make the arrays, with the rows of the old store, then `ids.txt`; do nothing where it is."""
-    text = "".join(f"{sample}\n" for sample in ids)
-    listing = folder / "ids.txt"
-    if listing.is_file() and listing.read_text(encoding="utf-8") == text:
-        return
-    shapes = (shape, (*shape[:2], 4), shape[:2], shape[:1])  # in the order of ARRAYS
-    kinds = (np.float16, np.float32, np.float32, np.int32)
+def begin(catalog: Catalog, settings: RegionSettings, encoder: nn.Module, folder: Path) -> None:
+    """Write arrays of zeros, which takes their room on the disk, and last `ids.txt`."""
+    white = torch.ones(1, 3, 64, 64, device=pick_device())
+    width = encode(white, [white.new_tensor([[0, 0, 64, 64]])], encoder)[0].shape[1]
+    ids = "".join(f"{sample}\n" for sample in catalog.photos)
+    shape = (len(catalog.photos), settings.max_regions)  # (N, R)
     try:
-        for name, kind, size in zip(ARRAYS, kinds, shapes, strict=True):
-            array = open_memmap(folder / f"{name}.npy", "w+", kind, size)
-            reserve(folder / f"{name}.npy")
-            if old is not None:
-                copy_rows(old / f"{name}.npy", array, places)
+        for name, kind, size in (("features", np.float16, (*shape, width)),
+                                 ("boxes", np.float32, (*shape, 4)),
+                                 ("scores", np.float32, shape), ("counts", np.int32, shape[:1])):
+            np.save(folder / f"{name}.npy", np.broadcast_to(kind(0), size))
     except OSError as error:
-        size = f"{2 * np.prod(shape) / 1e9:,.1f} GB"
-        fault = f"a region store of {len(ids):,} photos needs {size} and finds no room"
-        raise InputError(f"{folder}: {fault} ({error.strerror})") from None
-    with utils.write_atomically(listing) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def reserve(file: Path) -> None:
-    """Take a file's room at once: where a mapped file finds none later, the process dies."""
-    if hasattr(os, "posix_fallocate"):  # not on a Mac
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-
-
-def copy_rows(old: Path, array: np.ndarray, places: np.ndarray) -> None:
-    """Copy rows `places` (N,) of an old array, none where the place is -1."""
-    source = np.load(old, mmap_mode="r")
-    for row in np.flatnonzero(places >= 0):
-        array[row] = source[places[row]]
+        fault = f"no room for the regions of {shape[0]:,} photos ({error.strerror})"
+        raise InputError(f"{folder}: {fault}") from None
+    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
+    utils.write_json(folder / "meta.json", meta | {"feature_width": width})
+    with utils.write_atomically(folder / "ids.txt") as beside:
+        beside.write_text(ids, encoding="utf-8")

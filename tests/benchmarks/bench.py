@@ -148,7 +148,7 @@ def query(gallery: int = GALLERY) -> dict:
     run, detector = searcher.run, searcher.detector
     file, caption = next(iter(run.catalog.photos.values())), run.catalog.table["caption"].iloc[0]
     photo = load_photo(file)
-    square = to_tensor(regions.square(photo, run.profile.regions.photo_size)[None]).to(pick_device())
+    square = to_tensor(regions.square(photo, run.profile.regions.photo_size)[0][None]).to(pick_device())
     shares, most = regions.filled(photo)[None], run.profile.regions.max_regions
     table = pd.DataFrame([{"sample_id": "query", "caption": caption, "labels": []}], dtype=object)
     pairs = batches.make_pairs(table, searcher.describe(photo), searcher.trained.tokenizer, run.profile.batches)
@@ -178,7 +178,7 @@ def untrained_searcher(folder: Path, gallery: int) -> Searcher:
     detector = Detector(profile.detector).to(pick_device(), memory_format=torch.channels_last).eval()
     encoder = CropEncoder(profile.encoder).to(pick_device(), memory_format=torch.channels_last).eval()
     run = runs.Run(profile, catalog, REPORTS, 0)
-    width = len(regions.feature_probe(encoder, profile.regions))
+    width = 4 * profile.encoder.channels
     model = Capture(replace(profile.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width))
     trained = Pretrained(model.to(pick_device()).eval(), tokenizer, TASKS, folder)
     blocks = {name: rng.random((gallery, profile.capture.output), np.float32)
