@@ -22,9 +22,9 @@ PATIENCE = 120  # seconds for a page that starts a kernel, on a busy machine
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """A headless Chromium; tests are skipped where the system has none.
+    """Open a headless Chromium for a module's tests; they are skipped where the system has none.
 
-    It lives as long as a module: while it does, Playwright's event loop keeps nbclient from running one.
+    While it lives, Playwright's event loop keeps nbclient from running one in this process.
     """
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
@@ -38,7 +38,7 @@ def browser() -> Iterator:
 
 @contextmanager
 def served(command: list[str], path: str) -> Iterator[str]:
-    """Starts a server with `{port}` in its command filled in, waits until it answers at `path`, and ends it.
+    """Start a server with `{port}` in its command filled in, wait until it answers at `path`, and end it.
 
     Yields:
         its address, without a slash at the end.
@@ -58,7 +58,7 @@ def served(command: list[str], path: str) -> Iterator[str]:
 
 
 def wait_for(address: str, process: subprocess.Popen, printed: IO[bytes]) -> None:
-    """Returns once a server answers; fails with what it printed when it ends before that."""
+    """Return once a server answers; fail with what it printed when it ends before that."""
     started = time.monotonic()
     while time.monotonic() - started < PATIENCE:
         if process.poll() is not None:
@@ -75,7 +75,7 @@ def wait_for(address: str, process: subprocess.Popen, printed: IO[bytes]) -> Non
 
 
 def keep(page, name: str) -> Path:
-    """A screenshot of the page among the tests' output, for a person to look at."""
+    """Save a screenshot of the page among the tests' output, for a person to look at."""
     folder = Path(__file__).parents[1] / "reports" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=folder / f"{name}.png", full_page=True)

@@ -128,8 +128,11 @@ def real_report(shared: Path, runs: dict[str, Future]) -> Path:
 @pytest.fixture(scope="session")
 def smoke_run(runs: dict[str, Future]) -> "Run":
     """The run on the smallest world; its stages are those of the report, or else made where they are needed."""
+    from capture_lib.experiments import stages
     from capture_lib.experiments.run import open_run
 
     if "smoke_report" in runs:
         runs["smoke_report"].result()
-    return open_run("smoke")
+    run = open_run("smoke")
+    stages.pretrained(run)
+    return run

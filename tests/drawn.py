@@ -20,7 +20,7 @@ from capture_lib.training import batches
 from capture_lib.training.batches import BatchSettings, Pairs
 from capture_lib.training.pretrain import PretrainSettings
 from capture_lib.utils import InputError
-from capture_lib.world.planning import WorldSettings
+from capture_lib.world import WorldSettings
 
 KINDS = 8  # products that differ in colour and band
 GROUND = 245  # grey of the drawn ground

@@ -20,7 +20,7 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     before = os.environ.get("PYTHONPATH")
     here = Path(__file__).parent
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (here.parent, here, here / "unit")))  # what the server imports from
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (here.parent, here, here / "unit")))
     context.set_forkserver_preload(IMPORTED)
     ensure_running()
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)

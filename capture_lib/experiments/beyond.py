@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from capture_lib.catalog.table import HELD_OUT, SEEN, UNSEEN
-from capture_lib.experiments import comparison, mining, stages
+from capture_lib.experiments import comparison, evaluation, mining, stages
 from capture_lib.experiments.comparison import Job
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.variants import UNCHANGED
@@ -44,7 +44,7 @@ KNOWN = (*RAW, "paper, product", "paper, chosen")  # the baselines: what noteboo
 def embed_parts(run: Run, mined: mining.Mined, model: Capture | None) -> embedding.Vectors:
     """Return the vectors of the mined photos, a row a photo."""
     table = stages.samples(run, "train").iloc[mined.parts]
-    pairs = comparison.pairs_of(run, table, run.stages / "region_store")
+    pairs = evaluation.pairs_of(run, table, run.stages / "region_store")
     words = stages.caption_words(run)
     return embedding.embed_samples(table, pairs, model, words, run.profile.instances, True, LEVEL).instance
 
@@ -59,22 +59,23 @@ def evaluated(run: Run, job: Job | None) -> Path:
         model = Capture.from_pretrained(source).to(pick_device()).eval() if job else None
         mined = stages.mined_neighbours(run, stages.pretrained(run))
         maps = wccn.learn_maps(embed_parts(run, mined, model), mined.near, WccnSettings())
-        plain = comparison.embed_splits(run, store, model, stages.caption_words(run), levels=LEVEL)
+        plain = evaluation.embed_splits(run, store, model, stages.caption_words(run), levels=LEVEL)
         mapped = {split: wccn.apply_maps(vectors, maps) for split, vectors in plain.items()}
-        before, after = dict(methods), {f"{name}, wccn": method for name, method in methods.items()}
+        before = dict(methods)
+        after = {f"{name}, wccn": method for name, method in methods.items()}
         if job:
             before[NO_WCCN] = WHOLE
             after |= PARTS
         else:
             after[NO_CAPTURE] = replace(RAW["late-fusion"], augmented=True)
         depth = run.profile.retrieval.depth
-        scores, chosen = comparison.evaluate_methods(plain, before, depth)
-        more_scores, more_chosen = comparison.evaluate_methods(mapped, after, depth)
-        comparison.write_evaluation(folder, scores | more_scores, chosen | more_chosen)
+        scores, chosen = evaluation.evaluate_methods(plain, before, depth)
+        more_scores, more_chosen = evaluation.evaluate_methods(mapped, after, depth)
+        evaluation.write_evaluation(folder, scores | more_scores, chosen | more_chosen)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances,
                 "batches": run.profile.batches, "wccn": WccnSettings()}
-    read = stages.photographed(run)[comparison.READ]
+    read = stages.photographed(run)[evaluation.READ]
     return run.stage(sys.modules[__name__], settings, [source, run.stages / "pretrain"], read, make,
                      name=f"beyond/{job.title if job else 'untrained'}")
 
@@ -101,8 +102,9 @@ def comparable(run: Run) -> bool:
 def tried(run: Run) -> dict[str, dict[str, float]]:
     """Return mAP@10 and mAR@10 on val of the late fusion, searched in several ways."""
     mined = stages.mined_neighbours(run, stages.pretrained(run))
-    sets = comparison.embed_splits(run, run.stages / "region_store", None, stages.caption_words(run), levels=LEVEL)
-    parts, settings = embed_parts(run, mined, None), WccnSettings()
+    sets = evaluation.embed_splits(run, run.stages / "region_store", None, stages.caption_words(run), levels=LEVEL)
+    parts = embed_parts(run, mined, None)
+    settings = WccnSettings()
     maps = wccn.learn_maps(parts, mined.near, settings)
     random = np.random.default_rng(run.seed).integers(len(mined.parts), size=mined.near.shape)
     # name: maps, the vectors they are applied to (none named: all), augmented
@@ -116,7 +118,8 @@ def tried(run: Run) -> dict[str, dict[str, float]]:
     figures = {}
     for name, (used, only, augmented) in ways.items():
         method = replace(RAW["late-fusion"], augmented=augmented)
-        queries, items = (wccn.apply_maps(sets[split], used, only) for split in ("val", "gallery"))
+        queries = wccn.apply_maps(sets["val"], used, only)
+        items = wccn.apply_maps(sets["gallery"], used, only)
         choice, _ = ranking.choose(method, queries, items)
         table = ranking.score(ranking.rank(queries, items, method.level, choice), queries, items)
         figures[name] = {title: float(table["standard", title].mean()) for title in TITLES}
@@ -136,7 +139,7 @@ def results(scores: dict[str, list], kinds: np.ndarray) -> dict:
     """Compare ours with every baseline and with itself without each part, paired.
 
     Args:
-        scores: by method, as from `comparison.read_scores`, one for each training.
+        scores: by method, as from `evaluation.read_scores`, one for each training.
         kinds: (Q,) what training showed of each test query's products.
 
     Returns:
@@ -148,21 +151,26 @@ def results(scores: dict[str, list], kinds: np.ndarray) -> dict:
     def gains(other: str, ours: str = OURS, queries: np.ndarray | slice = slice(None)) -> dict[str, dict]:
         found = {}
         for title in TITLES:
-            a, b = ([table["standard", title].to_numpy()[queries] for table in scores[name]] for name in (ours, other))
+            a = [table["standard", title].to_numpy()[queries] for table in scores[ours]]
+            b = [table["standard", title].to_numpy()[queries] for table in scores[other]]
             effect = paired_difference(a, b, together=len(a) == len(b))  # then of the same trainings
             found[title] = {"mean": effect["value"], "low": effect["low"], "high": effect["high"]}
         return found
 
     def by_group(other: str) -> dict[str, dict]:
-        groups = {"all": np.ones(len(kinds), bool)} | {kind: kinds == kind for kind in (SEEN, UNSEEN, HELD_OUT)}
-        return {name: gains(other, queries=queries) | {"queries": int(queries.sum())}
-                for name, queries in groups.items() if queries.any()}
+        found = {"all": gains(other) | {"queries": len(kinds)}}
+        for kind in (SEEN, UNSEEN, HELD_OUT):
+            queries = kinds == kind
+            if queries.any():
+                found[kind] = gains(other, queries=queries) | {"queries": int(queries.sum())}
+        return found
 
     def figure(name: str) -> float:
         return np.mean([table["standard", "mAP@10"].mean() for table in scores[name]])
 
     plain = [*RAW, *OF_MODEL]
-    baseline, best = max(KNOWN, key=figure), max(plain, key=figure)
+    baseline = max(KNOWN, key=figure)
+    best = max(plain, key=figure)
     groups = by_group(baseline)
     gain = {name: groups.get(kind, {}).get("mAP@10")
             for name, kind in {"gain": "all", "gain_unseen": UNSEEN, "gain_held_out": HELD_OUT}.items()}

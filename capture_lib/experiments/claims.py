@@ -7,14 +7,15 @@ that was measured of it holds, partly when some does, not reproduced when nothin
 comparison speaks against it.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import erfc, sqrt
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from capture_lib.catalog.table import HELD_OUT, UNSEEN
 from capture_lib.retrieval.statistics import FLIPS, Noise, holm, p_values, paired_difference, pooled_noise
 
 FIGURE = ("standard", "mAP@10")  # that claims about retrieval are tested by
@@ -23,6 +24,7 @@ BETTER, NOT_BETTER = "better", "not better"
 HOLDS, OPEN, CONTRADICTED, NOT_MEASURED = "holds", "not shown", "contradicted", "not measured"
 RULES = {BETTER: f"holds if better, with p < {LEVEL} after Holm",
          NOT_BETTER: f"holds unless better, with p < {LEVEL} after Holm"}
+UNTRAINED = ("image-only", "text-only", "late-fusion", "popularity", "chance")
 MIN_RECALL = 0.8  # the paper gives no threshold for its proposals; ours
 UNMEASURED = dict.fromkeys(("effect", "low", "high", "p", "p_raw", "queries", "trainings"))
 Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
@@ -45,14 +47,17 @@ class Comparison:
         return f"{self.better} − {self.baseline}" + (f" ({self.among})" if self.among else "")
 
 
+RECALL = Comparison("recall@0.5 of the proposals", f"{MIN_RECALL} (our threshold)")
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A claim and how it is tested; the main comparison first."""
+    """A claim and how it is tested."""
 
     claim: str
     source: str  # where it stands
-    comparisons: tuple[Comparison, ...]
     note: str  # what it depends on
+    comparisons: tuple[Comparison, ...]  # the main one first
     paper: str | None = None  # the paper's figure, where one is known
 
 
@@ -70,7 +75,8 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
         proposals: what notebook 03 measured of the proposals, if it did.
         command: what makes these figures again.
     """
-    results, rows = measure(scores, combination, proposals), []
+    results = measure(scores, combination, proposals)
+    rows = []
     for claim in CLAIMS:
         own = [results[comparison] for comparison in claim.comparisons]
         measured = [result for result in own if result["outcome"] != NOT_MEASURED]
@@ -86,8 +92,13 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
 def measure(scores: Scores, combination: np.ndarray, proposals: dict | None) -> dict[Comparison, dict]:
     """Return each comparison's effect, interval, p value (raw and adjusted) and outcome."""
     planned = [comparison for claim in CLAIMS for comparison in claim.comparisons]
-    pairs = {comparison: paired_scores(comparison, scores, combination) for comparison in planned}
-    pairs = {comparison: pair for comparison, pair in pairs.items() if pair is not None}
+    pairs = {}
+    for comparison in planned:
+        pair = paired_scores(comparison, scores, combination)
+        if pair is not None:
+            pairs[comparison] = pair
+
+    # p values share the training noise of all models, by kind of queries
     kinds = [(comparison.among, together) for comparison, (_, _, together) in pairs.items()]
     noise = {kind: training_noise(scores, combination, *kind) for kind in set(kinds)}
     raw = p_values(list(pairs.values()), [noise[kind] for kind in kinds])
@@ -98,6 +109,7 @@ def measure(scores: Scores, combination: np.ndarray, proposals: dict | None) -> 
                              "p_raw": float(p), "queries": a.shape[1], "trainings": [len(a), len(b)]}
     if proposals and proposals.get("recall@0.5"):  # nothing where no photo has true boxes
         found[RECALL] = recall_effect(proposals)
+    # adjust all p values as one family
     adjusted = holm([result["p_raw"] for result in found.values()])
     for result, p in zip(found.values(), adjusted, strict=True):
         result["p"] = float(p)
@@ -156,7 +168,8 @@ def training_of(method: str) -> str:
 def recall_effect(proposals: dict) -> dict:
     """Return recall@0.5 above our threshold, with the p value of a normal distribution."""
     recall = proposals["recall@0.5"]
-    effect, error = recall["value"] - MIN_RECALL, (recall["high"] - recall["low"]) / (2 * 1.96)
+    effect = recall["value"] - MIN_RECALL
+    error = (recall["high"] - recall["low"]) / (2 * 1.96)
     p = erfc(abs(effect) / max(error, 1e-9) / sqrt(2))
     return {"effect": effect, "low": recall["low"] - MIN_RECALL, "high": recall["high"] - MIN_RECALL,
             "p_raw": max(p, 1 / (FLIPS + 1)), "queries": proposals.get("photos"), "trainings": [1, 1]}
@@ -166,7 +179,8 @@ def outcome(comparison: Comparison, result: dict | None) -> str:
     """Return whether a comparison holds, by its effect and its adjusted p value."""
     if result is None:
         return NOT_MEASURED
-    significant, above = result["p"] < LEVEL, result["effect"] > 0
+    significant = result["p"] < LEVEL
+    above = result["effect"] > 0
     if comparison.wanted == NOT_BETTER:
         return CONTRADICTED if significant and above else HOLDS
     if not significant:
@@ -188,87 +202,20 @@ def points(result: dict) -> str:
     """Return an effect in percentage points: `+2.1 [−0.3, +4.5]`; "—" where there is none."""
     if result["effect"] is None:
         return "—"
-    value, low, high = (f"{100 * result[key]:+.1f}".replace("-", "−") for key in ("effect", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    text = "{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
+    values = {key: 100 * result[key] for key in ("effect", "low", "high")}
+    return text.format(**values).replace("-", "−")
 
 
-# ---- the claims
-
-OURS = "capture-chosen/instance"  # CAPTURE by the representation that val chooses
-RECIPE = "ablation/recipe"  # CAPTURE trained as short as the other ablations
-RECALL = Comparison("recall@0.5 of the proposals", f"{MIN_RECALL} (our threshold)")
-UNTRAINED = ("image-only", "text-only", "late-fusion", "popularity", "chance")
-COMPARISON = "paper, comparison table"
-TASKS = "paper, ablation of the pretext tasks (short trainings)"
-SECOND_HAND = "mAP@10, second-hand, on Product1M, definition unknown"
-SHORT = "Short trainings show how learning begins; longer ones may rank the tasks otherwise."
-SIZES = "All models have about the same size and see the same pairs; larger ones or more pairs may differ."
-UNKNOWN = "Captions of unseen products still share words with those of training: plain baselines profit too."
+def read_claims() -> tuple[Claim, ...]:
+    """Return the claims of `claims.json`, which stands beside this module."""
+    claims = []
+    for row in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")):
+        among = row.pop("among", "")
+        wanted = row.pop("wanted", BETTER)
+        pairs = row.pop("comparisons")
+        claims.append(Claim(comparisons=tuple(Comparison(*pair, among, wanted) for pair in pairs), **row))
+    return tuple(claims)
 
 
-def against(better: str, *baselines: str, among: str = "", wanted: str = BETTER) -> tuple[Comparison, ...]:
-    """Return one method against several."""
-    return tuple(Comparison(better, baseline, among, wanted) for baseline in baselines)
-
-
-def beats_model(other: str) -> tuple[Comparison, ...]:
-    """Return CAPTURE against another model per instance and per image, as val chooses for each."""
-    return Comparison(OURS, f"{other}/instance"), Comparison("capture-chosen/image", f"{other}/image")
-
-
-BASELINES = ("image-only", "text-only", "dual-encoder/instance", "one-stream/instance", "two-stream/instance")
-CLAIMS = (
-    Claim("Instance level beats image level: one query a product instead of one a photo",
-          "paper, introduction and section on inference",
-          (Comparison("capture/instance", "capture/image"), Comparison(OURS, "capture-chosen/image")),
-          "Depends on the proposals: a product that no box finds is no query of its own."),
-    Claim("Two modalities beat the image alone", "paper, introduction and comparison table",
-          (*against(OURS, "image-only", "image-stream"), Comparison("capture/instance", "image-only")),
-          "Depends on how much the captions tell beside the pictures, and on the vector that is read."),
-    Claim("Two modalities beat the text alone", "paper, introduction and comparison table",
-          (*against(OURS, "text-only", "text-stream"), Comparison("capture/instance", "text-only")),
-          "Depends on how often captions name the product in full, and on the vector that is read."),
-    Claim("The hybrid model beats a one-stream model (as UNITER)", COMPARISON, beats_model("one-stream"),
-          SIZES, f"79.36 against 74.69 of UNITER, {SECOND_HAND}"),
-    Claim("The hybrid model beats a two-stream model (as ViLBERT, LXMERT)", COMPARISON,
-          beats_model("two-stream"), SIZES),
-    Claim("The hybrid model beats a dual encoder (as CLIP)", COMPARISON, beats_model("dual-encoder"),
-          SIZES, f"79.36 against 70.25 of CLIP, {SECOND_HAND}"),
-    Claim("The contrastive loss helps", TASKS, against(RECIPE, "ablation/without contrastive"), SHORT),
-    Claim("Masked language modelling helps", TASKS, against(RECIPE, "ablation/without mlm"), SHORT),
-    Claim("Masked region prediction helps", TASKS, against(RECIPE, "ablation/without mrp"), SHORT),
-    Claim("Masking, of words and of regions, beside the contrastive loss helps", TASKS,
-          against(RECIPE, "ablation/contrastive alone"), SHORT),
-    Claim("Image-text matching does not help", TASKS,
-          tuple(Comparison(name, RECIPE, wanted=NOT_BETTER)
-                for name in ("ablation/with itm", "ablation/with itm, double batch")),
-          "Broken pairs take half of a batch from the contrastive loss; the double batch gives it back."),
-    Claim("The contrastive loss belongs before the cross layers", "paper, section on pretext tasks (short trainings)",
-          against(RECIPE, "ablation/contrastive after joint"), SHORT),
-    Claim("Each kind of layer is needed: single-modality, cross and joint",
-          "paper, ablation of layer counts (short trainings)",
-          against(RECIPE, "ablation/layers 066", "ablation/layers 606", "ablation/layers 660"),
-          "Layer counts are scaled to the profile's depth, where one layer more or less is a large step."),
-    Claim("The default layer counts, 4-4-6 in the released code, beat the other released ones",
-          "released code; which ones the paper found best is not known to us (short trainings, scaled)",
-          against(RECIPE, *(f"ablation/layers {name}" for name in ("552", "222", "255", "525", "888"))),
-          "Counts that scale to the same layers are one model; more layers learn more slowly at first."),
-    Claim("Proposals learned from composites alone find the products of photos never seen",
-          "paper, section on proposals", (RECALL,),
-          "The threshold is ours, and composites of a drawn world are nearer to its photos than real ones are."),
-    Claim("CAPTURE beats the baselines on combinations unseen in training, too",
-          "paper, retrieval of categories unseen in training", against(OURS, *BASELINES, among=UNSEEN), UNKNOWN),
-    Claim("CAPTURE beats the baselines on brands held out of training, too",
-          "paper, retrieval of categories unseen in training", against(OURS, *BASELINES, among=HELD_OUT), UNKNOWN),
-    Claim("More training pairs help", "ours, after the paper's scale (short trainings)",
-          (Comparison(RECIPE, "ablation/an eighth of the pairs"), Comparison(RECIPE, "ablation/half the pairs"),
-           Comparison("ablation/half the pairs", "ablation/a quarter of the pairs"),
-           Comparison("ablation/a quarter of the pairs", "ablation/an eighth of the pairs")),
-          "The number of steps is the same: fewer pairs are seen more often, which short trainings forgive."),
-    Claim("A joint model beats the late fusion of two single modalities", "ours", against(OURS, "late-fusion"),
-          "Late fusion needs no training; a joint model needs enough pairs and steps to overtake it."),
-    Claim("The product H_IMG × H_TXT is the vector to read", "paper, section on inference",
-          (Comparison(OURS, "capture/instance", wanted=NOT_BETTER),
-           Comparison("capture-chosen/image", "capture/image", wanted=NOT_BETTER)),
-          "No pretext task acts on these two vectors: they are what the trained layers make of their first tokens."),
-)
+CLAIMS = read_claims()

@@ -4,12 +4,11 @@ A model is a stage below `variants/`, its evaluation one below `comparison/`: af
 the next start goes on with those that are left.
 """
 
-import json
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
 from multiprocessing import parent_process
@@ -20,19 +19,17 @@ import pandas as pd
 import torch
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments import stages, variants
+from capture_lib.experiments import evaluation, stages, variants
 from capture_lib.experiments.run import Run, digest
 from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as storing
-from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding, ranking
 from capture_lib.retrieval.ranking import METHODS, Method, Ranking
-from capture_lib.training import batches, pretrain
-from capture_lib.utils import pick_device, process_map, progress, write_json
+from capture_lib.training import pretrain
+from capture_lib.utils import pick_device, process_map, progress
 
 Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
-READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an evaluation reads
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,8 @@ class Job:
 
 def settings_of(run: Run, job: Job) -> dict:
     """Return all that a job's model depends on: the profile's settings, but for the variant's."""
-    profile, variant = run.profile, job.variant
+    profile = run.profile
+    variant = job.variant
     base = pretrain.settings_of_result(profile.pretrain)
     # the same number of steps, whatever the data and the batch
     epochs = job.epochs * variant.batch_factor * round(1 / variant.share)
@@ -80,7 +78,8 @@ def model_name(run: Run, job: Job) -> str:
 
 def trained(run: Run, job: Job) -> Path:
     """Return the folder of a job's model."""
-    settings, name = settings_of(run, job), model_name(run, job)
+    settings = settings_of(run, job)
+    name = model_name(run, job)
     if name == "pretrain":
         return run.stages / name
     source = store_folder(run, job.variant.regions)
@@ -89,22 +88,12 @@ def trained(run: Run, job: Job) -> Path:
     def make(folder: Path) -> None:
         order = np.random.default_rng([job.seed, 12]).permutation(len(table))
         chosen = np.sort(order[:round(job.variant.share * len(table))])
-        pairs = pairs_of(run, table.iloc[chosen], source, job.variant)
+        pairs = evaluation.pairs_of(run, table.iloc[chosen], source, job.variant)
         training = replace(settings["pretrain"], keep_every=run.profile.pretrain.keep_every)
         model = pretrain.build_model(settings["capture"], pairs, job.seed, training.tasks, training.bert)
         pretrain.train(model, pairs, settings["batches"], training, folder, job.seed)
 
     return run.stage(pretrain, settings, [source], table, make, name=name)
-
-
-def pairs_of(run: Run, table: pd.DataFrame, folder: Path, variant: Variant = UNCHANGED) -> batches.Pairs:
-    """Return samples as pairs, with the regions of a store and the settings of a variant."""
-    store, limit = storing.open_store(folder), variant.max_regions
-    if limit:
-        store = storing.RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
-                                    np.minimum(store.counts, limit), store.ids)
-    tokenizer = batches.load_tokenizer(run.stages / "pretrain")
-    return batches.make_pairs(table, store, tokenizer, replace(run.profile.batches, **variant.batches))
 
 
 def store_folder(run: Run, kind: str) -> Path:
@@ -146,64 +135,60 @@ def boxed_store(run: Run, kind: str) -> Path:
 # ---- evaluation
 
 
-def embed_splits(run: Run, store: Path, model: Capture | None, words: embedding.Words | None,
-                 variant: Variant = UNCHANGED, instances: InstanceSettings | None = None,
-                 levels: Collection[str] = embedding.LEVELS) -> dict[str, embedding.EmbeddedSet]:
-    """Return val, test and gallery as vectors, by a region store and settings of a variant."""
-    sets = {}
-    for split in ("val", "test", "gallery"):
-        table = stages.samples(run, split)
-        pairs = pairs_of(run, table, store, variant)
-        sets[split] = embedding.embed_samples(table, pairs, model, words, instances or run.profile.instances,
-                                              split == "gallery", levels)
-    return sets
-
-
 def evaluated(run: Run, job: Job) -> Path:
     """Return the folder with a job's figures on test, as val has chosen."""
-    variant, source = job.variant, trained(run, job)
+    variant = job.variant
+    source = trained(run, job)
     store = store_folder(run, variant.query_regions)
     instances = run.profile.instances
     if variant.query_regions == TRUE_BOXES:  # each of them is a product, however near another
         instances = replace(instances, nms_iou=1.0, max_instances=run.profile.retrieval.depth)
     methods = methods_of(job)
+    levels = {method.level for method in methods.values()}
 
     def make(folder: Path) -> None:
         model = Capture.from_pretrained(source).to(pick_device()).eval()
-        sets = embed_splits(run, store, model, None, variant, instances, {method.level for method in methods.values()})
-        write_evaluation(folder, *evaluate_methods(sets, methods, run.profile.retrieval.depth))
+        sets = evaluation.embed_splits(run, store, model, None, variant, instances, levels)
+        evaluation.write_evaluation(
+            folder, *evaluation.evaluate_methods(sets, methods, run.profile.retrieval.depth))
 
-    depends = {"retrieval": run.profile.retrieval, "instances": instances,
-               "batches": settings_of(run, job)["batches"], "max_regions": variant.max_regions,
-               "representations": variant.representations}
+    settings = {"retrieval": run.profile.retrieval, "instances": instances,
+                "batches": settings_of(run, job)["batches"], "max_regions": variant.max_regions,
+                "representations": variant.representations}
     table = stages.photographed(run)
-    return run.stage(sys.modules[__name__], depends, [source, store], table.loc[table["split"] != "train", READ],
-                     make, name=f"comparison/{job.title}")
+    read = table.loc[table["split"] != "train", evaluation.READ]
+    return run.stage(sys.modules[__name__], settings, [source, store], read, make,
+                     name=f"comparison/{job.title}")
 
 
 def untrained(run: Run) -> Path:
     """Return the folder with the figures of all that needs no CAPTURE, chance among them."""
-    words, store = stages.caption_words(run), stages.region_store(run)[1]
-    settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
+    words = stages.caption_words(run)
+    _, store = stages.region_store(run)
     depth = run.profile.retrieval.depth
 
     def make(folder: Path) -> None:
-        sets = embed_splits(run, store, None, words)
-        test, gallery = sets["test"], sets["gallery"]
-        scores, chosen = evaluate_methods(sets, ranking.possible_methods(test), depth)
+        sets = evaluation.embed_splits(run, store, None, words)
+        test = sets["test"]
+        gallery = sets["gallery"]
+        scores, chosen = evaluation.evaluate_methods(sets, ranking.possible_methods(test), depth)
+        # two rankings that look at no query
         rows = ranking.popularity(sets["val"].labels, ranking.first_labels(gallery), depth)
         popular = [Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))] * len(test.ids)
+        random = ranking.chance(test, gallery, depth, run.seed)
         scores["popularity"] = ranking.score(popular, test, gallery)
-        scores["chance"] = ranking.score(ranking.chance(test, gallery, depth, run.seed), test, gallery)
-        write_evaluation(folder, scores, chosen)
+        scores["chance"] = ranking.score(random, test, gallery)
+        evaluation.write_evaluation(folder, scores, chosen)
 
-    return run.stage(sys.modules[__name__], settings, [store], stages.photographed(run)[READ], make,
-                     name="comparison/untrained")
+    settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
+    read = stages.photographed(run)[evaluation.READ]
+    return run.stage(sys.modules[__name__], settings, [store], read, make, name="comparison/untrained")
 
 
 def methods_of(job: Job) -> dict[str, Method]:
     """Return the ways to search with a model: per level as val chooses, and by the paper's product."""
-    name, representations = job.name, job.variant.representations
+    name = job.name
+    representations = job.variant.representations
     if name == "capture":
         return {method: METHODS[method] for method in METHODS if method.startswith("capture")}
     if name.startswith("ablation/"):
@@ -215,35 +200,6 @@ def methods_of(job: Job) -> dict[str, Method]:
     return methods
 
 
-def evaluate_methods(sets: dict[str, embedding.EmbeddedSet], methods: dict[str, Method], depth: int
-                     ) -> tuple[dict, dict]:
-    """Choose each method's representation on val and rank test by it; return scores and choices."""
-    scores, chosen = {}, {}
-    for name, method in methods.items():
-        choice, tried = ranking.choose(method, sets["val"], sets["gallery"], depth)
-        ranked = ranking.rank(sets["test"], sets["gallery"], method.level, choice, depth)
-        scores[name] = ranking.score(ranked, sets["test"], sets["gallery"])
-        chosen[name] = {**asdict(choice), "val": max(tried.values()), "tried": tried}
-    return scores, chosen
-
-
-def write_evaluation(folder: Path, scores: dict[str, pd.DataFrame], chosen: dict[str, dict]) -> None:
-    """Write every figure of every query, and what val chose."""
-    pd.concat(scores, names=["method"]).to_parquet(folder / "scores.parquet")
-    write_json(folder / "chosen.json", chosen)
-
-
-def read_scores(folder: Path) -> dict[str, pd.DataFrame]:
-    """Return the figures of an evaluation by method, as from `metrics.per_query`."""
-    table = pd.read_parquet(folder / "scores.parquet")
-    return {name: rows.droplevel("method") for name, rows in table.groupby("method", sort=False)}
-
-
-def read_chosen(folder: Path) -> dict[str, dict]:
-    """Return what val chose for each method, its figure there ("val"), and all that was tried."""
-    return json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
-
-
 # ---- comparison
 
 
@@ -252,16 +208,7 @@ def compared(run: Run) -> Scores:
 
     CAPTURE and its baselines have a table for each seed; names of ablations begin with "ablation/".
     """
-    return by_method(evaluations(run), read_scores)
-
-
-def by_method(folders: list[Path], read: Callable[[Path], dict]) -> dict[str, list]:
-    """Return what `read` finds in the folders of evaluations, by method: a list over the seeds."""
-    found: dict[str, list] = {}
-    for folder in folders:
-        for name, value in read(folder).items():
-            found.setdefault(name, []).append(value)
-    return found
+    return evaluation.by_method(evaluations(run), evaluation.read_scores)
 
 
 def evaluations(run: Run) -> list[Path]:
@@ -289,7 +236,8 @@ def trainable(run: Run) -> bool:
 
 def searched(run: Run) -> list[Job]:
     """Return the short trainings by which val chooses a baseline's form and learning rate."""
-    settings, jobs = run.profile.comparison, []
+    settings = run.profile.comparison
+    jobs = []
     for name, forms in variants.baselines(run.profile.capture).items():
         options = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
         if len(options) > 1:
@@ -299,7 +247,8 @@ def searched(run: Run) -> list[Job]:
 
 def finals(run: Run) -> list[Job]:
     """Return CAPTURE and its baselines in full length, with every seed, as val has chosen."""
-    options, jobs = searched(run), []
+    options = searched(run)
+    jobs = []
     for name, forms in variants.baselines(run.profile.capture).items():
         tried = [job for job in options if job.name == name]
         best = max(tried, key=partial(figure_on_val, run), default=Job(name, forms[0], 0, 1.0, run.seed))
@@ -310,13 +259,14 @@ def finals(run: Run) -> list[Job]:
 
 def figure_on_val(run: Run, job: Job) -> float:
     """Return the best figure of a job's methods on val, those of its single streams left out."""
-    chosen = read_chosen(evaluated(run, job))
+    chosen = evaluation.read_chosen(evaluated(run, job))
     return max(row["val"] for method, row in chosen.items() if method.startswith(job.name))
 
 
 def ablated(run: Run) -> list[Job]:
     """Return the ablations, with every seed."""
-    settings, jobs = run.profile.comparison, []
+    settings = run.profile.comparison
+    jobs = []
     for group in variants.ablations(run.profile.capture).values():
         for name, variant in group.items():
             if variant.query_regions == TRUE_BOXES and not all_boxed(run):

@@ -97,7 +97,8 @@ def ablated(run: Run) -> dict[str, dict]:
 
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
     """Return the region proposal network and its folder (notebook 03)."""
-    settings, source = run.profile.detector, composites(run)
+    settings = run.profile.detector
+    source = composites(run)
 
     def make(folder: Path) -> None:
         utils.write_json(folder / "history.json", detection.train(settings, source, folder, run.seed))
@@ -108,7 +109,8 @@ def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
 
 def trained_encoder(run: Run) -> tuple["torch.nn.Module", Path]:  # noqa: F821
     """Return the region encoder and its folder (notebook 03)."""
-    settings, source = run.profile.encoder, composites(run)
+    settings = run.profile.encoder
+    source = composites(run)
     network, network_folder = trained_detector(run)
 
     def make(folder: Path) -> None:
@@ -125,8 +127,8 @@ def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
     network, network_folder = trained_detector(run)
     encoder, encoder_folder = trained_encoder(run)
     make = partial(storing.extract, run.catalog, settings, network, encoder)
-    folder = run.stage(storing, settings, [network_folder, encoder_folder],
-                       photographed(run)[["sample_id", "image"]], make, extend=make, together=True)
+    read = photographed(run)[["sample_id", "image"]]
+    folder = run.stage(storing, settings, [network_folder, encoder_folder], read, make, make, together=True)
     return storing.open_store(folder), folder
 
 
@@ -143,7 +145,8 @@ class Pretrained:
 def pretrained(run: Run) -> Pretrained:
     """Return CAPTURE, pretrained on the train split (notebook 04)."""
     store, store_folder = region_store(run)
-    train, profile = samples(run, "train"), run.profile
+    train = samples(run, "train")
+    profile = run.profile
     tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
     enough = len(train) >= MIN_PAIRS
     captioned = train if any(train["caption"]) else photographed(run)
@@ -176,7 +179,9 @@ def pairs_of(run: Run, table: pd.DataFrame, store: storing.RegionStore, trained:
 
 def embedded(run: Run) -> dict[str, embedding.EmbeddedSet]:
     """Return val, test and gallery, those that have samples, as vectors (notebook 05)."""
-    trained, words, store = pretrained(run), caption_words(run), region_store(run)[0]
+    trained = pretrained(run)
+    words = caption_words(run)
+    store = region_store(run)[0]
     maps = wccn_maps(run, trained, words)
     sets = {}
     for split in ("val", "test", "gallery"):
@@ -204,7 +209,8 @@ def wccn_maps(run: Run, trained: Pretrained, words: embedding.Words | None) -> d
 
 def mined_neighbours(run: Run, trained: Pretrained) -> mining.Mined | None:
     """Return the train photos of one product with their neighbours; None where they are too few."""
-    table, store = samples(run, "train"), region_store(run)[0]
+    table = samples(run, "train")
+    store = region_store(run)[0]
     if not any(table["caption"]):
         return None
     return mining.mine_neighbours(pairs_of(run, table, store, trained), list(table["caption"]), run.seed)
@@ -232,9 +238,12 @@ def choices(run: Run, sets: dict[str, embedding.EmbeddedSet]) -> tuple[dict, dic
     """
     if "gallery" not in sets or not {"val", "test"} & set(sets):
         raise InputError(f"{run.catalog.folder}: ranking needs a gallery and val or test queries with photos")
-    settings, val = run.profile.retrieval, sets.get("val")
+    settings = run.profile.retrieval
+    val = sets.get("val")
     labelled = val if val and any(val.labels) else None
-    chosen, tried, kept = {}, {}, {}
+    chosen = {}
+    tried = {}
+    kept = {}
     for name, method in ranking.possible_methods(sets.get("test") or val, settings.wccn).items():
         chosen[name], tried[name] = ranking.choose(method, labelled, sets["gallery"], settings.depth)
         kept[name] = asdict(chosen[name]) | {"val": max(tried[name].values(), default=None)}
@@ -247,7 +256,8 @@ def stored_choices(run: Run) -> dict[str, dict]:
 
     Nothing where it no longer holds.
     """
-    stored, record = read_record(run.stages / CHOICES), choices_record(run)
+    stored = read_record(run.stages / CHOICES)
+    record = choices_record(run)
     if stored and stored["record"] != record:
         why = reason(stored["record"], record)
         utils.say(f"{utils.display_path(run.stages / CHOICES)}: not used, because {why}; run notebook 05 again")

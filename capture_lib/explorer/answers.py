@@ -1,7 +1,7 @@
-"""What the explorer knows: the queries of a catalog, their hits, the neighbours of an item, the gallery as a map."""
+"""What a reader of the explorer can choose, and the answers: hits of a query, neighbours of an item, a map."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from io import BytesIO
 
@@ -12,7 +12,6 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.explorer.state import OWN, State
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet
@@ -21,14 +20,42 @@ from capture_lib.retrieval.search import Searcher
 from capture_lib.utils import InputError
 
 MODELS = {  # the first part of a method's name, for readers, in the order of the menu
-    "capture-chosen": "CAPTURE, vectors chosen on val",
-    "capture": "CAPTURE, the paper's product",
-    "beyond": "ours, beyond the paper",
-    "image-only": "image alone",
-    "text-only": "text alone",
+    "capture-chosen": "CAPTURE, vectors chosen on val", "capture": "CAPTURE, the paper's product",
+    "beyond": "ours, beyond the paper", "image-only": "image alone", "text-only": "text alone",
     "late-fusion": "image + text, late fusion",
 }
 MAX_POINTS = 1500  # of the map
+OWN = -1  # the number of a reader's own photo among the queries
+
+
+@dataclass(frozen=True)
+class State:
+    """All that can be chosen; a browser changes it by `changed`, an explorer makes it fit by `settle`."""
+
+    query: int = 0
+    box: int | None = None  # an instance of the query; None: all, merged
+    model: str = ""  # the first part of a method's name
+    level: str = "instance"
+    caption: str | None = None  # in place of the query's own
+    worded: bool = True  # False: the query has no caption at all
+    brand: str = ""  # of the queries that can be picked; empty: any
+    kind: str = ""
+    item: int | None = None  # of the gallery, whose neighbours are shown
+    map: str = ""  # what colours its points, "brand" or "kind"; empty: no map
+
+    def changed(self, patch: dict) -> "State":
+        """Return the state with some of it chosen anew; what belongs to a query goes with it.
+
+        Raises:
+            InputError: a name or a type is not that of a field; it comes from a browser.
+        """
+        types = {field.name: field.type for field in fields(self)}
+        for name, value in patch.items():
+            fits = name in types and isinstance(value, types[name])
+            if not fits or (isinstance(value, bool) and types[name] is not bool):
+                raise InputError(f"explorer: {name!r} cannot be {value!r}")
+        fresh = {"box": None, "caption": None, "item": None} if "query" in patch else {}
+        return replace(self, **fresh | patch)
 
 
 @dataclass(frozen=True)
@@ -72,8 +99,6 @@ class Answers:
         self.query = lru_cache(maxsize=64)(self._query)
         self.embedded = lru_cache(maxsize=64)(self._embedded)
         self.places = lru_cache(maxsize=4)(self._places)
-
-    # ---- what can be chosen
 
     @property
     def best(self) -> str:
@@ -125,8 +150,6 @@ class Answers:
         self.own = Query(label, photo, self.searcher.describe(photo, label), "", [])
         self.query.cache_clear()
         self.embedded.cache_clear()
-
-    # ---- answers
 
     def _query(self, number: int) -> Query:
         if number == OWN:

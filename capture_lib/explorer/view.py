@@ -21,8 +21,7 @@ from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.search import open_searcher
-from capture_lib.explorer.answers import MODELS, Answers
-from capture_lib.explorer.state import State
+from capture_lib.explorer.answers import MODELS, Answers, State
 from capture_lib.report import figures
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import LEVELS
@@ -74,8 +73,6 @@ class Explorer(Answers):
                 rows.append((f"box {box + 1}", self.hits(replace(state, box=box), 5)))
         style = (TEMPLATES / "explorer.css").read_text(encoding="utf-8")
         return HTML(f"<style>{style}</style>{self.draw('page', state, rows, live=False)}")
-
-    # ---- what the template asks for
 
     @cached_property
     def filters(self) -> dict[str, Counter]:

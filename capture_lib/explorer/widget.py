@@ -7,6 +7,7 @@ back as a message. All that a reader has chosen is one `State`.
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ import anywidget
 import traitlets
 
 from capture_lib.catalog.table import read_catalog
-from capture_lib.explorer.state import OWN, State
+from capture_lib.explorer.answers import OWN, State
 from capture_lib.explorer.view import PIECES, TEMPLATES, Explorer
 from capture_lib.report import figures
 from capture_lib.utils import InputError
@@ -150,13 +151,10 @@ def free_port(wanted: int | None) -> int:
         InputError: it is taken or out of range.
     """
     for port in PORTS if wanted is None else [wanted]:
-        with socket.socket() as probe:
+        with socket.socket() as probe, suppress(OSError, OverflowError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            try:
-                probe.bind(("localhost", port))
-                return port
-            except (OSError, OverflowError):
-                continue
+            probe.bind(("localhost", port))
+            return port
     if wanted is None:
         raise InputError(f"every port from {PORTS[0]} to {PORTS[-1]} is taken: name one with --port")
     raise InputError(f"--port {wanted}: taken, or no port of this machine; leave --port out and a free one is found")

@@ -1,7 +1,6 @@
 """BERT's weights as the start of the text side, from a folder in Hugging Face's form or by a name on its hub."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,30 +9,20 @@ from capture_lib.model.capture import Capture
 from capture_lib.model.config import CONFIG_FILE, WEIGHTS_FILE, CaptureSettings, read_config
 from capture_lib.utils import InputError
 
-if TYPE_CHECKING:
-    from transformers import BertModel
-
-VOCABULARY_FILE = "vocab.txt"
+FILES = [CONFIG_FILE, WEIGHTS_FILE, "vocab.txt"]
 
 
 def bert_folder(bert: str | Path) -> Path:
-    """Return the folder that is named, or the one into which the hub's model of that name was fetched.
-
-    Of a model on the hub the safe files alone are fetched.
-
-    Raises:
-        InputError: there is no such folder, and the hub gives nothing by that name.
-    """
+    """Return the folder that is named, or the one into which the hub's model of that name was fetched."""
     if Path(bert).is_dir():
         return Path(bert)
     from huggingface_hub import snapshot_download
 
-    files = [CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE]
     try:
-        return Path(snapshot_download(str(bert), allow_patterns=files))
+        return Path(snapshot_download(str(bert), allow_patterns=FILES))
     except Exception as error:  # the network's, the hub's and the name's own errors, some of many lines
         raise InputError(f"{bert}: neither a folder nor a model that the Hugging Face hub gives "
-                         f"({type(error).__name__}); give a folder with {', '.join(files)}") from None
+                         f"({type(error).__name__}); give a folder with {', '.join(FILES)}") from None
 
 
 @torch.no_grad()
@@ -45,16 +34,23 @@ def start_from_bert(model: Capture, bert: str | Path) -> None:
     only; here all parameters have the same rate.)
 
     Args:
-        model: its sizes must be those of BERT, its text layers no more.
-        bert: a folder with config.json and model.safetensors, or the name of a model on the hub that has them:
-            google-bert/bert-base-chinese.
+        bert: a folder with config.json and model.safetensors, or a name on the hub: google-bert/bert-base-chinese.
 
     Raises:
         InputError: a file is missing or damaged, or this BERT doesn't fit the model.
     """
+    from transformers import BertModel
+
     folder = bert_folder(bert)
     check_config(folder / CONFIG_FILE, model.settings)
-    source = load_bert(folder)
+    try:
+        source, report = BertModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
+    except Exception as error:  # transformers' errors are of many kinds and lines
+        raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read as a BERT ({type(error).__name__})") from None
+    missing = [name for name in sorted(report["missing_keys"]) if not name.startswith("pooler.")]
+    if missing:
+        raise InputError(f"{folder / WEIGHTS_FILE}: missing parameter {missing[0]}; give the whole model")
 
     # the embeddings of words, positions and types
     embeddings = source.embeddings
@@ -82,23 +78,6 @@ def copy_module(ours: nn.Module, theirs: nn.Module) -> None:
     ours.bias.copy_(theirs.bias)
 
 
-def load_bert(folder: Path) -> "BertModel":
-    """Load a BERT from safetensors in a folder; raise `InputError` where it is damaged or a weight is missing."""
-    from transformers import BertModel
-
-    file = folder / WEIGHTS_FILE
-    try:
-        source, report = BertModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
-    except Exception as error:  # transformers' errors are of many kinds and lines
-        raise InputError(f"{file}: cannot be read as a BERT ({type(error).__name__}); "
-                         f"give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}") from None
-    missing = [name for name in sorted(report["missing_keys"]) if not name.startswith("pooler.")]
-    if missing:
-        raise InputError(f"{file}: missing parameter {missing[0]}; give the whole model")
-    return source
-
-
 def check_config(path: Path, settings: CaptureSettings) -> None:
     """Raise `InputError` where BERT's configuration differs from what the text side computes."""
     config = read_config(path)
@@ -111,7 +90,7 @@ def check_config(path: Path, settings: CaptureSettings) -> None:
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: {key} is {config[key]!r} where the model has {value!r}; give another BERT, such "
-                             f"as bert-base-chinese, or change the model (its words are in {VOCABULARY_FILE})")
+                             "as bert-base-chinese with its vocab.txt, or change the model")
     layers = config.get("num_hidden_layers", 0)
     if settings.text_layers > layers:
         raise InputError(f"{path}: num_hidden_layers is {layers}, fewer than the model's text_layers "

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,18 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from capture_lib.model.config import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    CaptureSettings,
-    check_weights,
-    read_settings,
-    read_weights,
-)
+from capture_lib.model import config
+from capture_lib.model.config import CaptureSettings
 from capture_lib.model.layers import (
     CrossLayer,
     ImageEmbedding,
     JointLayer,
-    Maps,
     OutputHead,
     PretextHead,
     TextEmbedding,
     TransformerLayer,
 )
+from capture_lib.model.released import read_released
 from capture_lib.utils import InputError, write_atomically
 
 MAP_KINDS = ("text", "visual", "text_to_regions", "regions_to_text", "joint")
@@ -103,12 +98,12 @@ class Capture(nn.Module):
             region_pooled (B, E), the paper's H_TXT and H_IMG; text_contrastive and region_contrastive (B, E),
             taken before the cross layers. With `attention` also "attention": for each of `MAP_KINDS` a list
             over its layers of maps (B, H, queries, keys), without dropout.
-
-        Raises:
-            InputError: a sample's tokens and regions outnumber the positions.
         """
-        self.check_length(input_ids.shape[1] + region_features.shape[1])
-        maps: dict[str, Maps] = {kind: [] if attention else None for kind in MAP_KINDS}
+        length = input_ids.shape[1] + region_features.shape[1]
+        if length > self.settings.max_positions:
+            raise InputError(f"a sample has {length} tokens and regions, more than max_positions "
+                             f"{self.settings.max_positions}; shorten the text or take fewer regions")
+        maps = {kind: [] if attention else None for kind in MAP_KINDS}
         text_mask = text_mask.bool()
         region_mask = region_mask.bool()
 
@@ -129,7 +124,7 @@ class Capture(nn.Module):
 
         # both as one sequence
         joint = torch.cat([text, region], dim=1)  # (B, L+R+1, W)
-        joint = self.joint_dropout(joint + self.joint_positions.weight[:joint.shape[1]])
+        joint = self.joint_dropout(joint + self.joint_positions.weight[:length])
         joint_mask = torch.cat([text_mask, region_mask], dim=1)  # (B, L+R+1)
         for layer in self.joint_layers:
             joint = layer(joint, joint_mask, maps["joint"])
@@ -148,13 +143,6 @@ class Capture(nn.Module):
             outputs["attention"] = maps
         return outputs
 
-    def check_length(self, length: int) -> None:
-        """Raise `InputError` where a sample has more tokens and regions than there are positions."""
-        limit = self.settings.max_positions
-        if length > limit:
-            raise InputError(f"a sample has {length} tokens and regions, more than max_positions {limit}; "
-                             "shorten the text or take fewer regions")
-
     def predict_words(self, text_sequence: Tensor) -> Tensor:
         """Decode text outputs (..., E) to logits (..., V). The decoder is the word embedding and a bias."""
         return F.linear(self.word_head(text_sequence), self.text_embedding.words.weight, self.word_bias)
@@ -170,30 +158,28 @@ class Capture(nn.Module):
     @classmethod
     def from_released(cls, state_dict: Mapping[str, Any], released_config: Mapping[str, Any]) -> "Capture":
         """Build the model of a released checkpoint, in evaluation mode; arguments, errors as `read_released`."""
-        from capture_lib.model.released import read_released  # here, because that module needs this one
-
         settings, weights = read_released(state_dict, released_config)
         return cls._from_weights(settings, weights, source="released checkpoint")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into a folder; other files there stay."""
-        with write_atomically(Path(folder) / CONFIG_FILE) as path:
+        with write_atomically(Path(folder) / config.CONFIG_FILE) as path:
             path.write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
-        with write_atomically(Path(folder) / WEIGHTS_FILE) as path:
+        with write_atomically(Path(folder) / config.WEIGHTS_FILE) as path:
             save_file(self.state_dict(), path, metadata={"format": "pt"})  # as Hugging Face marks its own
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Capture":
         """Load what `save_pretrained` wrote, on the CPU, in evaluation mode; `InputError` where it is damaged."""
-        settings = read_settings(Path(folder) / CONFIG_FILE)
-        path = Path(folder) / WEIGHTS_FILE
-        return cls._from_weights(settings, read_weights(path), source=str(path))
+        settings = config.read_settings(Path(folder) / config.CONFIG_FILE)
+        path = Path(folder) / config.WEIGHTS_FILE
+        return cls._from_weights(settings, config.read_weights(path), source=str(path))
 
     @classmethod
     def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor], source: str) -> "Capture":
         with torch.device("meta"):  # no random start that would be overwritten
             model = cls(settings)
-        check_weights(model.state_dict(), weights, source)
+        config.check_weights(model.state_dict(), weights, source)
         model.load_state_dict(weights, assign=True)
         return model.eval()
 
@@ -208,19 +194,13 @@ def initialise(module: nn.Module) -> None:
 
 @contextmanager
 def record_outputs(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Record what every part puts out, by its name in the model, while the context is open.
-
-    Yields:
-        a dict that each forward pass fills: text_embedding and text_layers.0, … (B, L, W); image_embedding and
-        visual_layers.0, … (B, R+1, W); cross_layers.0, … both; joint_layers.0, … (B, L+R+1, W), and so on.
-    """
+    """Record what every part puts out, by its name in the model (`text_layers.0`, …), while the context is open."""
     outputs: dict[str, Any] = {}
-    hooks = []
-    for name, part in model.named_modules():
-        def record(part: nn.Module, inputs: tuple, output: Any, name: str = name) -> None:
-            outputs[name] = output
 
-        hooks.append(part.register_forward_hook(record))
+    def record(name: str, part: nn.Module, inputs: tuple, output: Any) -> None:
+        outputs[name] = output
+
+    hooks = [part.register_forward_hook(partial(record, name)) for name, part in model.named_modules()]
     try:
         yield outputs
     finally:

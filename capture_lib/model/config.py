@@ -1,7 +1,4 @@
-"""What a saved model consists of: its sizes, its configuration file, its weights file, and the checks on them.
-
-Only safe formats are read: nothing in a file is run.
-"""
+"""What a saved model consists of: its sizes, its configuration, its weights. Nothing in a file is run."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +6,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,11 +17,7 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """The sizes of the model. Defaults are the released ones; any count of layers may be 0, for ablations.
-
-    Raises:
-        InputError: a number is out of range, or heads do not divide their width.
-    """
+    """The sizes of the model. Defaults are the released ones; any count of layers may be 0, for ablations."""
 
     vocabulary: int = 21_128  # V, WordPiece of bert-base-chinese
     region_features: int = 2048  # F
@@ -53,8 +45,6 @@ class CaptureSettings:
             minimum = 0 if name.endswith("_layers") else 1
             if not isinstance(value, int) or value < minimum:
                 raise InputError(f"CaptureSettings: {name} is {value!r}; give a whole number from {minimum} up")
-        if not isinstance(self.matching, bool):
-            raise InputError(f"CaptureSettings: matching is {self.matching!r}; give true or false")
         if not 0 <= self.dropout < 1:
             raise InputError(f"CaptureSettings: dropout is {self.dropout}; give a number from 0 to below 1")
 
@@ -72,7 +62,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}; give the JSON configuration of a saved model") from error
+        raise InputError(f"{path}: {error}; give the JSON configuration of a saved model") from None
 
 
 def read_settings(path: Path) -> CaptureSettings:
@@ -85,27 +75,16 @@ def read_settings(path: Path) -> CaptureSettings:
     try:
         return CaptureSettings(**values)
     except (InputError, TypeError) as error:
-        raise InputError(f"{path}: {error}; give the folder of a saved model") from error
+        raise InputError(f"{path}: {error}; give the folder of a saved model") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a .safetensors file or a state dict that torch saved, onto the CPU.
-
-    Raises:
-        InputError: the file is missing or damaged, or holds anything else than tensors by name.
-    """
+    """Read the tensors of a .safetensors file, by name; raise `InputError` where it is missing or damaged."""
     try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # each format has errors of its own, and torch's fill a screen
+        return load_file(path)
+    except Exception as error:  # missing or damaged, each with an error of its own
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as weights ({reason}); give a .safetensors file "
-                         "or a state dict saved by torch") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path}: is no state dict, that is tensors by name; save the model's state_dict()")
-    return dict(weights)
+        raise InputError(f"{path}: cannot be read as weights ({reason}); give a .safetensors file") from None
 
 
 def check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:

@@ -4,9 +4,8 @@ Letters in shapes: B samples, L text tokens, R regions (R+1 with the global toke
 one sequence, F features of a region, W width, H heads, D width of a head, E output width, V vocabulary.
 "Text" and "region" name the two streams of tokens; the layers within the second are called visual.
 
-Masks are (B, T) bool, True where a token is valid. Every sample needs a valid token in both streams: a softmax
-over nothing has no value. The batches see to it: [CLS] and [SEP] are valid even without a caption, the global
-token even without a region. What comes out at padded positions has no meaning.
+Masks are (B, T) bool, True where a token is valid. Every sample has a valid token in both streams: [CLS] even
+without a caption, the global token even without a region. What comes out at padded positions has no meaning.
 """
 
 import math
@@ -38,14 +37,9 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, maps: Maps) -> Tensor:
     """Return softmax(Q Kᵀ / √D) V over the valid keys, and append the softmax to `maps` if that is a list.
 
-    Each sample has its own mask. (The released joint layers lay their masks out head by head where PyTorch
-    expects sample by sample: in a batch with different paddings, samples see each other's masks.)
-
-    Args:
-        query: (B, H, Q, D); key, value: (B, H, K, D); mask: (B, K) bool.
-
-    Returns:
-        (B, Q, H·D); the softmax is (B, H, Q, K).
+    query (B, H, Q, D); key, value (B, H, K, D); mask (B, K) bool; returns (B, Q, H·D), the softmax is (B, H, Q, K).
+    (The released joint layers lay their masks out head by head where PyTorch expects sample by sample: in a batch
+    with different paddings, samples see each other's masks.)
     """
     mask = mask[:, None, None]  # (B, 1, 1, K), the same for all heads and queries
     if maps is None:

@@ -34,9 +34,7 @@ def masked_region_loss(
 ) -> Tensor:
     """Return the squared error, averaged over the masked regions and their features; 0 where none is masked.
 
-    Args:
-        region_labels: (B, R), 1 = masked. The global token is not predicted: it has neither label nor target.
-        targets: (B, R, F), the features before masking.
+    region_labels (B, R), 1 = masked; targets (B, R, F), the features before masking. The global token has neither.
     """
     masked = region_labels == 1  # (B, R)
     predicted = model.predict_regions(out["region_sequence"][:, 1:][masked])  # (M, F)
@@ -67,8 +65,7 @@ def contrastive_loss(
 ) -> Tensor:
     """Return `nt_xent` between the two modalities' first tokens, taken before the cross layers.
 
-    Args:
-        matched: (B,), 1 = the pair belongs together; broken pairs take no part, not as negatives either.
+    matched (B,), 1 = the pair belongs together: broken pairs take no part, not as negatives either.
     """
     regions = out["region_contrastive"]  # (B, E)
     texts = out["text_contrastive"]
@@ -87,14 +84,10 @@ def matching_loss(model: "Capture", out: Mapping[str, Tensor], matched: Tensor) 
 def pretext_losses(
     model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor], temperature: float = TEMPERATURE
 ) -> dict[str, Tensor]:
-    """Return the losses by name: mlm, mrp, contrastive, and itm where a batch has broken pairs.
+    """Return the losses by name: mlm, mrp, contrastive, and itm where a batch has broken pairs; their sum is minimised.
 
-    Their sum is minimised.
-
-    Args:
-        batch: mlm_labels (B, L), region_labels (B, R), region_targets (B, R, F), as the losses above take them;
-            matched (B,) too where half of the pairs are broken.
-        out: the model's output for the masked batch.
+    `batch` holds what the losses above take: mlm_labels, region_labels, region_targets, and matched where half of the
+    pairs are broken; `out` is the model's output for the masked batch.
     """
     matched = batch.get("matched")
     losses = {

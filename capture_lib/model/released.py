@@ -72,12 +72,7 @@ def read_released(
 ) -> tuple[CaptureSettings, dict[str, Tensor]]:
     """Return settings and weights (float32, on the CPU, new tensors) for `Capture` from a released checkpoint.
 
-    Args:
-        state_dict: tensors or arrays under the released names.
-
-    Raises:
-        InputError: a parameter is missing, unknown or of a type that float32 can't hold, or the decoder of masked
-            words is not the word embedding.
+    `InputError` for a parameter that is missing, unknown or of a type that float32 can't hold.
     """
     settings = settings_from_config(config)
 
@@ -100,8 +95,7 @@ def read_released(
         raise InputError(f"released checkpoint: {fault} parameter {name}; "
                          "weights and configuration must belong together")
     if not torch.equal(released[TIED_DECODER], released[WORDS]):
-        raise InputError(f"released checkpoint: {TIED_DECODER} differs from {WORDS}; "
-                         "this model has one tensor for both")
+        raise InputError(f"released checkpoint: {TIED_DECODER} differs from {WORDS}; here they are one tensor")
 
     weights = {}
     for ours, theirs in names.items():

@@ -46,16 +46,13 @@ class SynthesisSettings:
 
 # ---- foregrounds
 def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
-    """Return the ids of photos that may show one product; True where that is known. No label is read.
-
-    Known are training photos that the catalog calls single, and the gallery, single by definition;
-    brands held out of training are left out. Behind them come training photos of which the catalog
-    says nothing: there the mask decides.
-    """
+    """Return the ids of photos that may show one product; True where that is known, not by labels."""
     table = catalog.table
+    # known: what the catalog calls single, and the gallery, single by definition
     single = table["products"] == "single"
     single &= table["split"].isin(["train", "gallery"])
-    single &= table["combination"] != HELD_OUT
+    single &= table["combination"] != HELD_OUT  # brands held out of training
+    # unknown: where the catalog says nothing, the mask decides
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)
     known |= dict.fromkeys(table[unknown]["sample_id"], False)
@@ -109,15 +106,9 @@ def scene_files(folder: str) -> list[Path]:
     return photos
 
 
-@lru_cache(maxsize=128)
-def load_scene(file: Path, side: int) -> Photo:
-    """Return a photo of a scene, its longer side `side` pixels."""
-    return fit(load_photo(file), side)
-
-
 def crop_scene(file: Path, size: int, rng: Generator) -> Photo:
     """Return a square part of a photo of a scene (size, size, 3), mirrored half of the time."""
-    photo = load_scene(file, 2 * size)
+    photo = fit(load_photo(file), 2 * size)
     height, width = photo.shape[:2]
     share = rng.uniform(0.5, 1)
     side = max(1, round(share * min(height, width)))
@@ -169,7 +160,8 @@ def draw_distractors(scene: Photo, rng: Generator) -> None:
         if rng.random() < 0.5:
             cv2.circle(scene, (x, y), r, colour, -1, cv2.LINE_AA)
         else:
-            far = (x + int(r * rng.uniform(1, 5)), y + r)
+            width = int(r * rng.uniform(1, 5))
+            far = (x + width, y + r)
             cv2.rectangle(scene, (x, y), far, colour, -1)
 
 
@@ -179,9 +171,8 @@ def compose(foregrounds: np.ndarray, owners: np.ndarray, settings: SynthesisSett
     """Paste the foregrounds (N, s, s, 4) that `owners` (K,) name on a scene.
 
     Returns:
-        photo (S, S, 3) uint8; boxes (K, 4) float32 xyxy pixels, each tight round what is visible of a
-        foreground; visible (K,) float32, the share of it inside the frame that no other covers. Below
-        40%, or without a place, the box is [0, 0, 0, 0].
+        photo (S, S, 3) uint8; boxes (K, 4) float32 xyxy pixels, tight round what is visible of each,
+        zeros below 40% or without a place; visible (K,) float32, the share that no other covers.
     """
     size = settings.size
     count = len(owners)
@@ -238,7 +229,8 @@ def place(foreground: np.ndarray, slot: float, span: float, topmost: np.ndarray,
     seen = np.bincount(topmost[taken], minlength=count)
     allowed = np.maximum(settings.overlap * areas - (areas - seen), 0)  # pixels still to hide
     for _ in range(MAX_TRIES):
-        x = (slot + rng.uniform(-0.2, 0.2) / count) * size
+        shift = rng.uniform(-0.2, 0.2) / count
+        x = (slot + shift) * size
         y = rng.uniform(0.3, 0.75) * size
         height = size * span * rng.uniform(0.7, 1.3)
         angle = rng.normal(0, settings.tilt)
@@ -292,8 +284,7 @@ def paste(photo: np.ndarray, layer: Layer, light: float, settings: SynthesisSett
 def sample_owners(number: int, foregrounds: int, max_products: int, seed: int) -> np.ndarray:
     """Return which foregrounds composite `number` holds: 1, 2 … `max_products` of them in turn.
 
-    They are sampled without replacement, epoch after epoch, so that each foreground stands in about
-    as many composites as any other.
+    They are sampled without replacement, epoch after epoch, so each is used about equally often.
     """
     # so many were sampled for the composites before this one
     rounds, last = divmod(number, max_products)

@@ -45,7 +45,7 @@ def run_notebooks(
     """
     # look at everything before anything is made
     out = Path(out).resolve()
-    check_out(out)
+    check_ours(out)
     folder = str(Path(catalog).resolve()) if catalog else ""
     content = read_catalog(folder).fingerprint() if catalog else ""
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
@@ -94,7 +94,7 @@ def find_notebooks(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: file.name.startswith("00"))
 
 
-def check_out(out: Path) -> None:
+def check_ours(out: Path) -> None:
     """Raise InputError unless a report may be written to `out`; make nothing."""
     nearest = next(folder for folder in (out, *out.parents) if folder.exists())
     if not nearest.is_dir():

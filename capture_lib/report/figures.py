@@ -32,9 +32,6 @@ RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey
 KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
 
-# ---- fonts and theme
-
-
 def chinese_font() -> Path:
     """Return the Noto font of the package mplfonts, so that no figure depends on the machine's fonts."""
     from importlib.util import find_spec
@@ -91,9 +88,6 @@ def setup() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None})
     except (ImportError, AttributeError):  # not in a notebook
         pass
-
-
-# ---- photos
 
 
 def thumbnail(photo: np.ndarray, side: int = 160, quality: int = 80) -> str:
@@ -181,9 +175,6 @@ def draw_answer(answer: "Answer", file: Path, max_hits: int = 5) -> Path:
         fig.savefig(beside, format=file.suffix.lstrip(".") or "jpg", dpi=80)
     plt.close(fig)
     return file
-
-
-# ---- figures and text
 
 
 def curves(history: list[dict[str, float]], axes: Sequence["Axes"], floors: dict[str, float] | None = None) -> None:

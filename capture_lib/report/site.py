@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 
 from capture_lib.report.execute import duration, read_timings
@@ -56,16 +57,14 @@ def summary(out: Path) -> list[str]:
     """Return the end of a run in a few lines: the best method, CAPTURE, the claims, the report."""
     metrics = read_metrics(out / "metrics")
     methods = main_methods(metrics)
+    verdicts = Counter(claim["verdict"] for claim in claims_of(metrics))
     lines = []
     if methods:
-        best = methods[0]["name"]
-        named = [method for method in methods if method["name"] in (best, CAPTURE, "chance")]
-        told = "; ".join(f"{method['name']} {percent(method['figures'][0])}" for method in named)
-        lines.append(f"best of {len(methods)} methods by standard mAP@10, percent: {told}")
-    claims = claims_of(metrics)
-    if claims:
-        counts = Counter(claim["verdict"] for claim in claims)
-        lines.append("claims: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        named = [methods[0], *(method for method in methods[1:] if method["name"] in (CAPTURE, "chance"))]
+        figures = "; ".join(f"{method['name']} {percent(method['figures'][0])}" for method in named)
+        lines.append(f"best of {len(methods)} methods by standard mAP@10, percent: {figures}")
+    if verdicts:
+        lines.append("claims: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     return [*lines, f"report: {out / 'index.html'}"]
 
 
@@ -79,13 +78,12 @@ def overview(out: Path, metrics: dict[str, dict], notebooks: list[dict]) -> dict
     origins = provenance(metrics)
     run = {name: ", ".join(origins.get(name, {})) for name in ("profile", "catalog", "seed", "commit")}
     run["date"] = max(origins.get("written", {}), default="")[:10]
-    run["notebooks took"] = duration(sum(timing.get("seconds", 0) for timing in read_timings(out).values()))
+    seconds = sum(timing.get("seconds", 0) for timing in read_timings(out).values())
+    run["notebooks took"] = duration(seconds) if seconds else ""
+    run = {name: text for name, text in run.items() if text}
     return {"run": run, "notebooks": notebooks, "methods": main_methods(metrics), "columns": COLUMNS,
             "definitions": DEFINITIONS, "capture": CAPTURE, "claims": claims, "axis": axis,
             "verdicts": Counter(claim["verdict"] for claim in claims), "provenance": origins}
-
-
-# ---- what the notebooks left
 
 
 def read_metrics(folder: Path) -> dict[str, dict]:
@@ -150,12 +148,9 @@ def pictures(cells: list) -> list[str]:
     return []
 
 
-# ---- methods, claims, provenance
-
-
 def percent(figure: dict | None, signed: bool = False) -> str:
     """Return a fraction as `68.2 [65.9, 70.4]`, in percent or points; "not available" without a value."""
-    if figure is None or figure["value"] is None:
+    if figure is None or None in figure.values():
         return "not available"
     form = "+.1f" if signed else ".1f"
     value, low, high = (f"{100 * figure[end]:{form}}" for end in ("value", "low", "high"))
@@ -168,8 +163,9 @@ def main_methods(metrics: dict[str, dict]) -> list[dict]:
     for name, method in methods_of(metrics).items():
         if not any(part in name for part in LEFT_OUT):
             cells = [interval_of(method[definition].get(figure)) for figure, definition in COLUMNS]
-            rows.append({"name": name, "figures": cells, "blind": name in KNOW_NOTHING})
-    return sorted(rows, key=lambda row: -row["figures"][0]["value"])
+            best = cells[0]["value"] if cells[0] else None
+            rows.append({"name": name, "figures": cells, "blind": name in KNOW_NOTHING, "order": -(best or 0)})
+    return sorted(rows, key=itemgetter("order"))
 
 
 def claims_of(metrics: dict[str, dict]) -> list[dict]:

@@ -45,7 +45,7 @@ def figures_table(metrics: dict[str, dict]) -> pd.DataFrame:
                 **figure,
                 "unit": unit_of(path[-1], figure["value"]),
             })
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"low": float, "high": float})
 
 
 def numbers(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict]]:
@@ -69,11 +69,7 @@ def numbers(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 
 def unit_of(name: str, value: float) -> str:
-    """Return what a figure counts, as far as its name or its kind tells: s, ms, count, fraction."""
-    if name.endswith("_ms"):
-        return "ms"
+    """Return what a figure counts, as far as its name or its kind tells: s, count, fraction."""
     if name.endswith("_s") or "seconds" in name:
         return "s"
-    if isinstance(value, int):
-        return "count"
-    return "fraction" if abs(value) <= 1 else ""
+    return "count" if isinstance(value, int) else "fraction" if abs(value) <= 1 else ""

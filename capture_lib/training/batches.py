@@ -32,12 +32,13 @@ Batch = dict[str, Tensor]
 class BatchSettings:
     """Defaults of every profile; rates are the paper's."""
 
-    vocabulary: str = ""  # a vocab.txt such as bert-base-chinese's; empty = made of the training captions
+    # a vocab.txt such as bert-base-chinese's; empty = made of the training captions
+    vocabulary: str = ""
     text_length: int = 36  # tokens, [CLS] and [SEP] among them
-    masked_tokens: float = 0.15  # of these 80% become [MASK], 10% another token, 10% stay
+    masked_tokens: float = 0.15
     masked_regions: float = 0.15
-    zeroed: float = 0.9  # share of the masked regions whose feature is zeroed
-    global_token: bool = True  # False: zeros instead of the mean of the regions (ablation)
+    zeroed: float = 0.9  # share of the masked regions
+    global_token: bool = True  # False: zeros instead of a mean (ablation)
 
 
 def make_vocabulary(captions: Iterable[str], min_count: int = 3) -> list[str]:
@@ -72,8 +73,8 @@ def make_tokenizer(settings: BatchSettings, captions: Iterable[str], folder: Pat
         words = make_vocabulary(captions)
     for name in SPECIAL:
         if name not in words:
-            raise InputError(f"{settings.vocabulary}: the token {name} is missing; "
-                             "give a BERT vocab.txt")
+            raise InputError(
+                f"{settings.vocabulary}: the token {name} is missing; give a BERT vocab.txt")
     lines = "".join(f"{word}\n" for word in words)
     (folder / "vocab.txt").write_text(lines, encoding="utf-8")
     return load_tokenizer(folder)
@@ -99,7 +100,7 @@ class Pairs:
     tokens: np.ndarray  # (N, L) int64
     rows: np.ndarray  # (N,) of the region store
     store: RegionStore
-    special: dict[str, int]  # ids of the special tokens, and "size" of the vocabulary
+    special: dict[str, int]  # ids of special tokens, "size" of the vocabulary
     global_token: bool = True  # as in `BatchSettings`
 
     def batch(self, chosen: np.ndarray, instance: np.ndarray | None = None) -> Batch:
@@ -113,9 +114,9 @@ class Pairs:
             places = torch.arange(visible.shape[1])
             visible &= places == torch.from_numpy(instance)[:, None]
         features = self.read_features(chosen).float()  # (B, R, F)
-        regions = with_global_token(
-            features, batch.pop("boxes"), batch.pop("averaged"), visible)
-        return batch | regions
+        boxes = batch.pop("boxes")
+        averaged = batch.pop("averaged")
+        return batch | with_global_token(features, boxes, averaged, visible)
 
     def read(self, texts: np.ndarray, photos: np.ndarray) -> Batch:
         """Return captions and boxes of pairs (B,), and which of the R places hold a region."""
@@ -133,8 +134,9 @@ class Pairs:
         """Return the features of pairs (B, R, F) in the store's float16: the one large copy."""
         return torch.from_numpy(self.store.features[self.rows[photos]])
 
-    def masked_batch(self, chosen: np.ndarray, settings: BatchSettings, generator: Generator,
-                     matching: bool = False) -> Batch:
+    def masked_batch(
+        self, chosen: np.ndarray, settings: BatchSettings, generator: Generator, matching: bool = False
+    ) -> Batch:
         """Return a training batch: `batch` with tokens and regions masked, and what is to be predicted.
 
         That is `mlm_labels` (B, L), -1 = not predicted; `region_labels` (B, R), 1 = masked; `region_targets`
@@ -151,9 +153,9 @@ class Pairs:
             texts, photos = self.break_pairs(chosen, generator)
         drawn = self.read(texts, photos)
         # choose what is to be predicted
-        drawn["input_ids"], labels = mask_tokens(
+        ids, labels = mask_tokens(
             drawn["input_ids"], self.special, settings.masked_tokens, generator)
-        region_labels, drawn["zeroed"] = mask_regions(drawn["valid"], settings, generator)
+        region_labels, zeroed = mask_regions(drawn["valid"], settings, generator)
         if matching:
             # pairs with the same caption may swap photos: that breaks nothing
             same = self.tokens[texts] == self.tokens[photos]  # (B, L)
@@ -161,7 +163,8 @@ class Pairs:
             labels[~matched] = NOT_PREDICTED
             region_labels[~matched] = 0
             drawn["matched"] = matched.long()
-        drawn |= {"mlm_labels": labels, "region_labels": region_labels}
+        drawn |= {"input_ids": ids, "mlm_labels": labels}
+        drawn |= {"zeroed": zeroed, "region_labels": region_labels}
         # take this process's rows, and only now the features
         drawn = {name: value[shard] for name, value in drawn.items()}
         drawn["features"] = self.read_features(photos[shard])
@@ -175,7 +178,8 @@ class Pairs:
         count = int(len(chosen) * BROKEN_SHARE)
         places = torch.randperm(len(chosen), generator=generator)[:count].numpy()
         others = torch.randint(len(self.tokens), (count,), generator=generator).numpy()
-        by_text = (torch.rand(count, generator=generator) < 0.5).numpy()
+        lot = torch.rand(count, generator=generator)
+        by_text = (lot < 0.5).numpy()
         texts = chosen.copy()
         texts[places[by_text]] = others[by_text]
         photos = chosen.copy()
@@ -183,17 +187,19 @@ class Pairs:
         return texts, photos
 
 
-def make_pairs(table: pd.DataFrame, store: RegionStore, tokenizer: BertWordPieceTokenizer,
-               settings: BatchSettings) -> Pairs:
+def make_pairs(table: pd.DataFrame, store: RegionStore,
+               tokenizer: BertWordPieceTokenizer, settings: BatchSettings) -> Pairs:
     """Return the pairs of a table of samples (sample_id, caption) whose photos are in the store."""
     special = {name: tokenizer.token_to_id(name) for name in SPECIAL}
     special["size"] = tokenizer.get_vocab_size()
     tokens = tokenize(tokenizer, list(table["caption"]), settings.text_length)
-    return Pairs(tokens, store.rows(list(table["sample_id"])), store, special, settings.global_token)
+    rows = store.rows(list(table["sample_id"]))
+    return Pairs(tokens, rows, store, special, settings.global_token)
 
 
-def mask_tokens(ids: Tensor, special: dict[str, int], rate: float,
-                generator: Generator) -> tuple[Tensor, Tensor]:
+def mask_tokens(
+    ids: Tensor, special: dict[str, int], rate: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """Mask as BERT does: of `rate` of the words 80% become [MASK], 10% a random token, 10% stay.
 
     Returns the masked ids (B, L) and the labels (B, L), -1 where nothing is to be predicted.
@@ -212,9 +218,11 @@ def mask_tokens(ids: Tensor, special: dict[str, int], rate: float,
 
 
 def mask_regions(valid: Tensor, settings: BatchSettings, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return labels (B, R) int64, 1 where a region is to be predicted, and which of them are zeroed, (B, R) bool."""
-    chosen = (torch.rand(valid.shape, generator=generator) < settings.masked_regions) & valid
-    zeroed = chosen & (torch.rand(valid.shape, generator=generator) < settings.zeroed)
+    """Return labels (B, R) int64, 1 where a region is to be predicted, and those to be zeroed, (B, R) bool."""
+    lot = torch.rand(valid.shape, generator=generator)
+    chosen = (lot < settings.masked_regions) & valid
+    lot = torch.rand(valid.shape, generator=generator)
+    zeroed = (lot < settings.zeroed) & chosen
     return chosen.long(), zeroed
 
 
@@ -226,7 +234,8 @@ def hide(drawn: Batch) -> Batch:
     visible = targets.masked_fill(zeroed[..., None], 0.0)
     # a zeroed region leaves no trace in the mean
     averaged = batch.pop("averaged") & ~zeroed
-    regions = with_global_token(visible, batch.pop("boxes"), averaged, batch.pop("valid"))
+    boxes = batch.pop("boxes")
+    regions = with_global_token(visible, boxes, averaged, batch.pop("valid"))
     return batch | regions | {"region_targets": targets}
 
 

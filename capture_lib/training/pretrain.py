@@ -20,8 +20,10 @@ from capture_lib.training.batches import Batch, BatchSettings, Pairs, prefetch
 from capture_lib.utils import InputError
 
 TASKS = ("mlm", "mrp", "contrastive")  # the paper's final recipe
-MATCHING = "itm"  # image-text matching: the paper describes it and leaves it out
-BEFORE_CROSS = "before cross"  # where the contrastive loss sits in the paper
+# image-text matching: the paper describes it and leaves it out
+MATCHING = "itm"
+# where the contrastive loss sits; paper: before
+BEFORE_CROSS = "before cross"
 AFTER_JOINT = "after joint"
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
 MASKING = 4  # what a seed is for
@@ -41,8 +43,8 @@ class PretrainSettings:
     temperature: float = 0.07
     contrast: str = BEFORE_CROSS  # or AFTER_JOINT
     keep_every: int = 100  # steps after which the state is kept
-    log: str = ""  # a folder for TensorBoard's logs; empty = none
-    bert: str = ""  # a folder or hub name of bert-base-chinese; empty = a random start
+    log: str = ""  # a folder for TensorBoard's logs
+    bert: str = ""  # folder or hub name of bert-base-chinese; empty = random
 
     def __post_init__(self) -> None:
         known = (*TASKS, MATCHING)
@@ -61,27 +63,31 @@ def settings_of_result(settings: PretrainSettings) -> PretrainSettings:
 
 def possible_tasks(captions: list[str], tasks: tuple[str, ...]) -> tuple[str, ...]:
     """Return the tasks that the data allows: without captions, only regions can be predicted."""
-    return tasks if any(captions) else tuple(task for task in tasks if task == "mrp")
+    if any(captions):
+        return tasks
+    return tuple(task for task in tasks if task == "mrp")
 
 
-def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, folder: Path,
-          seed: int) -> list[dict[str, float]]:
+def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: PretrainSettings,
+          folder: Path, seed: int) -> list[dict[str, float]]:
     """Pretrain `model` in place and save it in `folder`; return the losses of every step by name.
 
-    The state is kept every `keep_every` steps: a run that was stopped, in whatever way, goes on from there and, on a
-    CPU, ends with the same bytes. Raises `FloatingPointError` where a loss or a weight is not finite, `InputError` where
-    a batch has fewer pairs than there are processes or something cannot be written.
+    The state is kept every `keep_every` steps: a run that was stopped, in whatever way, goes on from there
+    and, on a CPU, ends with the same bytes. Raises `FloatingPointError` where a loss or a weight is not
+    finite, `InputError` where there are more processes than pairs or something cannot be written.
     """
     device = utils.accelerator().device
     make_ready(model, device)
     # the parts that accelerate trains, and whose state it keeps
-    steps = settings.epochs * len(list(epoch_batches(len(pairs.tokens), settings.batch, 0, seed)))
+    count = len(pairs.tokens)
+    steps = settings.epochs * (count // min(settings.batch, count))
     optimiser = make_optimiser(model, settings)
     schedule = make_schedule(optimiser, steps, settings)
-    objective, optimiser, schedule = prepare(Objective(model, settings), optimiser, schedule)
-    # go on from the last state, if there is one
-    parts = [asdict(part) for part in (model.settings, batches, settings_of_result(settings))]
-    training = resume.name_training(*parts, len(pairs.tokens), seed, utils.process_count())
+    objective = Objective(model, settings)
+    objective, optimiser, schedule = prepare(objective, optimiser, schedule)
+    # go on from the last state of this training, if there is one
+    parts = (model.settings, batches, settings_of_result(settings))
+    training = resume.name_training(*map(asdict, parts), count, seed, utils.process_count())
     history = resume.load_last_state(folder, training)
     log = start_log(settings.log, len(history))
 
@@ -127,7 +133,9 @@ def step(model: nn.Module, batch: Batch, optimiser: Optimizer, settings: Pretrai
     # clip the gradients, and move the weights
     accelerator.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
-    values = accelerator.reduce(torch.stack(list(losses.values())).detach(), "mean")
+    # what the whole batch costs
+    values = torch.stack(list(losses.values())).detach()
+    values = accelerator.reduce(values, "mean")
     return dict(zip(losses, values, strict=True))
 
 
@@ -148,7 +156,8 @@ def losses_of(model: Capture, batch: Batch, settings: PretrainSettings) -> dict[
     inputs = {name: batch[name] for name in INPUTS}
     with torch.autocast(inputs["region_features"].device.type, torch.bfloat16):
         out = model(**inputs)
-        if settings.contrast == AFTER_JOINT:  # between H_TXT and H_IMG, which have seen each other
+        if settings.contrast == AFTER_JOINT:
+            # between H_TXT and H_IMG, which have seen each other
             out["text_contrastive"] = out["text_pooled"]
             out["region_contrastive"] = out["region_pooled"]
         losses = pretext_losses(model, batch, out, settings.temperature)
@@ -163,7 +172,8 @@ def complete(losses: dict[str, Tensor], batch: Batch, out: Batch, temperature: f
     accelerator = utils.accelerator()
     # a shard with many masked tokens or regions counts for more
     words = batch["mlm_labels"] != NOT_PREDICTED
-    counts = {"mlm": words.sum().float(), "mrp": batch["region_labels"].sum().float()}
+    regions = batch["region_labels"]
+    counts = {"mlm": words.sum().float(), "mrp": regions.sum().float()}
     for name in counts.keys() & losses.keys():
         mean = accelerator.reduce(counts[name], "mean").clamp(min=1e-9)
         losses[name] = losses[name] * counts[name] / mean
@@ -190,7 +200,8 @@ def prepare(objective: Objective, optimiser: Optimizer, schedule: LambdaLR) -> t
 
     accelerator = utils.accelerator()
     accelerator.free_memory()  # of an earlier training
-    accelerator.step_scheduler_with_optimizer = False  # one step a batch, whatever the processes
+    # one step a batch, however many processes share it
+    accelerator.step_scheduler_with_optimizer = False
     # some tasks leave weights unused, the same in every step
     accelerator.ddp_handler = DistributedDataParallelKwargs(static_graph=True)
     return accelerator.prepare(objective, optimiser, schedule)
@@ -202,16 +213,18 @@ def shard(rows: int) -> slice:
     if rows < count:
         raise InputError(f"PretrainSettings: a batch of {rows} pairs is too small for {count} processes")
     size = rows // count
-    return slice(size * utils.process_index(), size * (utils.process_index() + 1))
+    first = size * utils.process_index()
+    return slice(first, first + size)
 
 
-def build_model(settings: CaptureSettings, pairs: Pairs, seed: int, tasks: tuple[str, ...] = TASKS,
-                bert: str = "") -> Capture:
+def build_model(settings: CaptureSettings, pairs: Pairs, seed: int,
+                tasks: tuple[str, ...] = TASKS, bert: str = "") -> Capture:
     """Return a fresh model for the tasks, with the data's vocabulary and feature width, or started from BERT."""
     torch.manual_seed(seed)
-    model = Capture(replace(
-        settings, vocabulary=pairs.special["size"], region_features=pairs.store.features.shape[-1],
-        matching=MATCHING in tasks))
+    settings = replace(
+        settings, vocabulary=pairs.special["size"],
+        region_features=pairs.store.features.shape[-1], matching=MATCHING in tasks)
+    model = Capture(settings)
     if bert:
         start_from_bert(model, bert)
     return model
@@ -221,7 +234,8 @@ def make_ready(model: nn.Module, device: torch.device) -> None:
     """Bring a model to its device to be trained; compile it on a GPU (on a CPU, that takes longer than it saves)."""
     model.to(device).train()
     if device.type == "cuda":
-        torch._dynamo.config.suppress_errors = True  # without a compiler it runs as it is
+        # without a compiler it runs as it is
+        torch._dynamo.config.suppress_errors = True
         model.compile()
 
 
@@ -243,9 +257,7 @@ def make_schedule(optimiser: Optimizer, steps: int, settings: PretrainSettings) 
     warmup = int(settings.warmup * steps)
 
     def share(step: int) -> float:
-        rise = (step + 1) / (warmup + 1)
-        fall = (steps - step) / max(steps - warmup, 1)
-        return min(rise, fall)
+        return min((step + 1) / (warmup + 1), (steps - step) / max(steps - warmup, 1))
 
     return LambdaLR(optimiser, share)
 
@@ -258,15 +270,16 @@ def epoch_batches(pairs: int, batch: int, epoch: int, seed: int) -> Iterator[np.
         yield order[first:first + size]
 
 
-def drawn_batches(pairs: Pairs, batches: BatchSettings, settings: PretrainSettings, seed: int,
-                  first: int = 0) -> Iterator[Batch]:
+def drawn_batches(pairs: Pairs, batches: BatchSettings, settings: PretrainSettings,
+                  seed: int, first: int = 0) -> Iterator[Batch]:
     """Yield this process's shard of what `Pairs.draw` draws for every step from number `first` on, by seed and step."""
+    matching = MATCHING in settings.tasks
     step = 0
     for epoch in range(settings.epochs):
         for chosen in epoch_batches(len(pairs.tokens), settings.batch, epoch, seed):
             if step >= first:
                 generator = torch.Generator().manual_seed(seed_of(seed, MASKING, step))
-                yield pairs.draw(chosen, batches, generator, MATCHING in settings.tasks, shard(len(chosen)))
+                yield pairs.draw(chosen, batches, generator, matching, shard(len(chosen)))
             step += 1
 
 
@@ -305,4 +318,4 @@ def save(model: Capture, history: list[dict[str, float]], folder: Path) -> None:
         with utils.write_atomically(folder / "history.json") as beside:
             beside.write_text(json.dumps(history), encoding="utf-8")
     for state in resume.kept_states(folder):
-        utils.remove(state)
+        resume.remove_state(state)

@@ -35,6 +35,11 @@ def describe_last(folder: Path) -> str:
     return f"kept: {states[-1]}" if states else "no state was kept yet"
 
 
+def remove_state(state: Path) -> None:
+    """Remove a state; where this is interrupted, no part of it is taken for one."""
+    utils.remove(state.rename(state.with_name(f".{state.name}")))
+
+
 @contextmanager
 def explain_full_disk(folder: Path, what: str) -> Iterator[None]:
     """Raise `InputError` with one line where `what` cannot be written."""
@@ -43,8 +48,8 @@ def explain_full_disk(folder: Path, what: str) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{folder}: {what} cannot be written ({reason}); make room and start again ({describe_last(folder)})"
-        ) from None
+            f"{folder}: {what} cannot be written ({reason}); "
+            f"make room and start again ({describe_last(folder)})") from None
 
 
 def keep_state(folder: Path, training: str, history: list[dict[str, float]]) -> None:
@@ -56,11 +61,12 @@ def keep_state(folder: Path, training: str, history: list[dict[str, float]]) -> 
         utils.accelerator().save_state(hidden)
         utils.wait_for_everyone()
         if utils.is_main_process():
-            (hidden / HISTORY_FILE).write_text(json.dumps(history), encoding="utf-8")
+            losses = json.dumps(history)
+            (hidden / HISTORY_FILE).write_text(losses, encoding="utf-8")
             hidden.rename(state)
     if utils.is_main_process():
         for old in kept_states(folder)[:-MAX_STATES]:
-            utils.remove(old)
+            remove_state(old)
 
 
 def load_last_state(folder: Path, training: str) -> list[dict[str, float]]:
@@ -75,12 +81,14 @@ def load_last_state(folder: Path, training: str) -> list[dict[str, float]]:
             utils.remove(useless)
     for state in reversed(states):
         try:
-            history = json.loads((state / HISTORY_FILE).read_text(encoding="utf-8"))
+            losses = (state / HISTORY_FILE).read_text(encoding="utf-8")
             utils.accelerator().load_state(state)
-            return history
+            return json.loads(losses)
         except Exception as error:  # a broken file raises whatever its bytes lead to
-            print(f"warning: {state}: removed, cannot be read ({type(error).__name__})", file=sys.stderr)
-            utils.remove(state)
+            if utils.is_main_process():
+                reason = type(error).__name__
+                print(f"warning: {state}: removed, cannot be read ({reason})", file=sys.stderr)
+                remove_state(state)
     if states:  # the model may be half loaded
-        raise InputError(f"{folder}: no state of the training could be read; start again, from the beginning")
+        raise InputError(f"{folder}: no state of the training could be read; start again")
     return []

@@ -15,7 +15,7 @@ import pytest
 from browser_page import PATIENCE, browser, keep, served  # noqa: F401 (the fixture)
 from PIL import Image
 
-from capture_lib.explorer.state import State
+from capture_lib.explorer.answers import State
 from capture_lib.explorer.view import PIECES
 from capture_lib.explorer.widget import MAX_BYTES, ExplorerWidget, free_port, serve, write_app
 from capture_lib.utils import InputError

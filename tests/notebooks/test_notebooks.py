@@ -1,4 +1,4 @@
-"""The notebooks: their exercises check themselves, and all of them run: on the world, on very little, on real photos."""
+"""The notebooks: their exercises check themselves, and all of them run: on the world, on little, on real photos."""
 
 import ast
 import contextlib

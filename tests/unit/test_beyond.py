@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from drawn import TINY, TOY_BATCHES, make_catalog, random_pairs
 
-from capture_lib.experiments import beyond, comparison, mining, stages
+from capture_lib.experiments import beyond, comparison, evaluation, mining, stages
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.search import open_searcher
 from capture_lib.experiments.variants import ComparisonSettings
@@ -103,8 +103,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ours_is_compared_with_every_method_and_with_itself_without_each_part(run: Run, small: None):
     folders = beyond.evaluations(run)
-    scores = comparison.by_method(folders, comparison.read_scores)
-    chosen = comparison.by_method(folders, comparison.read_chosen)
+    scores = evaluation.by_method(folders, evaluation.read_scores)
+    chosen = evaluation.by_method(folders, evaluation.read_chosen)
     plain = {"late-fusion", "image-only", "text-only", "paper, product", "paper, chosen", "paper, blend"}
     parts = {"beyond without CAPTURE",
              *(f"paper, beyond without {part}" for part in ("wccn", "augmentation", "raw vectors"))}
@@ -121,7 +121,7 @@ def test_ours_is_compared_with_every_method_and_with_itself_without_each_part(ru
     assert found["gain_unseen"]["low"] <= found["gain_unseen"]["high"] and found["gain_held_out"] is None
     assert set(found["groups"]) == {"all", "seen", "unseen"} and found["groups"]["seen"]["queries"] == 4
     assert set(found["parts"]) == parts and set(found["to"]) == set(found["wccn"]) == plain
-    expected = comparison.read_scores(comparison.untrained(run))["late-fusion"]
+    expected = evaluation.read_scores(comparison.untrained(run))["late-fusion"]
     pd.testing.assert_frame_equal(scores["late-fusion"][0], expected)  # as notebook 06 has it
     ways = beyond.tried(run)
     for way, name in {"plain": "late-fusion", "wccn": "late-fusion, wccn",
@@ -133,8 +133,8 @@ def test_ours_is_compared_with_every_method_and_with_itself_without_each_part(ru
 def test_what_is_evaluated_is_what_the_parts_say_by_hand(run: Run, small: None):
     """Ours, from vectors after WCCN: neighbours averaged one by one, hits sorted one by one."""
     folder = beyond.evaluations(run)[1]
-    scores = comparison.read_scores(folder)["paper, beyond"]
-    chosen = comparison.read_chosen(folder)["paper, beyond"]
+    scores = evaluation.read_scores(folder)["paper, beyond"]
+    chosen = evaluation.read_chosen(folder)["paper, beyond"]
     sets = stages.embedded(with_wccn(run))
     queries, gallery = (represent(sets[split].instance, chosen["representation"]) for split in ("test", "gallery"))
     moved = []

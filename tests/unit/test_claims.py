@@ -21,6 +21,8 @@ from capture_lib.experiments.claims import (
     Comparison,
 )
 
+OURS = "capture-chosen/instance"  # CAPTURE by the representation that val chooses
+RECIPE = "ablation/recipe"  # CAPTURE trained as short as the other ablations
 PLANNED = [comparison for claim in claims.CLAIMS for comparison in claim.comparisons if comparison != claims.RECALL]
 METHODS = sorted({name for comparison in PLANNED for name in (comparison.better, comparison.baseline)})
 COMBINATION = np.array([SEEN, UNSEEN, HELD_OUT] * 80, object)  # of 240 queries
@@ -71,7 +73,7 @@ def test_an_outcome_needs_the_claimed_direction(wanted: str, effect: float, p: f
 
 
 def test_planted_effects_are_found_and_no_others():
-    rows = ledger(made_up({claims.OURS: 0.1, "ablation/without mlm": -0.1, "ablation/with itm": 0.1}))
+    rows = ledger(made_up({OURS: 0.1, "ablation/without mlm": -0.1, "ablation/with itm": 0.1}))
     late = row_of(rows, "late fusion")
     assert late["verdict"] == "reproduced" and late["effect"] == pytest.approx(0.1, abs=0.015)
     assert late["low"] < late["effect"] < late["high"] and late["p_raw"] < late["p"] < 0.05
@@ -85,7 +87,7 @@ def test_planted_effects_are_found_and_no_others():
 
 
 def test_an_effect_in_the_other_direction_is_no_reproduction():
-    rows = ledger(made_up({claims.OURS: -0.1}))
+    rows = ledger(made_up({OURS: -0.1}))
     late = row_of(rows, "late fusion")
     assert late["verdict"] == "not reproduced" and late["effect"] < late["high"] < 0 and late["p"] < 0.05
     assert [result["outcome"] for result in late["comparisons"]] == [CONTRADICTED]
@@ -100,14 +102,14 @@ def test_an_effect_that_only_one_comparison_would_show_is_lost_among_many():
     """p_raw is below 5%, what Holm makes of it is not: the ledger is one family."""
     scores = made_up({})
     swing = np.where(np.arange(len(COMBINATION)) % 2, 0.1, -0.1)  # 0.016 is 2.5 of its standard errors
-    scores["ablation/without mrp"] = [scores[claims.RECIPE][0] - 0.016 - swing[:, None]]
+    scores["ablation/without mrp"] = [scores[RECIPE][0] - 0.016 - swing[:, None]]
     found = row_of(ledger(scores), "Masked region prediction")
     assert found["effect"] == pytest.approx(0.016)
     assert found["p_raw"] < 0.05 < found["p"] and found["verdict"] == "not reproduced"
 
 
 def test_adjusted_values_are_those_of_holm_over_the_whole_ledger():
-    results = list(chain.from_iterable(row["comparisons"] for row in ledger(made_up({claims.OURS: 0.02})).values()))
+    results = list(chain.from_iterable(row["comparisons"] for row in ledger(made_up({OURS: 0.02})).values()))
     raw = sorted(result["p_raw"] for result in results)
     assert len(raw) == sum(len(claim.comparisons) for claim in claims.CLAIMS)
     for result in results:
@@ -171,15 +173,15 @@ def test_what_cannot_be_tested_has_no_effect():
 
 def test_a_row_shows_the_first_comparison_that_was_measured():
     scores = made_up({})
-    row = row_of(ledger({name: scores[name] for name in (claims.OURS, "image-stream")}), "the image alone")
-    assert row["compared"] == f"{claims.OURS} − image-stream" and row["effect"] is not None
+    row = row_of(ledger({name: scores[name] for name in (OURS, "image-stream")}), "the image alone")
+    assert row["compared"] == f"{OURS} − image-stream" and row["effect"] is not None
     assert [result["outcome"] for result in row["comparisons"]].count(NOT_MEASURED) == 2
 
 
 def test_one_model_under_two_names_tells_nothing_but_that_it_is_no_better():
     scores = made_up({})
-    scores["ablation/layers 552"] = [scores[claims.RECIPE][0].copy()]
-    scores[claims.OURS] = [scores["capture/instance"][0].copy()]  # val chose the product
+    scores["ablation/layers 552"] = [scores[RECIPE][0].copy()]
+    scores[OURS] = [scores["capture/instance"][0].copy()]  # val chose the product
     rows = ledger(scores)
     assert row_of(rows, "default layer counts")["comparisons"][0]["outcome"] == NOT_MEASURED
     product = row_of(rows, "product H_IMG")["comparisons"][0]
@@ -188,7 +190,7 @@ def test_one_model_under_two_names_tells_nothing_but_that_it_is_no_better():
 
 @pytest.mark.parametrize("queries", [1, 3])
 def test_a_few_queries_reproduce_nothing_however_clear_they_are(queries: int):
-    scores = {name: [table.iloc[:queries] for table in tables] for name, tables in made_up({claims.OURS: 0.4}).items()}
+    scores = {name: [table.iloc[:queries] for table in tables] for name, tables in made_up({OURS: 0.4}).items()}
     rows = claims.ledger(scores, COMBINATION[:queries], None, "x")
     assert not [row for row in rows if row["verdict"] == "reproduced" and row["rule"] == claims.RULES[BETTER]]
 
@@ -213,7 +215,7 @@ def test_no_comparison_is_counted_twice():
 
 
 def test_rows_are_json_with_what_a_reader_may_count_on():
-    rows = list(ledger(made_up({claims.OURS: 0.1}, 3, 0.01)).values())
+    rows = list(ledger(made_up({OURS: 0.1}, 3, 0.01)).values())
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert set(row) >= KEYS and row["command"] == "capture run"

@@ -9,7 +9,7 @@ import pytest
 from drawn import TINY, make_catalog
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments import comparison, stages, variants
+from capture_lib.experiments import comparison, evaluation, stages, variants
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.variants import TRUE_BOXES, WHOLE, ComparisonSettings, Variant
 from capture_lib.proposals import region_store as storing
@@ -35,7 +35,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_chosen(run: Run) -> dict[str, list[dict]]:
-    return comparison.by_method(comparison.evaluations(run), comparison.read_chosen)
+    return evaluation.by_method(comparison.evaluations(run), evaluation.read_chosen)
 
 
 def test_every_method_is_evaluated_for_every_seed_and_nothing_is_made_twice(run: Run, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_job_has_the_same_steps_whatever_its_data_and_its_batch(run: Run):
 
 def test_the_best_regions_alone_may_be_used(run: Run):
     table, folder = stages.samples(run, "test"), stages.region_store(run)[1]
-    every, one = (comparison.pairs_of(run, table, folder, Variant(max_regions=limit)) for limit in (0, 1))
+    every, one = (evaluation.pairs_of(run, table, folder, Variant(max_regions=limit)) for limit in (0, 1))
     assert one.store.features.shape[1] == 1 and one.store.counts.max() == 1
     np.testing.assert_array_equal(one.store.boxes[:, 0], every.store.boxes[:, 0])
     assert one.batch(np.arange(3))["region_features"].shape[1] == 2  # and the global token
@@ -122,9 +122,9 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path):
     rng = np.random.default_rng(0)
     columns = pd.MultiIndex.from_product([["standard", "released"], ["mAP@10", "mAR@50"]])
     scores = {name: pd.DataFrame(rng.random((5, 4)), columns=columns) for name in ("c, product", "a/b")}
-    comparison.write_evaluation(tmp_path, scores, {"a/b": {"val": 0.5}})
-    found = comparison.read_scores(tmp_path)
-    assert list(found) == list(scores) and comparison.read_chosen(tmp_path) == {"a/b": {"val": 0.5}}
+    evaluation.write_evaluation(tmp_path, scores, {"a/b": {"val": 0.5}})
+    found = evaluation.read_scores(tmp_path)
+    assert list(found) == list(scores) and evaluation.read_chosen(tmp_path) == {"a/b": {"val": 0.5}}
     for name, table in scores.items():
         pd.testing.assert_frame_equal(found[name], table)
 

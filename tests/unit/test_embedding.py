@@ -1,13 +1,14 @@
 """Vectors of captions and of photos; representations against cosines written out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import random_store
+from drawn import TOY, random_store
 from embedded import NAMES, gallery_set, query_set
 
-from capture_lib.model.capture import CaptureSettings
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding
 from capture_lib.retrieval.embedding import BLENDS, REPRESENTATIONS, RetrievalSettings, Words, represent, unit
@@ -38,10 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     settings = batches.BatchSettings(text_length=8)
     tokenizer = batches.make_tokenizer(settings, table["caption"], tmp_path_factory.mktemp("tokenizer"))
     pairs = batches.make_pairs(table, random_store(8), tokenizer, settings)
-    sizes = CaptureSettings(text_length=8, max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
-                            visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2,
-                            cross_width=16, joint_layers=1, joint_heads=2, output=12)
-    return table, pairs, pretrain.build_model(sizes, pairs, seed=0).eval()
+    return table, pairs, pretrain.build_model(replace(TOY, output=12), pairs, seed=0).eval()
 
 
 def test_embedding_in_batches_is_embedding_one_by_one(world):

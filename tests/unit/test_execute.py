@@ -147,7 +147,7 @@ def test_a_folder_that_no_run_made_is_left_alone(notebooks, tmp_path):
         run(notebooks, tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["index.html"]
     (tmp_path / reports.MARK).touch()
-    reports.check_out(tmp_path)
+    reports.check_ours(tmp_path)
 
 
 @pytest.mark.parametrize(("parameters", "message"), [

@@ -13,7 +13,7 @@ from PIL import Image
 from capture_lib.catalog.table import read_catalog, write_catalog
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.explorer.state import OWN, State
+from capture_lib.explorer.answers import OWN, State
 from capture_lib.explorer.view import PIECES, Explorer, open_explorer
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import EmbeddedSet

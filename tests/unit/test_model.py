@@ -314,7 +314,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(("name", "value"), [("width", 0), ("text_ffn", "32"), ("joint_layers", -1),
-                                             ("output", 1.5), ("text_heads", 0), ("dropout", 1.0), ("matching", 1)])
+                                             ("output", 1.5), ("text_heads", 0), ("dropout", 1.0)])
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(InputError, match=f"{name} is {value!r}; give"):
         dataclasses.replace(TINY, **{name: value})

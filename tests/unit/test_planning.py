@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from capture_lib.world import planning, wording
+from capture_lib.world import planning, products
 from capture_lib.world.planning import HELD_OUT, SEEN, SIZES, UNSEEN
 from tests.drawn import TINY_WORLD
 
@@ -28,9 +28,9 @@ def test_counts_and_distractors() -> None:
 
 @pytest.mark.parametrize("settings", [SIZES["small"], SIZES["mini"], TINY_WORLD], ids=lambda settings: settings.name)
 def test_train_never_shows_what_is_asked_for_as_unseen(settings: planning.WorldSettings) -> None:
-    samples, products = planning.plan(settings), planning.products_of(settings)
+    samples = planning.plan(settings)
     shown = {frozenset(s.products) for s in samples if s.split == "train"}
-    held_out = {i for i, product in enumerate(products) if product.brand in settings.held_out}
+    held_out = {i for i, product in enumerate(planning.products_of(settings)) if product.brand in settings.held_out}
     assert not held_out & set().union(*shown)
     queries = [s for s in samples if s.split in ("val", "test")]
     for query in queries:
@@ -55,14 +55,14 @@ def test_gallery_photos_of_held_out_brands_are_marked() -> None:
 
 def test_labels_have_the_published_long_tail() -> None:
     """Published: the ten most frequent labels are 23% of all, the top tenth 50%; 27% are in 5 queries at most."""
-    full, products, counts = SIZES["full"], Counter(), Counter()
+    full, pieces, counts = SIZES["full"], Counter(), Counter()
     for split in ("val", "test"):
         for n in range(getattr(full, split)):
             shown = planning.shown_products(full, split, n)[0]
-            products.update(shown)
+            pieces.update(shown)
             counts.update(set(shown))
-    often = np.sort(list(products.values()))[::-1] / products.total()
-    assert len(products) > 0.95 * 392
+    often = np.sort(list(pieces.values()))[::-1] / pieces.total()
+    assert len(pieces) > 0.95 * 392
     assert often[:10].sum() == pytest.approx(0.23, rel=0.25)
     assert often[:39].sum() == pytest.approx(0.50, rel=0.15)
     assert np.mean(np.array(list(counts.values())) <= 5) == pytest.approx(0.27, abs=0.12)
@@ -70,36 +70,42 @@ def test_labels_have_the_published_long_tail() -> None:
 
 def test_products_are_different_and_brands_are_many() -> None:
     for settings, brands in ((SIZES["small"], 10), (SIZES["full"], 40)):
-        products = planning.products_of(settings)
-        assert len({product.label for product in products}) == settings.products + settings.distractors
-        assert len({product.label.split(" ")[0] for product in products}) == brands
+        labels = {product.label for product in planning.products_of(settings)}
+        assert len(labels) == settings.products + settings.distractors
+        assert len({label.split(" ")[0] for label in labels}) == brands
 
 
 def test_brands_are_as_unequal_as_the_published_ones() -> None:
     published = np.array([53, 29, 29, 27, 27, 21, 20, 18, 17, 16, 13, 10, 9, 8, 8, 8, 8, 5, 5] + [4] * 8 + [3] * 4 +
                          [2] * 8 + [1])
-    ours = np.array(wording.brand_sizes(392, 40))
+    ours = np.array(products.brand_sizes(392, 40))
     assert ours.sum() == published.sum() == 392
     assert np.abs(np.cumsum(ours) - np.cumsum(published)).max() < 0.1 * 392
 
 
 def test_siblings_differ_in_one_thing() -> None:
-    one = wording.Product(0, 0, 0, "gloss", "gloss", wording.VARIANTS["lip"][0], "晨露", "", "唇釉")
-    shade = replace(one, variant=wording.VARIANTS["lip"][1])
-    line = replace(one, line=1, line_name="白茶")
+    shades, sizes = products.VARIANTS["lip"], products.VARIANTS["size"]
+    one = products.Product(0, 0, 0, "gloss", "gloss", shades[0], "晨露", "", "唇釉")
+    siblings = {
+        "shade": (one, replace(one, variant=shades[1])),
+        "size": (replace(one, variant=sizes[0]), replace(one, variant=sizes[1])),
+        "line": (one, replace(one, line=1, line_name="白茶")),
+    }
     other = replace(one, line=2, look=2, line_name="沁水")
-    assert wording.siblings([one, other]) == {"shade": 0, "size": 0, "line": 0}
-    assert wording.siblings([one, shade, line, other]) == {"shade": 2, "size": 0, "line": 2}
-    small, large = (replace(one, variant=variant) for variant in wording.VARIANTS["size"])
-    assert wording.siblings([small, large]) == {"shade": 0, "size": 2, "line": 0}
-    assert wording.as_one([small, large, other], "size") == {
-        small.label: small.label, large.label: small.label, other.label: other.label}
-    assert wording.as_one([small, large, other], "shade") == {p.label: p.label for p in (small, large, other)}
+    for sort, pair in siblings.items():
+        for by in siblings:
+            alike = products.common_traits(pair[0], by) == products.common_traits(pair[1], by)
+            assert alike == (by == sort)
+            assert products.common_traits(pair[0], by) != products.common_traits(other, by)
+        first, second = pair
+        one_label = {first.label: first.label, second.label: first.label, other.label: other.label}
+        assert products.as_one([first, second, other], sort) == one_label
 
 
-def test_the_full_world_has_siblings_of_every_kind() -> None:
-    found = wording.siblings(planning.products_of(SIZES["full"]))
-    assert min(found.values()) > 40
+@pytest.mark.parametrize("sort", ["shade", "size", "line"])
+def test_the_full_world_has_siblings_of_every_kind(sort: str) -> None:
+    groups = Counter(products.common_traits(product, sort) for product in planning.products_of(SIZES["full"]))
+    assert sum(count for count in groups.values() if count > 1) > 40
 
 
 def test_nothing_shows_in_the_number_of_a_sample() -> None:

@@ -70,7 +70,8 @@ def interrupt(losses: dict) -> None:
     raise KeyboardInterrupt
 
 
-def stopped(pairs: Pairs, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 5, **changes: object) -> list[Path]:
+def stopped(pairs: Pairs, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 5, **changes: object
+            ) -> list[Path]:
     """The states of a run that was stopped after some steps."""
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         after(steps, interrupt, patched)
@@ -90,6 +91,19 @@ def test_an_interrupted_run_goes_on_from_its_last_state_and_ends_with_the_same_b
     run(pairs, tmp_path)
     assert len(taken) == 8 - steps // 2 * 2
     assert files_below(tmp_path) == whole and not resume.kept_states(tmp_path)
+
+
+def test_killed_while_the_states_are_removed_it_ends_with_the_same_bytes(pairs, whole, tmp_path, monkeypatch):
+    def die(state: Path) -> None:
+        next(state.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(resume.utils, "remove", die)
+        run(pairs, tmp_path, keep_every=8)
+    assert not resume.kept_states(tmp_path)
+    run(pairs, tmp_path)
+    assert files_below(tmp_path) == whole
 
 
 def test_how_often_the_state_is_kept_changes_no_bit(pairs, whole, tmp_path):

@@ -229,7 +229,7 @@ def test_stages_rest_on_what_they_import():
     assert "capture_lib.proposals.foregrounds" in rests_on(composites)
     assert not {name for name in rests_on(detector) if "retrieval" in name or "composites" in name}
     assert {"capture_lib.model.losses", "capture_lib.training.batches"} <= rests_on(pretrain)
-    assert {"capture_lib.world.wording", "capture_lib.retrieval.ranking"} <= rests_on(comparison)
+    assert {"capture_lib.world.captions", "capture_lib.retrieval.ranking"} <= rests_on(comparison)
     assert "capture_lib.world.drawing" in rests_on(world)
 
 
@@ -278,4 +278,4 @@ def test_every_profile_is_complete():
     for name, profile in profiles.PROFILES.items():
         assert profiles.get(name) is profile and profile.name == name
         longest = profile.batches.text_length + 1 + profile.regions.max_regions
-        assert longest <= profile.capture.max_positions and profile.capture.text_length == profile.batches.text_length
+        assert longest <= profile.capture.max_positions

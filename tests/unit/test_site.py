@@ -151,7 +151,6 @@ def assert_links_lead_somewhere(opened, file: Path) -> None:
 
 
 def test_the_report_of_a_real_run(smoke_report: Path, window):
-    """The first test here: where a browser is open, no notebook can be executed."""
     window.goto((smoke_report / "index.html").as_uri())
     assert not window.faults and overflow(window) == 0 and not sticks_out(window)
     assert window.locator(".notebooks li").count() == 9 and window.locator(".shots img").count() >= 8
@@ -201,6 +200,11 @@ def test_all_figures_are_one_tidy_table(report: Path):
     assert not found["figure"].str.contains("found|Prec|provenance|name").any()  # no numbers
     said = text_of(report / "figures.html")
     assert "recall@0.5 0.5 0.48 0.53 fraction" in said and "mAP@10 image-only released 0.7 0.68 0.73 fraction" in said
+
+
+def test_figures_without_any_interval_are_a_table_too(tmp_path: Path):
+    write_metrics(tmp_path, {"01_data": {"samples": 3, "proposals": {"value": None, "low": None, "high": None}}})
+    assert "samples 3 count" in text_of(site.build(tmp_path).with_name("figures.html"))
 
 
 def test_hostile_text_stays_text_and_nothing_is_loaded(report: Path):

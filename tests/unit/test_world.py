@@ -10,7 +10,7 @@ import pytest
 from capture_lib import world
 from capture_lib.catalog import table as catalog
 from capture_lib.catalog.photos import load_photo
-from capture_lib.world import staging
+from capture_lib.world import building, staging
 from tests.drawn import TINY_WORLD
 
 
@@ -54,21 +54,20 @@ def test_boxes_lie_inside_the_photo(tiny: Path) -> None:
             assert 0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96
 
 
-def test_which_ground_a_photo_stands_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, plain_ground = [], staging.backdrops.plain_ground
+def test_which_background_a_photo_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, plain_background = [], staging.backdrops.plain_background
 
     def watch(*arguments):
         drawn.append(1)
-        return plain_ground(*arguments)
+        return plain_background(*arguments)
 
-    monkeypatch.setattr(staging.backdrops, "plain_ground", watch)
-    said = []
+    monkeypatch.setattr(staging.backdrops, "plain_background", watch)
+    plain = []
     for sample in [f"gallery-{n:06d}" for n in range(12)] + [f"val-{n:06d}" for n in range(8)]:
         drawn.clear()
-        world.true_mask(TINY_WORLD, sample)  # draws the photo
-        assert world.on_plain_ground(TINY_WORLD, sample) == bool(drawn)
-        said.append(bool(drawn))
-    assert 0 < sum(said) < len(said)
+        plain.append(world.on_plain_background(TINY_WORLD, sample))
+        assert plain[-1] == bool(drawn)
+    assert 0 < sum(plain) < len(plain)
 
 
 def test_a_box_is_tight_around_the_mask(tiny: Path) -> None:
@@ -101,8 +100,9 @@ def test_boxes_of_a_drawn_map() -> None:
 def test_all_products_of_a_group_are_visible_and_of_the_promised_height() -> None:
     products, shares = world.products_of(TINY_WORLD), []
     for sample in [s for s in world.plan(TINY_WORLD) if s.split in ("val", "test")]:
-        pieces = staging.photo([products[i] for i in sample.products], 224, 3, np.random.default_rng(sample.index))[1]
-        boxes = np.array(world.boxes_of(pieces, len(sample.products)))
+        rng = np.random.default_rng(sample.index)
+        photo = world.take_photo([products[i] for i in sample.products], 224, 3, rng)
+        boxes = np.array(world.boxes_of(photo.pieces, len(sample.products)))
         heights = boxes[:, 3] - boxes[:, 1]
         assert (heights > 20).all() and ((boxes[:, 2] - boxes[:, 0]) > 6).all()
         shares += (np.maximum(heights, boxes[:, 2] - boxes[:, 0]) / 224).tolist()
@@ -110,12 +110,12 @@ def test_all_products_of_a_group_are_visible_and_of_the_promised_height() -> Non
 
 
 def test_an_interrupted_build_is_taken_up_and_another_world_refused(tiny: Path, tmp_path: Path, monkeypatch) -> None:
-    draw = world._draw_folder
-    monkeypatch.setattr(world, "_draw_folder", lambda *job: draw(*job) if job[2] == 0 else 1 / 0)
+    draw = building._draw_folder
+    monkeypatch.setattr(building, "_draw_folder", lambda job: draw(job) if job[2] == 0 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         world.build(TINY_WORLD, tmp_path, workers=1)
     assert not (tmp_path / "catalog.parquet").exists()
-    monkeypatch.setattr(world, "_draw_folder", lambda *job: draw(*job) if job[2] == 1 else 1 / 0)
+    monkeypatch.setattr(building, "_draw_folder", lambda job: draw(job) if job[2] == 1 else 1 / 0)
     world.build(TINY_WORLD, tmp_path, workers=1)  # folder 0 is not drawn again
     assert (tmp_path / "catalog.parquet").read_bytes() == (tiny / "catalog.parquet").read_bytes()
     world.build(TINY_WORLD, tmp_path, workers=1)  # complete: nothing to draw
@@ -135,7 +135,7 @@ def test_scenes_of_a_folder_are_shared_out_among_the_splits(tmp_path: Path) -> N
         photo[::7] = 255 - 20 * number
         cv2.imwrite(str(tmp_path / f"scene {number}.png"), photo)
     settings = replace(TINY_WORLD, train=4, gallery=24, val=4, test=4, scenes=str(tmp_path))
-    shares = [set(world.scenes_of(settings, split)) for split in world.SPLITS]
+    shares = [set(world.scenes_of(settings, split)) for split in catalog.SPLITS]
     assert sum(map(len, shares)) == len(set.union(*shares)) == 9 and min(map(len, shares)) == 2
     world.build(settings, tmp_path / "world", workers=1)
     plain = replace(settings, scenes="")
