@@ -74,7 +74,6 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
     owners = np.load(folder / "owners.npy")  # (M, K)
-
     # the places, composite and slot, of each foreground that two composites show
     found: dict[int, list[np.ndarray]] = {}
     for place in np.argwhere((owners >= 0) & (boxes[..., 2] > 0)):
@@ -94,8 +93,7 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
 def jittered_crops(photos: np.ndarray, boxes: np.ndarray, settings: EncoderSettings,
                    rng: np.random.Generator) -> Tensor:
     """Cut a box (B, 4) out of each photo, moved as a proposal would be, in another light."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)  # (B, 4)
-    boxes = boxes + rng.normal(0, 0.06, boxes.shape) * sides
+    boxes = boxes + rng.normal(0, 0.06, boxes.shape) * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     crops = []
     for photo, box in zip(photos, boxes, strict=True):
         # as `crop`, but faster on a CPU; a pixel of the crop covers `step` pixels of the photo

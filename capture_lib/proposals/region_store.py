@@ -15,7 +15,6 @@ from capture_lib import utils
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals.detector import Detector, to_tensor
-from capture_lib.utils import InputError, pick_device
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class RegionSettings:
 class RegionStore:
     """A store of N photos, R regions at most, F numbers each; zeros where there are fewer."""
 
-    features: np.ndarray  # (N, R, F) float16, memory-mapped
+    features: np.ndarray  # (N, R, F) float16
     boxes: np.ndarray  # (N, R, 4) float32 xyxy, fractions of width and height
     scores: np.ndarray  # (N, R) float32 objectness, best first
     counts: np.ndarray  # (N,) int32, how many of the R are valid
@@ -44,19 +43,16 @@ class RegionStore:
         return np.array([places[sample] for sample in ids], np.int64)
 
 
-def open_store(folder: Path) -> RegionStore:
-    """Open the store in a folder without reading its features."""
-    features = np.load(folder / "features.npy", mmap_mode="r")
-    others = [np.load(folder / f"{name}.npy") for name in ("boxes", "scores", "counts")]
+def open_store(folder: Path, mode: str = "r") -> RegionStore:
+    """Open the store in a folder, memory-mapped; "r+" to write to it."""
+    names = ("features", "boxes", "scores", "counts")
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode=mode) for name in names]
     ids = (folder / "ids.txt").read_text(encoding="utf-8").splitlines()
-    return RegionStore(features, *others, ids)
+    return RegionStore(*arrays, ids)
 
 
 def square(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a photo (H, W, 3) uint8 into the top left of a white (size, size, 3) square.
-
-    Also return the share of the square's width and height that it fills: (2,) float32.
-    """
+    """Fit a photo (H, W, 3) into a white square; return it, and which share of its sides (2,)."""
     padded = np.full((size, size, 3), 255, np.uint8)
     fitted = fit(photo, size)
     padded[: fitted.shape[0], : fitted.shape[1]] = fitted
@@ -75,9 +71,9 @@ def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
     try:
         for squares, extents in loader:
-            yield to_tensor(squares).to(pick_device()), extents
-    except InputError as error:  # a worker's comes with its traceback, the message last
-        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
+            yield to_tensor(squares).to(utils.pick_device()), extents
+    except utils.InputError as error:  # a worker's comes with its traceback, the message last
+        raise utils.InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
 def describe(photos: Tensor, extents: np.ndarray, detector: Detector, encoder: nn.Module,
@@ -119,8 +115,7 @@ def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.n
     with torch.autocast(photos.device.type, torch.bfloat16):
         features = encoder.features(photos, boxes).float()
     features = F.normalize(features) * features.shape[1] ** 0.5  # root mean square 1
-    parts = features.cpu().split(list(map(len, boxes)))
-    return [part.numpy() for part in parts]
+    return [part.numpy() for part in features.cpu().split(list(map(len, boxes)))]
 
 
 def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
@@ -129,7 +124,7 @@ def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
     squares = []
     for path, box in zip(paths, boxes, strict=True):
         box = box * (settings.photo_size / max(load_photo(path).shape[:2]))
-        squares.append(torch.as_tensor(box, dtype=torch.float32, device=pick_device()))
+        squares.append(torch.as_tensor(box, dtype=torch.float32, device=utils.pick_device()))
     features = []
     for photos, _ in photo_batches(paths, settings):
         here = squares[len(features) : len(features) + len(photos)]
@@ -139,53 +134,48 @@ def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
 
 def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module,
             folder: Path) -> None:
-    """Write the region store of all photos on disk; go on where an interrupted run stopped.
-
-    Several processes share the batches and write the same bytes as one.
-    """
-    ids = list(catalog.photos)
+    """Describe all photos on disk; go on where a run, of one process or several, has stopped."""
     if utils.is_main_process() and not (folder / "ids.txt").is_file():
         begin(catalog, settings, encoder, folder)
     utils.wait_for_everyone()
 
     # this process's shard of the batches, but for those that are done
-    names = ("features", "boxes", "scores", "counts")
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names}
-    batches = np.split(np.arange(len(ids)), range(settings.batch, len(ids), settings.batch))
+    store = open_store(folder, "r+")
+    rows = np.arange(len(store.ids))
+    batches = np.split(rows, range(settings.batch, len(rows), settings.batch))
     batches = batches[utils.process_index() :: utils.process_count()]
-    batches = [rows for rows in batches if not arrays["counts"][rows].all()]
-    photos = [catalog.photos[ids[row]] for rows in batches for row in rows]
+    batches = [rows for rows in batches if not store.counts[rows].all()]
+    photos = [catalog.photos[store.ids[row]] for rows in batches for row in rows]
     stream = utils.progress(photo_batches(photos, settings), "region batches", len(batches))
     for rows, (squares, extents) in zip(batches, stream, strict=True):
         found = describe(squares, extents, detector, encoder, settings.max_regions)
         counts = []
         for row, (boxes, scores, features) in zip(rows, found, strict=True):
             counts.append(len(boxes))
-            arrays["boxes"][row, : len(boxes)] = boxes
-            arrays["scores"][row, : len(boxes)] = scores
-            arrays["features"][row, : len(boxes)] = features
+            store.boxes[row, : len(boxes)] = boxes
+            store.scores[row, : len(boxes)] = scores
+            store.features[row, : len(boxes)] = features
 
         # on disk before the counts are, for these tell that the rows are done
-        for array in arrays.values():
+        for array in (store.features, store.boxes, store.scores):
             array.flush()
-        arrays["counts"][rows] = counts
+        store.counts[rows] = counts
 
 
 def begin(catalog: Catalog, settings: RegionSettings, encoder: nn.Module, folder: Path) -> None:
     """Write arrays of zeros, which takes their room on the disk, and last `ids.txt`."""
-    white = torch.ones(1, 3, 64, 64, device=pick_device())
+    white = torch.ones(1, 3, 64, 64, device=utils.pick_device())
     width = encode(white, [white.new_tensor([[0, 0, 64, 64]])], encoder)[0].shape[1]
-    ids = "".join(f"{sample}\n" for sample in catalog.photos)
     shape = (len(catalog.photos), settings.max_regions)  # (N, R)
     try:
-        for name, kind, size in (("features", np.float16, (*shape, width)),
-                                 ("boxes", np.float32, (*shape, 4)),
-                                 ("scores", np.float32, shape), ("counts", np.int32, shape[:1])):
-            np.save(folder / f"{name}.npy", np.broadcast_to(kind(0), size))
+        for name, zero, size in (("features", np.float16(0), (*shape, width)),
+                                 ("boxes", np.float32(0), (*shape, 4)),
+                                 ("scores", np.float32(0), shape), ("counts", np.int32(0), shape[:1])):
+            np.save(folder / f"{name}.npy", np.broadcast_to(zero, size))
     except OSError as error:
         fault = f"no room for the regions of {shape[0]:,} photos ({error.strerror})"
-        raise InputError(f"{folder}: {fault}") from None
-    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
-    utils.write_json(folder / "meta.json", meta | {"feature_width": width})
+        raise utils.InputError(f"{folder}: {fault}") from None
+    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
+    utils.write_json(folder / "meta.json", meta)
     with utils.write_atomically(folder / "ids.txt") as beside:
-        beside.write_text(ids, encoding="utf-8")
+        beside.write_text("\n".join(catalog.photos) + "\n", encoding="utf-8")
