@@ -42,8 +42,7 @@ class Detector(nn.Module):
         channels = settings.channels
         maps = (2, 3, 4)  # at strides 8, 16 and 32
         self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
-        # the same channels for all, to be added, then a convolution
-        widths = self.backbone.feature_info.channels()
+        widths = self.backbone.feature_info.channels()  # each to the same, to be added
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         self.fuse = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())

@@ -33,12 +33,6 @@ def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def recall(best: list[np.ndarray], threshold: float, count: int, seed: int) -> dict[str, float]:
-    """Return the share of true boxes that `count` proposals meet; `best` is of `best_so_far`."""
-    hits = [(overlaps[:, count - 1] >= threshold).sum() for overlaps in best]
-    return proportion_interval(np.array(hits), np.array(list(map(len, best))), seed)
-
-
 def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Found:
     """Propose boxes (n, 4) as fractions with scores (n,) of photos searched at `size` pixels."""
     settings = RegionSettings(photo_size=size, batch=8, workers=0)

@@ -138,7 +138,6 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
     if utils.is_main_process() and not (folder / "ids.txt").is_file():
         begin(catalog, settings, encoder, folder)
     utils.wait_for_everyone()
-
     # this process's shard of the batches, but for those that are done
     store = open_store(folder, "r+")
     rows = np.arange(len(store.ids))
@@ -155,7 +154,6 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
             store.boxes[row, : len(boxes)] = boxes
             store.scores[row, : len(boxes)] = scores
             store.features[row, : len(boxes)] = features
-
         # on disk before the counts are, for these tell that the rows are done
         for array in (store.features, store.boxes, store.scores):
             array.flush()
@@ -168,10 +166,10 @@ def begin(catalog: Catalog, settings: RegionSettings, encoder: nn.Module, folder
     width = encode(white, [white.new_tensor([[0, 0, 64, 64]])], encoder)[0].shape[1]
     shape = (len(catalog.photos), settings.max_regions)  # (N, R)
     try:
-        for name, zero, size in (("features", np.float16(0), (*shape, width)),
-                                 ("boxes", np.float32(0), (*shape, 4)),
-                                 ("scores", np.float32(0), shape), ("counts", np.int32(0), shape[:1])):
-            np.save(folder / f"{name}.npy", np.broadcast_to(zero, size))
+        np.save(folder / "features.npy", np.broadcast_to(np.float16(0), (*shape, width)))
+        np.save(folder / "boxes.npy", np.broadcast_to(np.float32(0), (*shape, 4)))
+        np.save(folder / "scores.npy", np.broadcast_to(np.float32(0), shape))
+        np.save(folder / "counts.npy", np.broadcast_to(np.int32(0), shape[:1]))
     except OSError as error:
         fault = f"no room for the regions of {shape[0]:,} photos ({error.strerror})"
         raise utils.InputError(f"{folder}: {fault}") from None
