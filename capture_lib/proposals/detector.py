@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from capture_lib.utils import InputError, pick_device, progress
+from capture_lib.utils import pick_device, progress
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,6 @@ class DetectorSettings:
     """Defaults of the cpu profile."""
 
     backbone: str = "resnet10t"  # any timm name
-    weights: str = ""  # a .safetensors or .pth file for it; empty = random start
     size: int = 128  # side of a composite, pixels
     enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # scales, one at random
     search_size: int = 192  # of photos, where products are smaller
@@ -57,8 +56,7 @@ class Detector(nn.Module):
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
-        spread = 0.5 if self.settings.weights else 0.25  # pretrained: values in [-1, 1]
-        maps = self.backbone((photos - 0.5) / spread)
+        maps = self.backbone((photos - 0.5) / 0.25)
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
             fused = fused + F.interpolate(level(coarse), fused.shape[-2:], mode="bilinear")
@@ -132,10 +130,6 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
     """Train a detector on composites, save it and return the losses of every step by name."""
     device = pick_device()
     detector = Detector(settings).to(device, memory_format=torch.channels_last).train()
-    if settings.weights:
-        load_backbone(detector.backbone, Path(settings.weights))
-        detector.backbone.eval()  # batch norms keep their statistics
-    half = device.type != "cpu" or not settings.weights  # on a CPU often slower
     rate = settings.learning_rate
     optimiser = torch.optim.AdamW(detector.parameters(), rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
@@ -144,7 +138,7 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
     for photos, boxes in progress(batches, "detector steps", settings.steps):
         photos = photos.to(device, memory_format=torch.channels_last)
         boxes = [box.to(device) for box in boxes]
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16):
             losses = detector.losses(photos, boxes)
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -154,18 +148,6 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
         history.append({name: loss.item() for name, loss in losses.items()})
     save_model(detector, folder / "model.safetensors")
     return history
-
-
-def load_backbone(backbone: nn.Module, file: Path) -> None:
-    """Load a file's weights of the same timm model or raise `InputError`; run no code in it."""
-    try:
-        safe = file.suffix == ".safetensors"
-        weights = load_file(file) if safe else torch.load(file, "cpu", weights_only=True)
-        missing = backbone.load_state_dict(weights, strict=False).missing_keys
-    except Exception as error:  # each format has errors of its own
-        missing = [type(error).__name__]
-    if missing:
-        raise InputError(f"weights {file}: no state_dict of the backbone ({missing[0]}); save one")
 
 
 def load(settings: DetectorSettings, folder: Path) -> Detector:

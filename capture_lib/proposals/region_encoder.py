@@ -1,4 +1,4 @@
-"""What a region looks like: by our encoder of crops, or by RoIAlign, the paper's way."""
+"""What a region looks like: our encoder of crops. (The paper's way, RoIAlign, is `Detector.features`.)"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from capture_lib.model.losses import nt_xent
-from capture_lib.proposals.detector import Detector, DetectorSettings, load_backbone, to_tensor
+from capture_lib.proposals.detector import to_tensor
 from capture_lib.utils import pick_device, progress
 
 
@@ -19,9 +19,7 @@ from capture_lib.utils import pick_device, progress
 class EncoderSettings:
     """Defaults of the cpu profile."""
 
-    kind: str = "crops"  # crops, detector or backbone
     backbone: str = "resnet10t"  # any timm name
-    weights: str = ""  # a file; the kind "backbone" needs it
     crop: int = 48  # side, pixels; 64 with half the steps was worse on val
     channels: int = 64  # a region's vector holds four times as many numbers
     margin: float = 0.1  # by which a box is widened, of its size
@@ -48,14 +46,6 @@ class CropEncoder(nn.Module):
     def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
         """Describe boxes, B times (n, 4) xyxy pixels of (B, 3, S, S): (sum of n, F)."""
         return self(crop(photos, boxes, self.settings.crop, self.settings.margin))
-
-
-class BackboneEncoder(Detector):
-    """RoIAlign on the stride-8 map of a pretrained network, as of a detector's."""
-
-    def feature_map(self, photos: Tensor) -> Tensor:
-        """Turn (B, 3, S, S) float in [0, 1] into the backbone's own map (B, C, S/8, S/8)."""
-        return self.backbone((photos - 0.5) / 0.5)[0]
 
 
 def crop(photos: Tensor, boxes: list[Tensor], size: int, margin: float) -> Tensor:
@@ -132,14 +122,8 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) 
     return history
 
 
-def load(settings: EncoderSettings, folder: Path, detector: Detector) -> nn.Module:
-    """Return the encoder that the settings name, ready for use."""
-    if settings.kind == "detector":
-        return detector
-    if settings.kind == "crops":
-        encoder = CropEncoder(settings)
-        load_model(encoder, folder / "model.safetensors")
-    else:
-        encoder = BackboneEncoder(DetectorSettings(settings.backbone, settings.weights))
-        load_backbone(encoder.backbone, Path(settings.weights))
+def load(settings: EncoderSettings, folder: Path) -> CropEncoder:
+    """Return the trained encoder in evaluation mode."""
+    encoder = CropEncoder(settings)
+    load_model(encoder, folder / "model.safetensors")
     return encoder.to(pick_device()).eval()

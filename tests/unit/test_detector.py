@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from drawn import make_composites
-from safetensors.torch import save_file
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, nms
 
 from capture_lib.proposals import detector
 from capture_lib.proposals.composites import SynthesisSettings
 from capture_lib.proposals.detector import Detector, DetectorSettings
-from capture_lib.utils import InputError
 
 TINY = DetectorSettings(backbone="test_resnet", size=64, channels=32, anchors=(16, 28, 44), steps=80, batch=6,
                         learning_rate=3e-3)
@@ -208,64 +205,3 @@ def test_the_same_seed_gives_the_same_weights(composites, tmp_path):
         detector.train(replace(TINY, steps=3), composites, tmp_path / str(run), seed)
         weights.append((tmp_path / str(run) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
-
-
-# -------------------------------------------------------------------------------------- backbone weights
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_backbone_weights_of_a_classifier_are_loaded(tmp_path, suffix):
-    source, file = timm.create_model("test_resnet", num_classes=3), tmp_path / f"w.{suffix}"
-    state = {name: value.contiguous() for name, value in source.state_dict().items()}
-    save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
-    backbone = build(1).backbone
-    detector.load_backbone(backbone, file)
-    shared = [name for name in backbone.state_dict() if name in state]
-    assert len(shared) > 20 and all(torch.equal(backbone.state_dict()[name], state[name]) for name in shared)
-
-
-def test_a_pretrained_backbone_is_trained_on_but_keeps_its_batch_norms_statistics(composites, tmp_path):
-    source = timm.create_model("test_resnet", num_classes=3)
-    for name, value in source.state_dict().items():
-        if "running" in name:
-            value.uniform_(0.5, 1.5)
-    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w.safetensors")
-    settings = replace(TINY, steps=3, weights=str(tmp_path / "w.safetensors"))
-    detector.train(settings, composites, tmp_path, seed=0)
-    trained, before = detector.load(settings, tmp_path).backbone.state_dict(), source.state_dict()
-    kept = [name for name in trained if "running" in name]
-    assert kept and all(torch.equal(trained[name].cpu(), before[name]) for name in kept)
-    moved = [name for name in trained if name.endswith("conv1.weight")]
-    assert moved and not any(torch.equal(trained[name].cpu(), before[name]) for name in moved)
-
-
-class Foreign:
-    """What a pickle may do and a checkpoint must not: call a function when it is read."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.trace,)
-
-
-def test_nothing_in_a_weights_file_is_run(tmp_path):
-    torch.save({"conv1.weight": Foreign(tmp_path / "trace")}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="no state_dict"):
-        detector.load_backbone(build().backbone, tmp_path / "w.pth")
-    assert not (tmp_path / "trace").exists()
-
-
-@pytest.mark.parametrize(("name", "content", "expected"), [
-    ("no.pth", None, "FileNotFoundError"), ("a.safetensors", b"half a fi", "SafetensorError"),
-    ("a.pth", b"half a fi", "Error"), ("c.pth", [1, 2], "TypeError"),
-    ("d.pth", {"conv1.0.weight": torch.zeros(1)}, "RuntimeError"), ("e.pth", {"fc.weight": torch.zeros(1)}, "conv1")])
-def test_weights_that_do_not_fit_are_named(tmp_path, name, content, expected):
-    file = tmp_path / name
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif content is not None:
-        torch.save(content, file)
-    with pytest.raises(InputError) as error:
-        detector.load_backbone(build().backbone, file)
-    assert name in str(error.value) and expected in str(error.value) and len(str(error.value).splitlines()) == 1

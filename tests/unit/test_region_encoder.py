@@ -6,14 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
 
 from capture_lib.proposals import region_encoder as encoder
-from capture_lib.proposals.detector import Detector, DetectorSettings, to_tensor
+from capture_lib.proposals.detector import to_tensor
 from capture_lib.proposals.region_encoder import EncoderSettings
-from capture_lib.utils import InputError
 
 TINY = EncoderSettings(backbone="test_resnet", crop=24, channels=8, steps=40, batch=6, learning_rate=5e-3)
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]])
@@ -125,38 +122,11 @@ def test_a_vector_does_not_depend_on_the_other_regions():
     torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_the_detector_as_encoder_gives_its_own_map(tmp_path):
-    torch.manual_seed(0)
-    network = Detector(DetectorSettings(backbone="test_resnet", channels=16)).eval()
-    found = encoder.load(EncoderSettings(kind="detector"), tmp_path, network)
-    photos, boxes = torch.rand(1, 3, 32, 32), [torch.from_numpy(SLOTS)]
-    with torch.inference_mode():
-        assert torch.equal(found.features(photos, boxes), network.features(photos, boxes))
-
-
-def test_a_pretrained_backbone_as_encoder_reads_its_stride_8_map(tmp_path):
-    source = timm.create_model("test_resnet", num_classes=3).eval()
-    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w.safetensors")
-    settings = EncoderSettings(kind="backbone", backbone="test_resnet", weights=str(tmp_path / "w.safetensors"))
-    found = encoder.load(settings, tmp_path, None)
-    photos = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        features = found.features(photos, [torch.tensor([[0.0, 0, 64, 64]])])
-        level = source.forward_intermediates((photos - 0.5) / 0.5, intermediates_only=True)[2]
-    assert level.shape[-2:] == (8, 8) and features.shape == (1, level.shape[1] * 4)
-    assert features.view(-1, 4).mean(1).numpy() == pytest.approx(level[0].mean((1, 2)).numpy(), abs=0.05)
-
-
-def test_missing_weights_are_named(tmp_path):
-    with pytest.raises(InputError, match="no.pth: no state_dict of the backbone"):
-        encoder.load(EncoderSettings(kind="backbone", weights="no.pth"), tmp_path, None)
-
-
 def test_a_small_set_is_learnt_and_comes_back(coloured, tmp_path):
     torch.manual_seed(0)
     history = encoder.train(TINY, coloured, tmp_path, seed=0)
     assert len(history) == 40 and np.mean(history[-5:]) < history[0] / 5
-    model = encoder.load(TINY, tmp_path, None)
+    model = encoder.load(TINY, tmp_path)
     assert not model.training
     photos = torch.from_numpy(np.load(coloured / "composites.npy")).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
