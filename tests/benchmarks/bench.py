@@ -130,7 +130,7 @@ def untrained_searcher(folder: Path) -> Searcher:
     device = pick_device()
     detector = Detector(profile.detector).to(device, memory_format=torch.channels_last).eval()
     encoder = CropEncoder(profile.encoder).to(device, memory_format=torch.channels_last).eval()
-    width = len(region_store.feature_probe(encoder, profile.regions))
+    width = 4 * profile.encoder.channels
     settings = replace(profile.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width)
     model = Capture(settings).to(device).eval()
 
