@@ -161,7 +161,8 @@ def evaluate(
     json: MaybePath = Option(None, help="write the figures here too", **FILE),
 ) -> None:
     """Score a rankings file, in both definitions."""
-    from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
+    from capture_lib.experiments.evaluation_files import evaluate_lists
+    from capture_lib.retrieval.metrics import DEFINITIONS
 
     result = evaluate_lists(lists, rankings)
     for warning in result["warnings"]:
