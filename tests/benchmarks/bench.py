@@ -125,7 +125,7 @@ def untrained_searcher(folder: Path) -> Searcher:
     """Return a searcher of the cpu profile in the smallest world, with random vectors for a gallery."""
     catalog = read_catalog(runs.default_catalog(profiles.get("smoke")))
     profile = profiles.get("cpu")
-    tokenizer = batches.make_tokenizer(profile.batches, catalog.table["caption"], folder)
+    tokenizer = batches.make_tokenizer(catalog.table["caption"], folder)
     torch.manual_seed(0)  # the same number of instances every time
     device = pick_device()
     detector = Detector(profile.detector).to(device, memory_format=torch.channels_last).eval()
