@@ -117,16 +117,21 @@ class Pretrained:
 def pretrained(run: Run) -> Pretrained:
     """Return CAPTURE, pretrained on the train split (notebook 04)."""
     store, store_folder = region_store(run)
+<<<<<<< HEAD
     train = samples(run, "train")
     profile = run.profile
     tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
+=======
+    train, profile = samples(run, "train"), run.profile
+    # without captions, only regions can be predicted
+    tasks = profile.pretrain.tasks if any(train["caption"]) else ("mrp",)
+>>>>>>> t-training
     enough = len(train) >= MIN_PAIRS
     captioned = train if any(train["caption"]) else photographed(run)
 
     def make(folder: Path) -> None:
         if utils.is_main_process():
-            wanted = batches.with_vocabulary(profile.batches, profile.pretrain.bert)
-            batches.make_tokenizer(wanted, captioned["caption"], folder)
+            batches.make_tokenizer(captioned["caption"], folder, profile.pretrain.bert)
         utils.wait_for_everyone()
         if enough:
             pairs = batches.make_pairs(train, store, batches.load_tokenizer(folder), profile.batches)
@@ -135,7 +140,7 @@ def pretrained(run: Run) -> Pretrained:
             pretrain.train(model, pairs, profile.batches, settings, folder, run.seed)
 
     settings = {"batches": profile.batches, "capture": profile.capture, "enough": enough,
-                "pretrain": pretrain.settings_of_result(profile.pretrain)}
+                "pretrain": replace(profile.pretrain, keep_every=0, log="")}
     read = captioned[["sample_id", "split", "image", "caption"]]
     folder = run.stage(pretrain, settings, [store_folder], read, make, together=True)
     model = None

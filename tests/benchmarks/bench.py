@@ -16,7 +16,7 @@ from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.search import Item, Searcher
 from capture_lib.model.capture import Capture
-from capture_lib.proposals import foregrounds, region_store
+from capture_lib.proposals import foregrounds
 from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.region_encoder import CropEncoder
 from capture_lib.retrieval import metrics, ranking
@@ -125,7 +125,7 @@ def untrained_searcher(folder: Path) -> Searcher:
     """Return a searcher of the cpu profile in the smallest world, with random vectors for a gallery."""
     catalog = read_catalog(runs.default_catalog(profiles.get("smoke")))
     profile = profiles.get("cpu")
-    tokenizer = batches.make_tokenizer(profile.batches, catalog.table["caption"], folder)
+    tokenizer = batches.make_tokenizer(catalog.table["caption"], folder)
     torch.manual_seed(0)  # the same number of instances every time
     device = pick_device()
     detector = Detector(profile.detector).to(device, memory_format=torch.channels_last).eval()
