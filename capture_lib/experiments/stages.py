@@ -94,13 +94,13 @@ def trained_encoder(run: Run) -> tuple["torch.nn.Module", Path]:  # noqa: F821
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
-    """Return the region store of all photos on disk, and its folder (notebook 03); it can grow."""
+    """Return the region store of all photos on disk, and its folder (notebook 03)."""
     settings = run.profile.regions
     network, network_folder = trained_detector(run)
     encoder, encoder_folder = trained_encoder(run)
     make = partial(storing.extract, run.catalog, settings, network, encoder)
     read = photographed(run)[["sample_id", "image"]]
-    folder = run.stage(storing, settings, [network_folder, encoder_folder], read, make, make, together=True)
+    folder = run.stage(storing, settings, [network_folder, encoder_folder], read, make, together=True)
     return storing.open_store(folder), folder
 
 
@@ -117,15 +117,9 @@ class Pretrained:
 def pretrained(run: Run) -> Pretrained:
     """Return CAPTURE, pretrained on the train split (notebook 04)."""
     store, store_folder = region_store(run)
-<<<<<<< HEAD
-    train = samples(run, "train")
-    profile = run.profile
-    tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
-=======
     train, profile = samples(run, "train"), run.profile
     # without captions, only regions can be predicted
     tasks = profile.pretrain.tasks if any(train["caption"]) else ("mrp",)
->>>>>>> t-training
     enough = len(train) >= MIN_PAIRS
     captioned = train if any(train["caption"]) else photographed(run)
 
