@@ -215,7 +215,8 @@ def evaluate(
     json: Annotated[MaybePath, option("write the figures here too", **FILE)] = None,
 ) -> int:
     """Score a rankings file, in both definitions."""
-    from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
+    from capture_lib.experiments.evaluation_files import evaluate_lists
+    from capture_lib.retrieval.metrics import DEFINITIONS
 
     result = evaluate_lists(lists, rankings)
     for warning in result["warnings"]:
