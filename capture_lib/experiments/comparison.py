@@ -143,7 +143,7 @@ def evaluated(run: Run, job: Job) -> Path:
 
 def untrained(run: Run) -> Path:
     """Return the folder with the figures of all that needs no CAPTURE, chance among them."""
-    _, store = stages.region_store(run)
+    stages.pretrained(run)
     depth = run.profile.retrieval.depth
 
     def make(folder: Path) -> None:
@@ -158,7 +158,7 @@ def untrained(run: Run) -> Path:
         evaluation.evaluate(folder, sets, methods, depth, rankings)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
-    return run.stage(sys.modules[__name__], settings, [store], stages.samples(run)[READ], make,
+    return run.stage(sys.modules[__name__], settings, [run.stages / PROPOSALS], stages.samples(run)[READ], make,
                      name="comparison/untrained")
 
 
@@ -235,14 +235,16 @@ def searched(run: Run) -> list[Job]:
     return jobs
 
 
-def finals(run: Run) -> list[Job]:
-    """Return CAPTURE and its baselines in full length, with every seed, as val has chosen."""
+def finals(run: Run, only: str = "") -> list[Job]:
+    """Return CAPTURE and its baselines, or one of them, in full length, with every seed, as val has chosen."""
     jobs = []
     for name, forms in variants.baselines(run.profile.capture).items():
-        tried = [job for job in searched(run) if job.name == name]
-        best = max(tried, key=partial(figure_on_val, run), default=replace(capture(run), name=name, variant=forms[0]))
-        for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
-            jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
+        if only in ("", name):
+            tried = [job for job in searched(run) if job.name == name]
+            single = replace(capture(run), name=name, variant=forms[0])
+            best = max(tried, key=partial(figure_on_val, run), default=single)
+            for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
+                jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
     return jobs
 
 
