@@ -198,8 +198,9 @@ def compared(run: Run) -> tuple[Scores, dict[str, list[dict]]]:
     scores: Scores = {}
     chosen: dict[str, list[dict]] = {}
     for folder in evaluations(run):
-        for name, table in evaluation.read_scores(folder).items():
-            scores.setdefault(name, []).append(table)
+        table = pd.read_parquet(folder / "scores.parquet")
+        for name, rows in table.groupby("method", sort=False):
+            scores.setdefault(name, []).append(rows.droplevel("method"))
         for name, row in evaluation.read_chosen(folder).items():
             chosen.setdefault(name, []).append(row)
     return scores, chosen

@@ -79,12 +79,6 @@ def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Meth
         pd.concat(scores, names=["method"]).to_parquet(folder / "scores.parquet")
 
 
-def read_scores(folder: Path) -> dict[str, pd.DataFrame]:
-    """Return the figures of an evaluation by method, as from `metrics.per_query`."""
-    table = pd.read_parquet(folder / "scores.parquet")
-    return {name: rows.droplevel("method") for name, rows in table.groupby("method", sort=False)}
-
-
 def read_chosen(folder: Path) -> dict[str, dict]:
     """Return by method the "representation" that val chose, its figure ("val"), and all that was "tried"."""
     return json.loads((folder / "chosen.json").read_text(encoding="utf-8"))

@@ -29,8 +29,7 @@ from capture_lib.profiles import Profile
 from capture_lib.utils import ROOT, InputError, is_main_process, wait_for_everyone
 
 RECORD = "stage.json"  # what a stage was made from
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "tokenizers", "numpy", "papermill",
-            "opencv-python-headless", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,7 @@ class Run:
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
-        bert = Path(self.profile.pretrain.bert).name
-        parameters["pretrain"] |= {"bert": bert, "log": ""}  # which, not where it lay
+        parameters["pretrain"] |= {"bert": Path(self.profile.pretrain.bert).name, "log": ""}  # not where it lay
         provenance = origin() | {
             "stem": stem, "profile": self.profile.name, "seed": self.seed,
             "catalog": self.catalog.name, "catalog_fingerprint": self.catalog.fingerprint(),

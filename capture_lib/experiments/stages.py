@@ -18,7 +18,6 @@ from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
 from capture_lib.training import batches, pretrain
-from capture_lib.utils import InputError
 
 MIN_FOREGROUNDS = 20  # fewer cannot train a detector
 MIN_PAIRS = 32  # fewer cannot train CAPTURE
@@ -35,7 +34,7 @@ def composites(run: Run) -> Path:
     """Return the folder with foregrounds and composites (notebook 02)."""
     settings = run.profile.synthesis
     if not run.catalog.photos:
-        raise InputError(f"{run.catalog.folder}: none of its photos is on disk; run `capture download` first")
+        raise utils.InputError(f"{run.catalog.folder}: none of its photos is on disk; run `capture download` first")
 
     def make(folder: Path) -> None:
         report = synthesis.cut_foregrounds(run.catalog, settings, folder)
@@ -107,22 +106,20 @@ def pretrained(run: Run) -> Pretrained:
     profile = run.profile
     tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
     enough = len(train) >= MIN_PAIRS
-    captioned = train if any(train["caption"]) else samples(run)
 
     def make(folder: Path) -> None:
         if utils.is_main_process():
             wanted = batches.with_vocabulary(profile.batches, profile.pretrain.bert)
-            batches.make_tokenizer(wanted, captioned["caption"], folder)
+            batches.make_tokenizer(wanted, train["caption"], folder)
         utils.wait_for_everyone()
         if enough:
             pairs = batches.make_pairs(train, store, batches.load_tokenizer(folder), profile.batches)
             model = pretrain.build_model(profile.capture, pairs, run.seed, tasks, profile.pretrain.bert)
-            settings = replace(profile.pretrain, tasks=tasks)
-            pretrain.train(model, pairs, profile.batches, settings, folder, run.seed)
+            pretrain.train(model, pairs, profile.batches, replace(profile.pretrain, tasks=tasks), folder, run.seed)
 
     settings = {"batches": profile.batches, "capture": profile.capture, "enough": enough,
                 "pretrain": pretrain.settings_of_result(profile.pretrain)}
-    read = captioned[["sample_id", "split", "image", "caption"]]
+    read = train[["sample_id", "split", "image", "caption"]]
     folder = run.stage(pretrain, settings, [store_folder], read, make, together=True)
     model = Capture.from_pretrained(folder).to(utils.pick_device()).eval() if enough else None
     return Pretrained(model, batches.load_tokenizer(folder), tasks, folder)

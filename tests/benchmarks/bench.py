@@ -12,7 +12,6 @@ from bench_pretraining import fastest, pretraining
 
 from capture_lib import profiles, world
 from capture_lib.catalog.photos import fit, load_photo
-from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.search import Item, Searcher
 from capture_lib.model.capture import Capture

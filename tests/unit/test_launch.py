@@ -14,6 +14,7 @@ from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import launch as launch_command
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
+from capture_lib.utils import InputError
 
 PROFILE = replace(TINY, capture=replace(TINY.capture, dropout=0.0))
 MADE = {"composites", "detector", "region_encoder", "region_store", "pretrain"}
@@ -73,7 +74,7 @@ def test_the_line_may_end_early_goes_on_and_a_log_makes_no_stage_anew(tmp_path, 
 
 @pytest.mark.parametrize(("error", "code", "said"), [
     (FloatingPointError("the loss mlm is nan"), 2, "the loss mlm is nan"),
-    (stages.InputError("no room"), 2, "no room"),
+    (InputError("no room"), 2, "no room"),
     (KeyboardInterrupt("interrupted at step 3"), 130, "interrupted at step 3"),
     (KeyboardInterrupt(), 130, "interrupted; the same command goes on")])
 def test_what_stops_it_is_one_line(tmp_path, monkeypatch, capsys, error, code, said):
