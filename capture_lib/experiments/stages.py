@@ -104,13 +104,12 @@ def pretrained(run: Run) -> Pretrained:
     store, store_folder = region_store(run)
     train = samples(run, "train")
     profile = run.profile
-    tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
+    tasks = profile.pretrain.tasks if any(train["caption"]) else ("mrp",)
     enough = len(train) >= MIN_PAIRS
 
     def make(folder: Path) -> None:
         if utils.is_main_process():
-            wanted = batches.with_vocabulary(profile.batches, profile.pretrain.bert)
-            batches.make_tokenizer(wanted, train["caption"], folder)
+            batches.make_tokenizer(train["caption"], folder, profile.pretrain.bert)
         utils.wait_for_everyone()
         if enough:
             pairs = batches.make_pairs(train, store, batches.load_tokenizer(folder), profile.batches)
@@ -118,7 +117,7 @@ def pretrained(run: Run) -> Pretrained:
             pretrain.train(model, pairs, profile.batches, replace(profile.pretrain, tasks=tasks), folder, run.seed)
 
     settings = {"batches": profile.batches, "capture": profile.capture, "enough": enough,
-                "pretrain": pretrain.settings_of_result(profile.pretrain)}
+                "pretrain": replace(profile.pretrain, keep_every=0, log="")}
     read = train[["sample_id", "split", "image", "caption"]]
     folder = run.stage(pretrain, settings, [store_folder], read, make, together=True)
     model = Capture.from_pretrained(folder).to(utils.pick_device()).eval() if enough else None

@@ -15,7 +15,7 @@ from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.search import Item, Searcher
 from capture_lib.model.capture import Capture
-from capture_lib.proposals import foregrounds, region_store
+from capture_lib.proposals import foregrounds
 from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.region_encoder import CropEncoder
 from capture_lib.retrieval import metrics, ranking
@@ -124,12 +124,12 @@ def untrained_searcher(folder: Path) -> Searcher:
     """Return a searcher of the cpu profile in the smallest world, with random vectors for a gallery."""
     catalog = runs.open_run("smoke").catalog
     profile = profiles.get("cpu")
-    tokenizer = batches.make_tokenizer(profile.batches, catalog.table["caption"], folder)
+    tokenizer = batches.make_tokenizer(catalog.table["caption"], folder)
     torch.manual_seed(0)  # the same number of instances every time
     device = pick_device()
     detector = Detector(profile.detector).to(device, memory_format=torch.channels_last).eval()
     encoder = CropEncoder(profile.encoder).to(device, memory_format=torch.channels_last).eval()
-    width = len(region_store.feature_probe(encoder, profile.regions))
+    width = 4 * profile.encoder.channels
     settings = replace(profile.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width)
     model = Capture(settings).to(device).eval()
 

@@ -34,9 +34,9 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     catalog = make_catalog(folder / "shop", train=2, gallery=6, val=2, test=2)
     torch.manual_seed(0)  # the same number of instances every time
     detector, encoder = Detector(TINY.detector).eval(), CropEncoder(TINY.encoder).eval()
-    width = len(region_store.feature_probe(encoder, TINY.regions))
+    width = 4 * TINY.encoder.channels
     table = catalog.split("gallery")
-    tokenizer = batches.make_tokenizer(TINY.batches, table["caption"], folder)
+    tokenizer = batches.make_tokenizer(table["caption"], folder)
     model = Capture(replace(TINY.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width)).eval()
     words = Words(list(table["caption"]) * 2, TINY.retrieval, 0)
     items = {row: Item(sample.sample_id, catalog.photos[sample.sample_id], sample.caption, sample.labels)
