@@ -5,7 +5,6 @@ beforehand; with `accelerate launch -m` before it, all processes describe region
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +16,6 @@ import pandas as pd
 from capture_lib import profiles, utils
 from capture_lib.catalog.table import Catalog, read_catalog
 from capture_lib.experiments import mining
-from capture_lib.experiments import synthesis_ablation as ablation
 from capture_lib.experiments.run import Run, default_catalog, open_run, read_record, reason
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import composites as synthesis
@@ -71,28 +69,6 @@ def composites(run: Run) -> Path:
 def lender() -> Catalog:
     """Return the world that lends its foregrounds."""
     return read_catalog(default_catalog(profiles.get("smoke")))
-
-
-def ablated(run: Run) -> dict[str, dict]:
-    """Return what each choice of the synthesis does to the detector (notebook 02).
-
-    As from `ablation.table`; empty where no photo of val has true boxes.
-    """
-    settings = {"ablation": run.profile.ablation, "detector": run.profile.detector}
-    source = composites(run)
-    table, truth = ablation.evaluated(run.catalog, run.profile.ablation, run.seed)
-    if table.empty:
-        return {}
-
-    def make(folder: Path) -> None:
-        paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
-        hits = ablation.hits(run.profile.ablation, source / "foregrounds.npy", run.profile.synthesis,
-                             run.profile.detector, paths, truth, run.seed)
-        utils.write_json(folder / "hits.json", {"hits": hits, "totals": [len(boxes) for boxes in truth]})
-
-    folder = run.stage(ablation, settings, [source], table[["sample_id", "image", "boxes"]], make)
-    found = json.loads((folder / "hits.json").read_text(encoding="utf-8"))
-    return ablation.table(found["hits"], found["totals"], run.seed)
 
 
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:

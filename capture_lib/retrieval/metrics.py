@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 
 from capture_lib.catalog.lists import find_lists, read_list
-from capture_lib.catalog.table import read_text
 from capture_lib.retrieval.statistics import RESAMPLES, bootstrap
-from capture_lib.utils import InputError, raise_faults, write_atomically
+from capture_lib.utils import InputError, raise_faults, read_text, write_atomically
 
 CUTOFFS = (10, 50, 100)
 DEFINITIONS = ("released", "standard")

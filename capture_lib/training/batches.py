@@ -16,11 +16,10 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Generator, Tensor
 
-from capture_lib.catalog.table import read_text
 from capture_lib.model.bert import bert_folder
 from capture_lib.model.losses import NOT_PREDICTED
 from capture_lib.proposals.region_store import RegionStore
-from capture_lib.utils import InputError
+from capture_lib.utils import InputError, read_text
 
 BROKEN_SHARE = 0.5  # of the pairs, for image-text matching (ITM)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
