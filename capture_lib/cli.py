@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 from typer import Argument, Option
@@ -11,7 +11,7 @@ from typer import Argument, Option
 from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
 
 # commands import what they use, so that `--help` and a mistake in an option are answered at once
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Product1M / CAPTURE, from catalog to report.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, from catalog to report.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,39 +20,38 @@ def main(arguments: list[str] | None = None) -> int:
     code = 2
     try:
         with command.make_context("capture", sys.argv[1:] if arguments is None else arguments) as context:
-            return command.invoke(context) or 0
+            return command.invoke(context) or 0  # some commands return nothing
     except typer.Exit as end:  # after --help
         return end.exit_code
     except typer.TyperException as error:  # a wrong option or command
         line = " ".join(error.format_message().split()).removesuffix(".") + "; --help tells more"
-    except (InputError, FloatingPointError) as error:  # the second: a training whose loss has no value
+    except (InputError, FloatingPointError) as error:  # the second: a loss without a value
         line = str(error)
-    except OSError as error:
+    except OSError as error:  # a full disk, for example
         reason = error.strerror or str(error) or type(error).__name__
         line = f"{error.filename}: {reason}" if error.filename else reason
     except KeyboardInterrupt:
-        line = "interrupted; what was done is kept; the same command goes on (`capture run` with --resume)"
+        line = "interrupted; what was done is kept; go on with the same command (`run --resume`)"
         code = 130
     print(f"capture: {line}", file=sys.stderr)
     return code
 
 
-FOLDER = {"file_okay": False, "writable": True}  # an output folder: refused before any work where a file stands
-FILE = {"dir_okay": False, "writable": True}  # an output file: refused where a folder stands
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps")  # matplotlib writes them
+FOLDER = {"file_okay": False, "writable": True}  # refused before any work where a file stands
+FILE = {"dir_okay": False, "writable": True}  # the same where a folder stands
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".pdf", ".svg")  # of matplotlib's
 MaybePath = Path | None
-ProfileName = Annotated[Literal["smoke", "cpu", "thorough", "gpu", "product1m"], Option("--profile")]
-Seed = Annotated[int, Option(help="of every random draw", min=0, max=2**32 - 1)]
+ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
 
 
 @app.command()
 def run(
     profile: ProfileName = "cpu",
-    catalog: Annotated[MaybePath, Option(help="a catalog's folder; default: the profile's drawn world")] = None,
-    only: Annotated[str | None, Option(help="one notebook, by its number", metavar="NN")] = None,
-    out: Annotated[MaybePath, Option(help="the report's folder; default: reports/PROFILE[-CATALOG]", **FOLDER)] = None,
-    seed: Seed = 0,
-    resume: Annotated[bool, Option("--resume", help="keep the notebooks that an earlier run finished")] = False,
+    catalog: MaybePath = Option(None, help="a catalog's folder; default: a drawn world"),
+    only: str | None = Option(None, help="one notebook, by its number", metavar="NN"),
+    out: MaybePath = Option(None, help="default: reports/PROFILE[-CATALOG]", **FOLDER),
+    seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
+    resume: bool = Option(False, "--resume", help="keep what an earlier run finished"),
 ) -> int:
     """Execute the notebooks and build the report."""
     from capture_lib import profiles
@@ -60,7 +59,7 @@ def run(
     from capture_lib.report import execute, site
 
     if profiles.get(profile).world is None and catalog is None:
-        raise InputError(f"profile {profile} has no world of its own: name a catalog with --catalog DIR")
+        raise InputError(f"profile {profile} has no world: name a catalog with --catalog DIR")
     name = f"{profile}-{read_catalog(catalog).folder.resolve().name}" if catalog else profile
     out = (out or REPORTS / name).resolve()
     try:
@@ -76,14 +75,14 @@ def run(
 
 @app.command()
 def catalog(
-    lists: Annotated[MaybePath, Option(help="folder with the released lists")] = None,
-    table: Annotated[MaybePath, Option(help="CSV or parquet table of your own")] = None,
-    world: Annotated[Literal["mini", "small", "full"] | None, Option(help="draw a world of this size")] = None,
-    images: Annotated[MaybePath, Option(help="with --table: the folder its image paths start from")] = None,
-    scenes: Annotated[MaybePath, Option(help="with --world: a folder of photos for backgrounds")] = None,
-    seed: Seed = 0,
-    out: Annotated[MaybePath, Option(help="the catalog's folder; default: data/NAME", **FOLDER)] = None,
-    add: Annotated[bool, Option("--add", help="with --lists or --table: add to the catalog at --out")] = False,
+    lists: MaybePath = Option(None, help="folder with the released lists"),
+    table: MaybePath = Option(None, help="CSV or parquet table of your own"),
+    world: Literal["mini", "small", "full"] | None = Option(None, help="draw one of a size"),
+    images: MaybePath = Option(None, help="the folder that --table's images are in"),
+    scenes: MaybePath = Option(None, help="photos for the backgrounds of --world"),
+    seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
+    out: MaybePath = Option(None, help="default: data/NAME", **FOLDER),
+    add: bool = Option(False, "--add", help="to the catalog that is at --out"),
 ) -> None:
     """Make a catalog of lists, of a table, or a drawn one."""
     from capture_lib import world as drawn
@@ -97,7 +96,7 @@ def catalog(
     if world and add or not world and (scenes or seed):
         raise InputError("--scenes and --seed go with --world, --add with --lists or --table")
     if (table is None) != (images is None):
-        raise InputError("--table and --images go together: the table, and the folder that its image paths start from")
+        raise InputError("--table and --images go together: a table, and the folder of its photos")
 
     # make the catalog
     if lists:
@@ -105,33 +104,33 @@ def catalog(
     elif table:
         made = from_table(table, images, out or DATA / (table.resolve().parent.name or "catalog"), add)
     else:
-        settings = replace(drawn.SIZES[world], seed=seed, scenes=str(scenes.resolve()) if scenes else "")
-        parts = ["world", world, scenes and scenes.resolve().name, seed and f"seed{seed}"]
+        scenes = str(scenes.resolve()) if scenes else ""
+        parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
         out = out or DATA / "-".join(part for part in parts if part)
-        drawn.build(settings, out)
+        drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
         made = read_catalog(out)
 
     # tell what it holds, what it lacks, and what is odd in the lists
-    counts = ", ".join(f"{name} {count:,}" for name, count in made.table["split"].value_counts().items())
-    print(f"{made.folder}: {len(made.table):,} samples ({counts})", *made.remarks(), sep="\n- ")
+    counts = made.table["split"].value_counts().to_string(header=False)
+    print(made.folder, counts, *made.remarks(), sep="\n")
     if lists:
         oddities = released.quality(lists)
         with write_atomically(made.folder / "quality.csv") as beside:
-            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # with the mark that spreadsheets look for
+            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # as spreadsheets want
         text = oddities.drop(columns="example").to_string(index=False, header=False)
         print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:", text, sep="\n")
 
 
 @app.command()
 def download(
-    catalog: Annotated[Path, Argument(help="a catalog's folder")],
-    connections: Annotated[int, Option(help="requests at the same time", min=1, max=100)] = 16,
-    per_host: Annotated[int, Option(help="photos of one host at the same time", min=1, max=100)] = 4,
-    interval: Annotated[float, Option(help="seconds between two requests to one host", min=0, max=3_600)] = 0.02,
-    seconds: Annotated[float, Option(help="limit for one answer", min=0.1, max=86_400)] = 60,
-    tries: Annotated[int, Option(help="of each address", min=1, max=100)] = 3,
-    export: Annotated[MaybePath, Option(help="fetch nothing; write the addresses for img2dataset", **FILE)] = None,
-    fetched: Annotated[MaybePath, Option("--import", help="folder: take in what img2dataset fetched")] = None,
+    catalog: Path = Argument(help="a catalog's folder"),
+    connections: int = Option(16, help="requests at the same time", min=1, max=100),
+    per_host: int = Option(4, help="those of one host", min=1, max=100),
+    interval: float = Option(0.02, help="seconds between those", min=0, max=3_600),
+    seconds: float = Option(60, help="limit for one answer", min=0.1, max=86_400),
+    tries: int = Option(3, help="of each address", min=1, max=100),
+    export: MaybePath = Option(None, help="write what img2dataset shall fetch", **FILE),
+    fetched: MaybePath = Option(None, "--import", help="take in what img2dataset fetched"),
 ) -> int:
     """Fetch the photos of a catalog."""
     from capture_lib.catalog import download as fetching
@@ -143,25 +142,27 @@ def download(
         return 0
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
-        print(f"{taken:,} photos taken in; {left:,} left out: on disk already, not decodable, or of no sample of ours")
+        print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, or no sample")
         return 0
-    missing = fetching.download(samples, fetching.DownloadSettings(connections, per_host, interval, seconds, tries))
+    settings = fetching.DownloadSettings(connections, per_host, interval, seconds, tries)
+    missing = fetching.download(samples, settings)
     count = len(read_catalog(catalog).photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
     if not missing.empty:
         reasons = missing["reason"].value_counts().head(5).to_string(header=False)
-        print(f"addresses without a photo, each in {catalog / 'missing.csv'}, by reason:", reasons, sep="\n")
-    return 0 if count or missing.empty else 1
+        print(f"without a photo, in {catalog / 'missing.csv'}, by reason:", reasons, sep="\n")
+    return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 
 @app.command()
 def evaluate(
-    lists: Annotated[Path, Option(help="folder with the released lists")],
-    rankings: Annotated[Path, Option(help="lines of query_id,gallery_id,…")],
-    json: Annotated[MaybePath, Option(help="write the figures here too", **FILE)] = None,
+    lists: Path = Option(help="folder with the released lists"),
+    rankings: Path = Option(help="lines of query_id,gallery_id,…"),
+    json: MaybePath = Option(None, help="write the figures here too", **FILE),
 ) -> None:
     """Score a rankings file, in both definitions."""
-    from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
+    from capture_lib.experiments.evaluation_files import evaluate_lists
+    from capture_lib.retrieval.metrics import DEFINITIONS
 
     result = evaluate_lists(lists, rankings)
     for warning in result["warnings"]:
@@ -177,12 +178,12 @@ def evaluate(
 
 @app.command()
 def search(
-    catalog: Annotated[Path, Argument(help="a catalog's folder")],
-    image: Annotated[Path, Option(help="the query photo")],
-    caption: Annotated[str, Option(help="its text, where there is one")] = "",
+    catalog: Path = Argument(help="a catalog's folder"),
+    image: Path = Option(help="the query photo"),
+    caption: str = Option("", help="its text, where there is one"),
     profile: ProfileName = "cpu",
-    seed: Seed = 0,
-    out: Annotated[Path, Option(help="picture of boxes and hits", **FILE)] = Path("search.jpg"),
+    seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
+    out: Path = Option(Path("search.jpg"), help="picture of boxes and hits", **FILE),
 ) -> None:
     """Find the products of a photo in a catalog's gallery."""
     if out.suffix.lower() not in PICTURES:
@@ -193,9 +194,9 @@ def search(
 
     load_photo(image)  # what cannot be read is said before anything is trained
     answer = search.open_searcher(run.open_run(profile, str(catalog), seed=seed)).search(image, caption, 10)
-    print(f"{image}: {len(answer.hits)} products found, compared by {answer.method}, reading {answer.representation}")
-    for number, (score, hits) in enumerate(zip(answer.scores, answer.hits, strict=True), start=1):
-        print(f"product {number} (objectness {score:.2f}):")
+    print(f"{len(answer.hits)} products, compared by {answer.method}, {answer.representation}")
+    for number, hits in enumerate(answer.hits, start=1):
+        print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
         for hit in hits[:5]:
             print(f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}")
     figures.draw_answer(answer, out)
@@ -204,10 +205,10 @@ def search(
 
 @app.command()
 def explore(
-    catalog: Annotated[MaybePath, Argument(help="a catalog's folder; default: a drawn world")] = None,
+    catalog: MaybePath = Argument(None, help="a catalog's folder; default: a drawn world"),
     profile: ProfileName = "cpu",
-    port: Annotated[int | None, Option(help="of the page; default: a free one from 8866 on", min=1, max=65_535)] = None,
-    no_browser: Annotated[bool, Option("--no-browser", help="print the address; open nothing")] = False,
+    port: int | None = Option(None, help="default: a free one from 8866 on", min=1, max=65_535),
+    no_browser: bool = Option(False, "--no-browser", help="print the address; open nothing"),
 ) -> int:
     """Click through results in the browser."""
     from capture_lib.explorer import widget

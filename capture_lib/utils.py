@@ -63,7 +63,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    beside.unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)  # of a process that was killed
     try:
         yield beside
         beside.replace(path)
@@ -73,7 +73,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 def write_json(file: Path, content: object) -> None:
     """Write readable JSON at once; NaN is refused."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)  # before anything is opened
     with write_atomically(file) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 

@@ -25,7 +25,7 @@ from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, UNCHANGED, V
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as storing
 from capture_lib.retrieval import embedding, ranking
-from capture_lib.retrieval.ranking import METHODS, Method, Ranking
+from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
 
@@ -173,9 +173,8 @@ def untrained(run: Run) -> Path:
         gallery = sets["gallery"]
         scores, chosen = evaluation.evaluate_methods(sets, ranking.possible_methods(test), depth)
         # two rankings that look at no query
-        rows = ranking.popularity(sets["val"].labels, ranking.first_labels(gallery), depth)
-        popular = [Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))] * len(test.ids)
-        random = ranking.chance(test, gallery, depth, run.seed)
+        popular = [evaluation.popularity(sets["val"], gallery, depth)] * len(test.ids)
+        random = evaluation.chance(test, gallery, depth, run.seed)
         scores["popularity"] = ranking.score(popular, test, gallery)
         scores["chance"] = ranking.score(random, test, gallery)
         evaluation.write_evaluation(folder, scores, chosen)

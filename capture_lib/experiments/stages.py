@@ -6,23 +6,21 @@ beforehand; with `accelerate launch -m` before it, all processes describe region
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from capture_lib import profiles, utils
 from capture_lib.catalog.table import Catalog, read_catalog
-from capture_lib.experiments import mining
 from capture_lib.experiments.run import Run, default_catalog, open_run, read_record, reason
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
-from capture_lib.retrieval import embedding, ranking, wccn
+from capture_lib.retrieval import embedding, ranking
 from capture_lib.training import batches, pretrain
 from capture_lib.utils import InputError
 
@@ -87,14 +85,12 @@ def trained_encoder(run: Run) -> tuple["torch.nn.Module", Path]:  # noqa: F821
     """Return the region encoder and its folder (notebook 03)."""
     settings = run.profile.encoder
     source = composites(run)
-    network, network_folder = trained_detector(run)
 
     def make(folder: Path) -> None:
-        if settings.kind == "crops":
-            utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
+        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
 
-    folder = run.stage(encoding, settings, [source, network_folder], None, make)
-    return encoding.load(settings, folder, network), folder
+    folder = run.stage(encoding, settings, [source], None, make)
+    return encoding.load(settings, folder), folder
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
@@ -155,41 +151,15 @@ def pairs_of(run: Run, table: pd.DataFrame, store: storing.RegionStore, trained:
 
 def embedded(run: Run) -> dict[str, embedding.EmbeddedSet]:
     """Return val, test and gallery, those that have samples, as vectors (notebook 05)."""
-    trained = pretrained(run)
-    words = caption_words(run)
-    store = region_store(run)[0]
-    maps = wccn_maps(run, trained, words)
+    trained, words, store = pretrained(run), caption_words(run), region_store(run)[0]
     sets = {}
     for split in ("val", "test", "gallery"):
         table = samples(run, split)
         if len(table):
-            vectors = embedding.embed_samples(table, pairs_of(run, table, store, trained), trained.model,
-                                              words, run.profile.instances, single=split == "gallery")
-            sets[split] = wccn.apply_maps(vectors, maps)
+            pairs = pairs_of(run, table, store, trained)
+            sets[split] = embedding.embed_samples(table, pairs, trained.model, words, run.profile.instances,
+                                                  single=split == "gallery")
     return sets
-
-
-def wccn_maps(run: Run, trained: Pretrained, words: embedding.Words | None) -> dict[str, np.ndarray]:
-    """Return the WCCN map (D, D) of each kind of vectors (notebook 08).
-
-    Empty where the profile has plain vectors, or where too few pairs can be mined.
-    """
-    mined = mined_neighbours(run, trained) if words and run.profile.retrieval.wccn else None
-    if mined is None:
-        return {}
-    table = samples(run, "train").iloc[mined.parts]
-    pairs = pairs_of(run, table, region_store(run)[0], trained)
-    parts = embedding.embed_samples(table, pairs, trained.model, words, run.profile.instances, single=True)
-    return wccn.learn_maps(parts.instance, mined.near, wccn.WccnSettings())
-
-
-def mined_neighbours(run: Run, trained: Pretrained) -> mining.Mined | None:
-    """Return the train photos of one product with their neighbours; None where they are too few."""
-    table = samples(run, "train")
-    store = region_store(run)[0]
-    if not any(table["caption"]):
-        return None
-    return mining.mine_neighbours(pairs_of(run, table, store, trained), list(table["caption"]), run.seed)
 
 
 def caption_words(run: Run) -> embedding.Words | None:
@@ -205,7 +175,7 @@ def caption_words(run: Run) -> embedding.Words | None:
 
 
 def choices(run: Run, sets: dict[str, embedding.EmbeddedSet]) -> tuple[dict, dict]:
-    """Return the `ranking.Choice` of val for each method, and the figures of all that was tried.
+    """Return the representation that val chose for each method, and the figures of all that was tried.
 
     They are kept for `capture search`.
 
@@ -217,18 +187,16 @@ def choices(run: Run, sets: dict[str, embedding.EmbeddedSet]) -> tuple[dict, dic
     settings = run.profile.retrieval
     val = sets.get("val")
     labelled = val if val and any(val.labels) else None
-    chosen = {}
-    tried = {}
-    kept = {}
-    for name, method in ranking.possible_methods(sets.get("test") or val, settings.wccn).items():
+    chosen, tried, kept = {}, {}, {}
+    for name, method in ranking.possible_methods(sets.get("test") or val).items():
         chosen[name], tried[name] = ranking.choose(method, labelled, sets["gallery"], settings.depth)
-        kept[name] = asdict(chosen[name]) | {"val": max(tried[name].values(), default=None)}
+        kept[name] = {"representation": chosen[name], "val": max(tried[name].values(), default=None)}
     utils.write_json(run.stages / CHOICES, {"record": choices_record(run), "choices": kept})
     return chosen, tried
 
 
 def stored_choices(run: Run) -> dict[str, dict]:
-    """Return what `choices` kept by method: representation, augmented, figure on val ("val").
+    """Return what `choices` kept by method: representation, figure on val ("val").
 
     Nothing where it no longer holds.
     """

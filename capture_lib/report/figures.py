@@ -20,7 +20,7 @@ from capture_lib.catalog.photos import load_photo
 from capture_lib.utils import write_atomically
 
 if TYPE_CHECKING:
-    from capture_lib.retrieval.search import Answer
+    from capture_lib.experiments.search import Answer
 
 CHINESE = re.compile(r"[\u2e80-\uffff✓◐○]")  # and the signs of our pages: few fonts have them
 # Noto of the package mplfonts, so that no figure depends on the machine's fonts
