@@ -1,101 +1,73 @@
 """The command line: `capture run | catalog | download | evaluate | search | explore`."""
 
-import os
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import typer
+from typer import Argument, Option
 
 from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
 
-# The other modules are imported by the commands that use them: they bring pandas or torch with
-# them, and `capture --help` and a mistake in an option are answered at once.
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Product1M / CAPTURE, from catalog to report.")
+# commands import what they use, so that `--help` and a mistake in an option are answered at once
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, from catalog to report.")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
     command = typer.main.get_command(app)
+    code = 2
     try:
-        with command.make_context("capture", sys.argv[1:] if arguments is None else list(arguments)) as context:
-            code = command.invoke(context)
-        sys.stdout.flush()  # a reader that has gone is noticed here
-        return code
+        with command.make_context("capture", sys.argv[1:] if arguments is None else arguments) as context:
+            return command.invoke(context) or 0  # some commands return nothing
     except typer.Exit as end:  # after --help
         return end.exit_code
     except typer.TyperException as error:  # a wrong option or command
-        path = error.ctx.command_path if getattr(error, "ctx", None) else "capture"
-        text = " ".join(error.format_message().split()).removesuffix(".")
-        return complain(f"{text}; see `{path} --help`")
-    except (InputError, FloatingPointError) as error:  # the second: a training whose loss has no value
-        return complain(str(error))
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
-        return complain(f"{error.filename}: {reason}" if error.filename else reason)
+        line = " ".join(error.format_message().split()).removesuffix(".") + "; --help tells more"
+    except (InputError, FloatingPointError) as error:  # the second: a loss without a value
+        line = str(error)
+    except OSError as error:  # a full disk, for example
+        reason = error.strerror or str(error) or type(error).__name__
+        line = f"{error.filename}: {reason}" if error.filename else reason
     except KeyboardInterrupt:
-        return complain("interrupted; what was done is kept; the same command goes on "
-                        "(`capture run` with --resume)", 130)
-
-
-def complain(line: str, code: int = 2) -> int:
-    """Print a line on the error stream; return the exit code."""
+        line = "interrupted; what was done is kept; go on with the same command (`run --resume`)"
+        code = 130
     print(f"capture: {line}", file=sys.stderr)
     return code
 
 
-# ---- options
-
-
-def option(text: str, *names: str, **more: object) -> object:
-    """Return an option with its line of help."""
-    return typer.Option(*names, help=text, **more)
-
-
-FOLDER = {"file_okay": False, "writable": True}  # an output folder: refused before any work where a file stands
-FILE = {"dir_okay": False, "writable": True}  # an output file: refused where a folder stands
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".pdf", ".svg", ".eps")  # matplotlib writes them
+FOLDER = {"file_okay": False, "writable": True}  # refused before any work where a file stands
+FILE = {"dir_okay": False, "writable": True}  # the same where a folder stands
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".pdf", ".svg")  # of matplotlib's
 MaybePath = Path | None
-CatalogFolder = Annotated[Path, typer.Argument(help="a catalog's folder")]
-MaybeCatalog = Annotated[Path | None, typer.Argument(help="a catalog's folder; default: the profile's drawn world")]
-ProfileName = Annotated[str, option("smoke, cpu, thorough, gpu or product1m", "--profile")]
-Seed = Annotated[int, option("of every random draw", min=0, max=2**32 - 1)]
-
-
-# ---- commands
+ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
 
 
 @app.command()
 def run(
     profile: ProfileName = "cpu",
-    catalog: Annotated[MaybePath, option("a catalog's folder; default: the profile's drawn world")] = None,
-    only: Annotated[str | None, option("one notebook, by its number", metavar="NN")] = None,
-    out: Annotated[MaybePath, option("the report's folder; default: reports/PROFILE[-CATALOG]", **FOLDER)] = None,
-    seed: Seed = 0,
-    resume: Annotated[bool, option("keep the notebooks that an earlier run finished", "--resume")] = False,
+    catalog: MaybePath = Option(None, help="a catalog's folder; default: a drawn world"),
+    only: str | None = Option(None, help="one notebook, by its number", metavar="NN"),
+    out: MaybePath = Option(None, help="default: reports/PROFILE[-CATALOG]", **FOLDER),
+    seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
+    resume: bool = Option(False, "--resume", help="keep what an earlier run finished"),
 ) -> int:
     """Execute the notebooks and build the report."""
     from capture_lib import profiles
     from capture_lib.catalog.table import read_catalog
     from capture_lib.report import execute, site
 
-    name = profile
     if profiles.get(profile).world is None and catalog is None:
-        raise InputError(f"profile {profile} has no world of its own: name a catalog with --catalog DIR")
-    if catalog:
-        name += f"-{read_catalog(catalog).folder.resolve().name}"
+        raise InputError(f"profile {profile} has no world: name a catalog with --catalog DIR")
+    name = f"{profile}-{read_catalog(catalog).folder.resolve().name}" if catalog else profile
     out = (out or REPORTS / name).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume)
     except execute.NotebookFailed as failure:
-        site.build(out)
-        return complain(str(failure), 1)
+        site.build(out)  # of what there is
+        print(f"capture: {failure}", file=sys.stderr)
+        return 1
     site.build(out)
     print(*site.summary(out), sep="\n")
     return 0
@@ -103,16 +75,17 @@ def run(
 
 @app.command()
 def catalog(
-    lists: Annotated[MaybePath, option("folder with the released lists")] = None,
-    table: Annotated[MaybePath, option("CSV or parquet table of your own")] = None,
-    world: Annotated[str | None, option("draw a world: mini, small or full")] = None,
-    images: Annotated[MaybePath, option("with --table: the folder its image paths start from")] = None,
-    scenes: Annotated[MaybePath, option("with --world: a folder of photos for backgrounds")] = None,
-    seed: Seed = 0,
-    out: Annotated[MaybePath, option("the catalog's folder; default: data/NAME", **FOLDER)] = None,
-    add: Annotated[bool, option("with --lists or --table: add to the catalog at --out", "--add")] = False,
-) -> int:
+    lists: MaybePath = Option(None, help="folder with the released lists"),
+    table: MaybePath = Option(None, help="CSV or parquet table of your own"),
+    world: Literal["mini", "small", "full"] | None = Option(None, help="draw one of a size"),
+    images: MaybePath = Option(None, help="the folder that --table's images are in"),
+    scenes: MaybePath = Option(None, help="photos for the backgrounds of --world"),
+    seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
+    out: MaybePath = Option(None, help="default: data/NAME", **FOLDER),
+    add: bool = Option(False, "--add", help="to the catalog that is at --out"),
+) -> None:
     """Make a catalog of lists, of a table, or a drawn one."""
+    from capture_lib import world as drawn
     from capture_lib.catalog import lists as released
     from capture_lib.catalog.own_table import from_table
     from capture_lib.catalog.table import read_catalog
@@ -120,175 +93,124 @@ def catalog(
     # check that there is one source, and the options that go with it
     if sum(source is not None for source in (lists, table, world)) != 1:
         raise InputError("a catalog has one source: give --lists, --table or --world")
-    if world is None and (scenes or seed):
-        raise InputError("--scenes and --seed go with --world")
-    if world is not None and add:
-        raise InputError("--add goes with --lists or --table; a world is drawn as a whole")
+    if world and add or not world and (scenes or seed):
+        raise InputError("--scenes and --seed go with --world, --add with --lists or --table")
     if (table is None) != (images is None):
-        raise InputError("--table and --images go together: the table, and the folder that its image paths start from")
+        raise InputError("--table and --images go together: a table, and the folder of its photos")
 
-    # make it
-    if world is not None:
-        made = read_catalog(draw_world(world, scenes, seed, out))
-    elif table is not None:
+    # make the catalog
+    if lists:
+        made = released.from_lists(lists, out or DATA / (lists.resolve().name or "catalog"), add)
+    elif table:
         made = from_table(table, images, out or DATA / (table.resolve().parent.name or "catalog"), add)
     else:
-        made = released.from_lists(lists, out or DATA / (lists.resolve().name or "catalog"), add)
+        scenes = str(scenes.resolve()) if scenes else ""
+        parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
+        out = out or DATA / "-".join(part for part in parts if part)
+        drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
+        made = read_catalog(out)
 
-    # tell what it holds and what it lacks
-    labels = made.table["labels"].explode().dropna()
-    counts = ", ".join(f"{name} {count:,}" for name, count in made.table["split"].value_counts().items())
-    print(f"{made.folder}: {len(made.table):,} samples ({counts}), {labels.nunique():,} distinct labels, "
-          f"{len(labels):,} label occurrences")
-    for remark in made.remarks():
-        print(f"- {remark}")
-
-    if lists is not None:
-        oddities = released.quality(lists, made)
+    # tell what it holds, what it lacks, and what is odd in the lists
+    counts = made.table["split"].value_counts().to_string(header=False)
+    print(made.folder, counts, *made.remarks(), sep="\n")
+    if lists:
+        oddities = released.quality(lists)
         with write_atomically(made.folder / "quality.csv") as beside:
-            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # with the mark that spreadsheets look for
-        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
-        for what, name, count, _, action in oddities.itertuples(index=False):
-            print(f"{count:>9,}  {name:<9}  {what} ({action})")
-    return 0
-
-
-def draw_world(size: str, scenes: Path | None, seed: int, out: Path | None) -> Path:
-    """Draw the world of a size unless it is there; return its catalog's folder."""
-    from capture_lib import world
-
-    if size not in world.SIZES:
-        raise InputError(f"--world {size!r} is unknown; use one of {', '.join(world.SIZES)}")
-    settings = replace(world.SIZES[size], seed=seed)
-    name = f"world-{size}"
-    if scenes:
-        settings = replace(settings, scenes=str(scenes.resolve()))
-        name += f"-{scenes.resolve().name}"
-    if seed:
-        name += f"-seed{seed}"
-    world.build(settings, out or DATA / name)
-    return out or DATA / name
+            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # as spreadsheets want
+        text = oddities.drop(columns="example").to_string(index=False, header=False)
+        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:", text, sep="\n")
 
 
 @app.command()
 def download(
-    catalog: CatalogFolder,
-    connections: Annotated[int, option("requests at the same time", min=1, max=500)] = 16,
-    per_host: Annotated[int, option("photos of one host at the same time", min=1, max=500)] = 4,
-    interval: Annotated[float, option("seconds between two requests to one host", min=0, max=3_600)] = 0.02,
-    seconds: Annotated[float, option("limit for one answer", min=0.1, max=86_400)] = 60,
-    tries: Annotated[int, option("of each address", min=1, max=100)] = 3,
-    export: Annotated[MaybePath, option("fetch nothing; write the addresses for img2dataset", **FILE)] = None,
-    fetched: Annotated[MaybePath, option("folder: take in what img2dataset fetched", "--import")] = None,
+    catalog: Path = Argument(help="a catalog's folder"),
+    connections: int = Option(16, help="requests at the same time", min=1, max=100),
+    per_host: int = Option(4, help="those of one host", min=1, max=100),
+    interval: float = Option(0.02, help="seconds between those", min=0, max=3_600),
+    seconds: float = Option(60, help="limit for one answer", min=0.1, max=86_400),
+    tries: int = Option(3, help="of each address", min=1, max=100),
+    export: MaybePath = Option(None, help="write what img2dataset shall fetch", **FILE),
+    fetched: MaybePath = Option(None, "--import", help="take in what img2dataset fetched"),
 ) -> int:
     """Fetch the photos of a catalog."""
-    from capture_lib.catalog import download, shards
-    from capture_lib.catalog.table import Catalog, read_catalog
+    from capture_lib.catalog import download as fetching
+    from capture_lib.catalog.table import read_catalog
 
-    if export and fetched:
-        raise InputError("--export and --import are two steps: give one of them")
     samples = read_catalog(catalog)
     if export:
-        print(f"{export}: {shards.export_addresses(samples, export):,} addresses")
+        print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
         return 0
-    missing = {}
     if fetched:
-        taken, refused = shards.import_photos(samples, fetched)
-        print(f"{taken:,} photos taken in, {refused:,} refused (not a photo that decodes, or no sample of ours)")
-    else:
-        settings = download.DownloadSettings(connections, per_host, interval, seconds, tries)
-        missing = download.download(samples, settings)
-    count = len(Catalog(samples.folder, samples.table).photos)  # looked for anew
+        taken, left = fetching.import_photos(samples, fetched)
+        print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, or no sample")
+        return 0
+    settings = fetching.DownloadSettings(connections, per_host, interval, seconds, tries)
+    missing = fetching.download(samples, settings)
+    count = len(read_catalog(catalog).photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
-    if missing:
-        reasons = Counter(reason for by_address in missing.values() for reason in by_address.values())
-        counts = ", ".join(f"{reason} ({times:,})" for reason, times in reasons.most_common(5))
-        print(f"{len(missing):,} could not be fetched, each named in {catalog / 'missing.csv'}; "
-              f"addresses by reason: {counts}")
-    return 0 if count or not missing else 1
+    if not missing.empty:
+        reasons = missing["reason"].value_counts().head(5).to_string(header=False)
+        print(f"without a photo, in {catalog / 'missing.csv'}, by reason:", reasons, sep="\n")
+    return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 
 @app.command()
 def evaluate(
-    lists: Annotated[Path, option("folder with the released lists")],
-    rankings: Annotated[Path, option("lines of query_id,gallery_id,…")],
-    json: Annotated[MaybePath, option("write the figures here too", **FILE)] = None,
-) -> int:
+    lists: Path = Option(help="folder with the released lists"),
+    rankings: Path = Option(help="lines of query_id,gallery_id,…"),
+    json: MaybePath = Option(None, help="write the figures here too", **FILE),
+) -> None:
     """Score a rankings file, in both definitions."""
-    from capture_lib.retrieval.metrics import DEFINITIONS, evaluate_lists
+    from capture_lib.experiments.evaluation_files import evaluate_lists
+    from capture_lib.retrieval.metrics import DEFINITIONS
 
     result = evaluate_lists(lists, rankings)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{result['queries']:,} queries; percent with 95% intervals over queries")
-    print(" " * 10 + "".join(f"{definition:>26}" for definition in DEFINITIONS))
-    for figure in result["released"]:
-        line = f"{figure:10}"
-        for definition in DEFINITIONS:
-            value, low, high = (100 * result[definition][figure][end] for end in ("value", "low", "high"))
-            line += f"{value:>10.2f} [{low:6.2f}, {high:6.2f}]"
-        print(line)
+    for definition in DEFINITIONS:
+        for figure, value in result[definition].items():
+            low, middle, high = (100 * value[end] for end in ("low", "value", "high"))
+            print(f"{definition:>10} {figure:10} {middle:6.2f} [{low:6.2f}, {high:6.2f}]")
     if json:
         write_json(json, result)
-    return 0
 
 
 @app.command()
 def search(
-    catalog: CatalogFolder,
-    image: Annotated[Path, option("the query photo")],
-    caption: Annotated[str, option("its text, where there is one")] = "",
+    catalog: Path = Argument(help="a catalog's folder"),
+    image: Path = Option(help="the query photo"),
+    caption: str = Option("", help="its text, where there is one"),
     profile: ProfileName = "cpu",
-    seed: Seed = 0,
-    out: Annotated[Path, option("picture of boxes and hits", **FILE)] = Path("search.jpg"),
-) -> int:
+    seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
+    out: Path = Option(Path("search.jpg"), help="picture of boxes and hits", **FILE),
+) -> None:
     """Find the products of a photo in a catalog's gallery."""
-    from capture_lib.catalog.photos import load_photo
-    from capture_lib.catalog.table import read_catalog
-
-    # what cannot be read or written is said before anything is imported or trained
     if out.suffix.lower() not in PICTURES:
         raise InputError(f"--out {out}: end the picture's name with one of {', '.join(PICTURES)}")
-    read_catalog(catalog)
-    load_photo(image)
-
+    from capture_lib.catalog.photos import load_photo
     from capture_lib.experiments import run, search
     from capture_lib.report import figures
 
-    searcher = search.open_searcher(run.open_run(profile, str(catalog), seed=seed))
-    answer = searcher.search(image, caption, 10)
-    if answer.hits:
-        print(f"compared by {answer.method}, reading {answer.representation}")
-    else:
-        print(f"{image}: no product was found in this photo, so there is nothing to search for")
-    for number, (score, hits) in enumerate(zip(answer.scores, answer.hits, strict=True), start=1):
-        print(f"product {number} (objectness {score:.2f}):")
+    load_photo(image)  # what cannot be read is said before anything is trained
+    answer = search.open_searcher(run.open_run(profile, str(catalog), seed=seed)).search(image, caption, 10)
+    print(f"{len(answer.hits)} products, compared by {answer.method}, {answer.representation}")
+    for number, hits in enumerate(answer.hits, start=1):
+        print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
         for hit in hits[:5]:
             print(f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}")
     figures.draw_answer(answer, out)
     print(f"picture: {out}")
-    return 0
 
 
 @app.command()
 def explore(
-    catalog: MaybeCatalog = None,
+    catalog: MaybePath = Argument(None, help="a catalog's folder; default: a drawn world"),
     profile: ProfileName = "cpu",
-    port: Annotated[int | None, option("of the page; default: a free one from 8866 on", min=1, max=65_535)] = None,
-    no_browser: Annotated[bool, option("print the address; open nothing", "--no-browser")] = False,
+    port: int | None = Option(None, help="default: a free one from 8866 on", min=1, max=65_535),
+    no_browser: bool = Option(False, "--no-browser", help="print the address; open nothing"),
 ) -> int:
     """Click through results in the browser."""
-    from capture_lib.catalog.table import read_catalog
-
-    if catalog:
-        read_catalog(catalog)  # a wrong folder is told before the imports, which take a while
-
-    from capture_lib import profiles
     from capture_lib.explorer import widget
 
-    profiles.get(profile)
     return widget.serve(profile, catalog, port, not no_browser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from capture_lib.experiments.synthesis_ablation import AblationSettings
 from capture_lib.experiments.variants import ComparisonSettings
 from capture_lib.model.capture import CaptureSettings
 from capture_lib.proposals.composites import SynthesisSettings
@@ -30,7 +29,6 @@ LARGE_ENCODER = EncoderSettings(backbone="resnet34", crop=96, channels=512, step
                                 learning_rate=2e-3)
 LARGE_PRETRAIN = PretrainSettings(epochs=10, batch=512, learning_rate=2e-4, keep_every=500)
 LARGE_REGIONS = RegionSettings(max_regions=36, batch=256, workers=16)
-LARGE_ABLATION = AblationSettings(composites=10_000, steps=1_000, photos=1_000)
 RATES = (0.5, 1.0, 2.0)
 
 
@@ -41,7 +39,6 @@ class Profile:
     name: str
     world: WorldSettings | None
     synthesis: SynthesisSettings = SynthesisSettings()
-    ablation: AblationSettings = AblationSettings()
     detector: DetectorSettings = DetectorSettings()
     encoder: EncoderSettings = EncoderSettings()
     regions: RegionSettings = RegionSettings()
@@ -56,7 +53,6 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", SIZES["mini"], SynthesisSettings(photos=300, composites=400),
-        AblationSettings(composites=30, steps=2, photos=8),
         DetectorSettings(steps=60, enlarged=(1.0,), search_size=128), EncoderSettings(steps=40, batch=32),
         RegionSettings(max_regions=6), capture=TINY_CAPTURE, pretrain=PretrainSettings(epochs=2, batch=32),
         instances=InstanceSettings(min_score=0.3)),  # after 60 steps, a detector is never sure
@@ -65,12 +61,11 @@ PROFILES = {
                         comparison=ComparisonSettings(epochs=3, seeds=3, rates=RATES)),
     "gpu": Profile(
         "gpu", SIZES["full"], SynthesisSettings(photos=60_000, composites=60_000, **LARGE_PHOTOS),
-        LARGE_ABLATION, LARGE_DETECTOR, LARGE_ENCODER, LARGE_REGIONS, capture=CaptureSettings(),
-        pretrain=LARGE_PRETRAIN,
+        LARGE_DETECTOR, LARGE_ENCODER, LARGE_REGIONS, capture=CaptureSettings(), pretrain=LARGE_PRETRAIN,
         comparison=ComparisonSettings(epochs=2, seeds=3, rates=RATES, parallel_jobs=0)),
     "product1m": Profile(
         "product1m", None, SynthesisSettings(photos=200_000, composites=200_000, **LARGE_PHOTOS),
-        LARGE_ABLATION, replace(LARGE_DETECTOR, steps=30_000), replace(LARGE_ENCODER, steps=30_000),
+        replace(LARGE_DETECTOR, steps=30_000), replace(LARGE_ENCODER, steps=30_000),
         LARGE_REGIONS, capture=CaptureSettings(), pretrain=replace(LARGE_PRETRAIN, keep_every=2_000),
         comparison=ComparisonSettings(epochs=1, rates=RATES, parallel_jobs=0)),
 }

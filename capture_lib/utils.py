@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -24,45 +24,46 @@ NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"
 MAX_ERRORS_SHOWN = 20
-MAX_WAIT = timedelta(days=7)  # the other processes wait while the main one trains a detector
-
-Item = TypeVar("Item")
-
-
-# ---- wrong input
 
 
 class InputError(ValueError):
-    """What a user handed in is wrong: one line a fault, with file, line or field, and what to do."""
+    """A user's input is wrong: one line a fault, with file, line or field, and what to do."""
 
 
 def raise_faults(faults: list[str]) -> None:
     """Raise one InputError with a line for each fault, the first 20 of them; do nothing without faults."""
-    if not faults:
-        return
     lines = faults[:MAX_ERRORS_SHOWN]
-    hidden = len(faults) - len(lines)
-    if hidden:
-        lines.append(f"… and {hidden:,} more faults of this kind")
-    raise InputError("\n".join(lines))
+    if len(faults) > len(lines):
+        lines.append(f"… and {len(faults) - len(lines):,} more faults of this kind")
+    if lines:
+        raise InputError("\n".join(lines))
 
 
-# ---- files
+def read_text(file: Path) -> str:
+    """Return the text of a UTF-8 file without its byte order mark; InputError names a line that is not."""
+    try:
+        raw = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    place = raw.find(b"\x00")  # as in UTF-16, or a binary file
+    try:
+        if place < 0:
+            return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = error.start
+    line = raw.count(b"\n", 0, place) + 1
+    raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8")
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside the file `path` to write to; it takes the file's place on success only.
-
-    Raises:
-        InputError: `path` is a folder, which would be lost; nothing is written.
-    """
+    """Yield a path beside the file `path` to write to; it takes the file's place on success only."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    beside.unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)  # of a process that was killed
     try:
         yield beside
         beside.replace(path)
@@ -72,7 +73,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 def write_json(file: Path, content: object) -> None:
     """Write readable JSON at once; NaN is refused."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)  # before anything is opened
     with write_atomically(file) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 
@@ -115,11 +116,16 @@ def accelerator() -> "Accelerator":
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 
     PartialState._reset_state()  # that of the process which this one was forked from, as in a notebook
+<<<<<<< HEAD
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))  # while the main process trains a detector
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
+=======
     patience = InitProcessGroupKwargs(timeout=MAX_WAIT)
     # some pretext tasks leave weights unused, the same in every step
     gradients = DistributedDataParallelKwargs(static_graph=True)
     on_cpu = not torch.cuda.is_available()
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience, gradients])
+>>>>>>> t-training
 
 
 def wait_for_everyone() -> None:
@@ -130,28 +136,19 @@ def wait_for_everyone() -> None:
 
 @contextmanager
 def process_map(workers: int, chunk: int = 1) -> Iterator[Callable[..., Iterator]]:
-    """Yield a `map` by so many processes of one OpenCV thread each; by this process if `workers` is 0.
-
-    They are spawned, because a fork of a process that runs torch may hang.
-
-    Args:
-        chunk: items that a process takes at a time.
-    """
+    """Yield a `map` by so many processes, which take `chunk` items at a time; by this process if `workers` is 0."""
     if not workers:
         yield map
         return
     import cv2
 
-    context = get_context("spawn")
+    context = get_context("spawn")  # a fork of a process that runs torch may hang
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield partial(pool.map, chunksize=chunk)
 
 
-# ---- progress
-
-
 def in_report() -> bool:
-    """Return True while a notebook runs headless for a report (the runner sets CAPTURE_REPORT=1)."""
+    """Return True while a notebook runs headless for a report."""
     return os.environ.get("CAPTURE_REPORT") == "1"
 
 
@@ -161,14 +158,8 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def progress(
-    iterable: Iterable[Item], label: str, total: int | None = None, note: Callable[[], str] = str
-) -> Iterator[Item]:
-    """Iterate with a live bar on a terminal or in a notebook; print one summary line in a report or a log.
-
-    Args:
-        note: returns what is said beside the bar and at the end of the line, such as the last losses.
-    """
+def progress(iterable: Iterable, label: str, total: int | None = None, note: Callable[[], str] = str) -> Iterator:
+    """Iterate with a live bar for a person; print one line in a report or a log. `note` returns what to add to it."""
     if not is_main_process():
         yield from iterable
         return

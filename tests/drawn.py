@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from capture_lib.catalog.table import Catalog, read_catalog, write_catalog
-from capture_lib.experiments.synthesis_ablation import AblationSettings
 from capture_lib.model.capture import CaptureSettings
 from capture_lib.profiles import Profile
 from capture_lib.proposals import composites as synthesis
@@ -26,7 +25,6 @@ KINDS = 8  # products that differ in colour and band
 GROUND = 245  # grey of the drawn ground
 TINY = Profile(
     "tiny", None, SynthesisSettings(photos=24, foreground_size=48, composites=40, size=48, max_products=3, workers=0),
-    AblationSettings(composites=20, steps=2, photos=4, parallel_jobs=1),
     DetectorSettings(backbone="test_resnet", size=48, search_size=48, channels=16, anchors=(12, 24, 36), steps=6, batch=4),
     EncoderSettings(backbone="test_resnet", crop=16, channels=4, steps=4, batch=6),
     RegionSettings(max_regions=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),

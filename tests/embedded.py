@@ -16,7 +16,7 @@ def random_set(labels: list[list[str]], instances: int = 1, seed: int = 0, width
     instance = {name: rng.normal(size=(len(owners), width)).astype(np.float32) for name in NAMES}
     ids = [f"{seed}-{i}" for i in range(len(labels))]
     regions = np.concatenate([np.arange(count) for count in counts])
-    return EmbeddedSet(ids, labels, [f"caption {i}" for i in ids], owners, regions, image, instance)
+    return EmbeddedSet(ids, labels, owners, regions, image, instance)
 
 
 def gallery_set(count: int = 40, seed: int = 9) -> EmbeddedSet:

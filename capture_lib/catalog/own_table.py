@@ -4,154 +4,103 @@ import csv
 import filecmp
 import io
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from capture_lib.catalog.checks import is_inside, is_url, read_text, row_faults
+from capture_lib.catalog.checks import is_inside, is_url, row_faults
 from capture_lib.catalog.lists import split_labels
 from capture_lib.catalog.photos import load_photo
-from capture_lib.catalog.table import SCHEMA, Catalog, is_missing, merged, read_catalog, read_parquet, write_catalog
-from capture_lib.utils import InputError, progress, raise_faults, write_atomically
+from capture_lib.catalog.table import EMPTY, SCHEMA, Catalog, merged, read_catalog, read_parquet, write_catalog
+from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
 
 REQUIRED = ("sample_id", "image")
-MISSING = {"split": "every sample counts as train", "caption": "no sample has a caption",
-           "labels": "no sample has labels, so no ranking can be scored",
-           "boxes": "no true boxes, so proposals cannot be scored"}  # legal, and what it means
-
 
 def from_table(file: Path, images: Path, out: Path, add: bool = False) -> Catalog:
-    """Make a catalog of a table and its photos; print which columns are missing or unknown.
+    """Make the catalog `out` of a table and its photos, or `add` them to it; print the columns that are unknown.
 
-    Args:
-        file: the columns are described in data/README.md; a row without a split counts as train.
-        images: the folder that the `image` paths start from; no path and no link may leave it.
-        out: the catalog's folder; nothing is written unless every row and every photo is fine.
-        add: the rows join the catalog that is there, after its own.
-
-    Raises:
-        InputError: every fault of the table and every photo that cannot be used, a line each; or `out` holds
-            another catalog and `add` is not set.
+    The photos lie below the folder `images`. InputError has a line for each fault; nothing is written then.
     """
-    images, out = Path(images), Path(out)
+    if not images.is_dir():
+        raise InputError(f"--images {images}: no such folder")
     faults: list[str] = []
-    table = read_table(Path(file), faults)
-    targets = {}  # where each photo shall lie in the catalog
-    for image in table["image"]:
-        if not is_url(image) and is_inside(image):
-            targets[image] = f"images/{image.removeprefix('images/')}"
+    table = read_table(file, faults)
     faults += row_faults(table)
-    faults += photo_faults(table, targets, images, out)
+    copies = {}  # from, to
+    for row in progress(table.itertuples(), "photos checked", len(table)):
+        if not is_url(row.image) and is_inside(row.image):
+            photo = images / row.image
+            copies[photo] = out / "images" / row.image
+            try:
+                check_photo(photo, copies[photo], images)
+            except InputError as error:
+                faults.append(f"{row.Index}, sample_id {row.sample_id!r:.80}: {error}")
     raise_faults(faults)
 
     # photos first, the table last: an interrupted command can be given again
-    table["image"] = [targets.get(image, image) for image in table["image"]]
+    table["image"] = [image if is_url(image) else f"images/{image}" for image in table["image"]]
     rows = merged(out, table, add)
-    for image, target in targets.items():
-        if not (out / target).is_file():
-            with write_atomically(out / target) as beside:
-                shutil.copyfile(images / image, beside)
-    if rows is not None:
-        write_catalog(rows, out)
+    for photo, target in copies.items():
+        if not target.is_file():
+            with write_atomically(target) as beside:
+                shutil.copyfile(photo, beside)
+    write_catalog(rows, out)
     return read_catalog(out)
 
 
-def photo_faults(table: pd.DataFrame, targets: dict[str, str], images: Path, out: Path) -> Iterator[str]:
-    """Yield a sentence for each row whose photo cannot be used."""
-    if targets and not images.is_dir():
-        yield f"--images {images}: no such folder"
-        return
-    owners: dict[str, str] = {}
-    faults = {}
-    for image, target in progress(targets.items(), "photos checked", len(targets)):
-        owner = owners.setdefault(target, image)
-        if owner != image:
-            faults[image] = f"image {image} and {owner} would lie in one place; rename one"
-        else:
-            faults[image] = photo_fault(images, image, out / target)
-    for row in table.itertuples():
-        if faults.get(row.image):
-            yield f"{row.Index}, sample_id {row.sample_id!r:.80}: {faults[row.image]}"
-
-
-def photo_fault(images: Path, image: str, target: Path) -> str:
-    """Return why a photo cannot be copied to `target`; nothing where it can."""
-    photo = images / image
-    inside = Path(os.path.realpath(photo)).is_relative_to(os.path.realpath(images))
-    if os.path.lexists(photo) and not (inside and os.path.isfile(photo)):  # reading a pipe would wait for ever
-        return f"image {image} is no file, or a link that leaves {images}; put the photo itself there"
-    try:
-        load_photo(photo)
-    except InputError as error:
-        return str(error)
+def check_photo(photo: Path, target: Path, images: Path) -> None:
+    """Raise InputError unless a photo decodes, lies in the folder `images` and can be copied to `target`."""
+    if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
+        raise InputError(f"{photo}: no such photo, or a link that leaves {images}")
+    load_photo(photo)
     if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
-        return f"image {image}: another photo of this name is in the catalog; rename it"
-    return ""
+        raise InputError(f"{photo}: another photo of this name is in the catalog; rename it")
 
 
 def read_table(file: Path, faults: list[str]) -> pd.DataFrame:
-    """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row.
-
-    Raises:
-        InputError: the table cannot be read at all: no such file, another encoding, no rows, a column it must have.
-    """
+    """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row."""
     if not file.is_file():
         raise InputError(f"{file}: no such table")
     table = read_parquet(file) if file.suffix == ".parquet" else read_csv(file, faults)
-    lacking = [f"column {name} is missing" for name in REQUIRED if name not in table]
-    if lacking:
-        raise InputError(f"{file}: {' and '.join(lacking)}; the header reads {','.join(map(str, table))!r:.120}")
+    for name in REQUIRED:
+        if name not in table:
+            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(map(str, table))!r:.120}")
     if table.empty and not faults:
         raise InputError(f"{file}: the table has no rows")
-    for name, meaning in MISSING.items():
-        if name not in table:
-            print(f"note: {file}: column {name} is missing: {meaning}")
     unknown = [str(name) for name in table if name not in SCHEMA.names]
     if unknown:
         print(f"note: {file}: columns that are not known here are left out: {', '.join(unknown):.200}")
-    rows = []
-    for place, cells in zip(table.index, table.to_dict("records"), strict=True):
-        rows.append(our_cells(cells, place, faults))
+    rows = [our_cells(cells, place, faults) for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
     return pd.DataFrame(rows, index=table.index, columns=SCHEMA.names, dtype=object)
 
 
 def our_cells(cells: dict, place: str, faults: list[str]) -> dict:
     """Return a user's row as one of ours; add a sentence to `faults` for each cell that is no list."""
-    row = {name: "" if is_missing(cells.get(name)) else str(cells[name]).strip() for name in SCHEMA.names}
+    row = {name: str(cells.get(name) or "").strip() or EMPTY.get(name) for name in SCHEMA.names}
     row["split"] = row["split"] or "train"
-    if row["image"] and "://" not in row["image"]:
+    if row["image"] and not is_url(row["image"]):
         row["image"] = str(PurePosixPath(row["image"].replace("\\", "/")))
-    for name in ("mirror", "products", "combination"):
-        row[name] = row[name] or None
     labels = cells.get("labels")
-    row["labels"] = list(map(str, labels)) if isinstance(labels, list) else split_labels(row["labels"])
-    wrong = []
-    for name in ("boxes", "box_labels"):
-        try:
-            row[name] = parse_list(cells.get(name))
-        except ValueError as error:
-            wrong.append(f"{place}, sample_id {row['sample_id']!r:.80}, field {name}: {error}")
-    if wrong:
+    row["labels"] = list(map(str, labels)) if isinstance(labels, list) else split_labels(row["labels"] or "")
+    try:
+        row["boxes"] = parse_list(cells.get("boxes"))
+        row["box_labels"] = list(map(str, parse_list(cells.get("box_labels"))))
+    except ValueError as error:
+        faults.append(f"{place}, sample_id {row['sample_id']!r:.80}, field boxes or box_labels: {error}")
         row["boxes"] = row["box_labels"] = []  # no second complaint
-    faults += wrong
-    row["box_labels"] = list(map(str, row["box_labels"]))
     return row
 
 
 def parse_list(cell: object) -> list:
     """Return a list, or a JSON list as text; nothing is an empty list. ValueError: it is neither."""
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell or "[]")
-            json.dumps(cell, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not JSON ({str(error):.60})") from None
-    if cell is not None and not isinstance(cell, list):
+    try:
+        found = json.loads(cell or "[]") if isinstance(cell, str) else cell or []
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({str(error):.60})") from None
+    if not isinstance(found, list):
         raise ValueError("must be a JSON list")
-    return cell or []
+    return found
 
 
 def read_csv(file: Path, faults: list[str]) -> pd.DataFrame:
@@ -166,8 +115,7 @@ def read_csv(file: Path, faults: list[str]) -> pd.DataFrame:
             elif any(row) and len(row) == len(header):
                 rows[place] = row
             elif any(row):
-                faults.append(f"{place}: {len(row)} fields, but the header has {len(header)}; quote a cell that "
-                              "holds a comma")
+                faults.append(f"{place}: {len(row)} fields, but the header has {len(header)}; quote cells with commas")
             place = f"{file}, line {reader.line_num + 1}"  # a quoted cell may span lines
     except csv.Error as error:
         faults.append(f"{place}: not a CSV table from here on ({error}); save it as CSV with commas and double quotes")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from capture_lib.retrieval.statistics import FLIPS, Noise, holm, p_values, paired_difference, pooled_noise
+from capture_lib.experiments.significance import FLIPS, Noise, holm, p_values, pooled_noise
+from capture_lib.retrieval.statistics import paired_difference
 
 FIGURE = ("standard", "mAP@10")  # that claims about retrieval are tested by
 LEVEL = 0.05  # of the adjusted p value
@@ -75,7 +76,8 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
         proposals: what notebook 03 measured of the proposals, if it did.
         command: what makes these figures again.
     """
-    results, rows = measure(scores, combination, proposals), []
+    results = measure(scores, combination, proposals)
+    rows = []
     for claim in CLAIMS:
         own = [results[comparison] for comparison in claim.comparisons]
         measured = [result for result in own if result["outcome"] != NOT_MEASURED]
@@ -91,8 +93,13 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
 def measure(scores: Scores, combination: np.ndarray, proposals: dict | None) -> dict[Comparison, dict]:
     """Return each comparison's effect, interval, p value (raw and adjusted) and outcome."""
     planned = [comparison for claim in CLAIMS for comparison in claim.comparisons]
-    pairs = {comparison: paired_scores(comparison, scores, combination) for comparison in planned}
-    pairs = {comparison: pair for comparison, pair in pairs.items() if pair is not None}
+    pairs = {}
+    for comparison in planned:
+        pair = paired_scores(comparison, scores, combination)
+        if pair is not None:
+            pairs[comparison] = pair
+
+    # p values share the training noise of all models, by kind of queries
     kinds = [(comparison.among, together) for comparison, (_, _, together) in pairs.items()]
     noise = {kind: training_noise(scores, combination, *kind) for kind in set(kinds)}
     raw = p_values(list(pairs.values()), [noise[kind] for kind in kinds])
@@ -103,6 +110,7 @@ def measure(scores: Scores, combination: np.ndarray, proposals: dict | None) -> 
                              "p_raw": float(p), "queries": a.shape[1], "trainings": [len(a), len(b)]}
     if proposals and proposals.get("recall@0.5"):  # nothing where no photo has true boxes
         found[RECALL] = recall_effect(proposals)
+    # adjust all p values as one family
     adjusted = holm([result["p_raw"] for result in found.values()])
     for result, p in zip(found.values(), adjusted, strict=True):
         result["p"] = float(p)
@@ -161,7 +169,8 @@ def training_of(method: str) -> str:
 def recall_effect(proposals: dict) -> dict:
     """Return recall@0.5 above our threshold, with the p value of a normal distribution."""
     recall = proposals["recall@0.5"]
-    effect, error = recall["value"] - MIN_RECALL, (recall["high"] - recall["low"]) / (2 * 1.96)
+    effect = recall["value"] - MIN_RECALL
+    error = (recall["high"] - recall["low"]) / (2 * 1.96)
     p = erfc(abs(effect) / max(error, 1e-9) / sqrt(2))
     return {"effect": effect, "low": recall["low"] - MIN_RECALL, "high": recall["high"] - MIN_RECALL,
             "p_raw": max(p, 1 / (FLIPS + 1)), "queries": proposals.get("photos"), "trainings": [1, 1]}
@@ -171,7 +180,8 @@ def outcome(comparison: Comparison, result: dict | None) -> str:
     """Return whether a comparison holds, by its effect and its adjusted p value."""
     if result is None:
         return NOT_MEASURED
-    significant, above = result["p"] < LEVEL, result["effect"] > 0
+    significant = result["p"] < LEVEL
+    above = result["effect"] > 0
     if comparison.wanted == NOT_BETTER:
         return CONTRADICTED if significant and above else HOLDS
     if not significant:
@@ -193,8 +203,9 @@ def points(result: dict) -> str:
     """Return an effect in percentage points: `+2.1 [−0.3, +4.5]`; "—" where there is none."""
     if result["effect"] is None:
         return "—"
-    value, low, high = (f"{100 * result[key]:+.1f}".replace("-", "−") for key in ("effect", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    text = "{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
+    values = {key: 100 * result[key] for key in ("effect", "low", "high")}
+    return text.format(**values).replace("-", "−")
 
 
 def read_claims() -> tuple[Claim, ...]:

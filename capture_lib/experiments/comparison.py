@@ -25,7 +25,7 @@ from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, UNCHANGED, V
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as storing
 from capture_lib.retrieval import embedding, ranking
-from capture_lib.retrieval.ranking import METHODS, Method, Ranking
+from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
 
@@ -52,8 +52,14 @@ class Job:
 
 def settings_of(run: Run, job: Job) -> dict:
     """Return all that a job's model depends on: the profile's settings, but for the variant's."""
+<<<<<<< HEAD
+    profile = run.profile
+    variant = job.variant
+    base = pretrain.settings_of_result(profile.pretrain)
+=======
     profile, variant = run.profile, job.variant
     base = replace(profile.pretrain, keep_every=0, log="")
+>>>>>>> t-training
     # the same number of steps, whatever the data and the batch
     epochs = job.epochs * variant.batch_factor * round(1 / variant.share)
     training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs,
@@ -77,7 +83,8 @@ def model_name(run: Run, job: Job) -> str:
 
 def trained(run: Run, job: Job) -> Path:
     """Return the folder of a job's model."""
-    settings, name = settings_of(run, job), model_name(run, job)
+    settings = settings_of(run, job)
+    name = model_name(run, job)
     if name == "pretrain":
         return run.stages / name
     source = store_folder(run, job.variant.regions)
@@ -135,7 +142,8 @@ def boxed_store(run: Run, kind: str) -> Path:
 
 def evaluated(run: Run, job: Job) -> Path:
     """Return the folder with a job's figures on test, as val has chosen."""
-    variant, source = job.variant, trained(run, job)
+    variant = job.variant
+    source = trained(run, job)
     store = store_folder(run, variant.query_regions)
     instances = run.profile.instances
     if variant.query_regions == TRUE_BOXES:  # each of them is a product, however near another
@@ -166,12 +174,12 @@ def untrained(run: Run) -> Path:
 
     def make(folder: Path) -> None:
         sets = evaluation.embed_splits(run, store, None, words)
-        test, gallery = sets["test"], sets["gallery"]
+        test = sets["test"]
+        gallery = sets["gallery"]
         scores, chosen = evaluation.evaluate_methods(sets, ranking.possible_methods(test), depth)
         # two rankings that look at no query
-        rows = ranking.popularity(sets["val"].labels, ranking.first_labels(gallery), depth)
-        popular = [Ranking(rows, np.zeros(len(rows)), np.zeros(len(rows), int))] * len(test.ids)
-        random = ranking.chance(test, gallery, depth, run.seed)
+        popular = [evaluation.popularity(sets["val"], gallery, depth)] * len(test.ids)
+        random = evaluation.chance(test, gallery, depth, run.seed)
         scores["popularity"] = ranking.score(popular, test, gallery)
         scores["chance"] = ranking.score(random, test, gallery)
         evaluation.write_evaluation(folder, scores, chosen)
@@ -183,7 +191,8 @@ def untrained(run: Run) -> Path:
 
 def methods_of(job: Job) -> dict[str, Method]:
     """Return the ways to search with a model: per level as val chooses, and by the paper's product."""
-    name, representations = job.name, job.variant.representations
+    name = job.name
+    representations = job.variant.representations
     if name == "capture":
         return {method: METHODS[method] for method in METHODS if method.startswith("capture")}
     if name.startswith("ablation/"):
@@ -231,7 +240,8 @@ def trainable(run: Run) -> bool:
 
 def searched(run: Run) -> list[Job]:
     """Return the short trainings by which val chooses a baseline's form and learning rate."""
-    settings, jobs = run.profile.comparison, []
+    settings = run.profile.comparison
+    jobs = []
     for name, forms in variants.baselines(run.profile.capture).items():
         options = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
         if len(options) > 1:
@@ -241,7 +251,8 @@ def searched(run: Run) -> list[Job]:
 
 def finals(run: Run) -> list[Job]:
     """Return CAPTURE and its baselines in full length, with every seed, as val has chosen."""
-    options, jobs = searched(run), []
+    options = searched(run)
+    jobs = []
     for name, forms in variants.baselines(run.profile.capture).items():
         tried = [job for job in options if job.name == name]
         best = max(tried, key=partial(figure_on_val, run), default=Job(name, forms[0], 0, 1.0, run.seed))
@@ -258,7 +269,8 @@ def figure_on_val(run: Run, job: Job) -> float:
 
 def ablated(run: Run) -> list[Job]:
     """Return the ablations, with every seed."""
-    settings, jobs = run.profile.comparison, []
+    settings = run.profile.comparison
+    jobs = []
     for group in variants.ablations(run.profile.capture).values():
         for name, variant in group.items():
             if variant.query_regions == TRUE_BOXES and not all_boxed(run):

@@ -1,8 +1,9 @@
 """Evaluate methods: embed val, test and gallery, choose on val, rank test, keep every figure."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store as storing
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding, ranking
-from capture_lib.retrieval.ranking import Method
+from capture_lib.retrieval.ranking import Method, Ranking, first_labels
 from capture_lib.training import batches
 from capture_lib.utils import write_json
 
@@ -24,7 +25,8 @@ READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an e
 
 def pairs_of(run: Run, table: pd.DataFrame, folder: Path, variant: Variant = UNCHANGED) -> batches.Pairs:
     """Return samples as pairs, with the regions of a store and the settings of a variant."""
-    store, limit = storing.open_store(folder), variant.max_regions
+    store = storing.open_store(folder)
+    limit = variant.max_regions
     if limit:
         store = storing.RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
                                     np.minimum(store.counts, limit), store.ids)
@@ -48,13 +50,29 @@ def embed_splits(run: Run, store: Path, model: Capture | None, words: embedding.
 def evaluate_methods(sets: dict[str, embedding.EmbeddedSet], methods: dict[str, Method], depth: int
                      ) -> tuple[dict, dict]:
     """Choose each method's representation on val and rank test by it; return scores and choices."""
-    scores, chosen = {}, {}
+    scores = {}
+    chosen = {}
     for name, method in methods.items():
-        choice, tried = ranking.choose(method, sets["val"], sets["gallery"], depth)
-        ranked = ranking.rank(sets["test"], sets["gallery"], method.level, choice, depth)
+        best, tried = ranking.choose(method, sets["val"], sets["gallery"], depth)
+        ranked = ranking.rank(sets["test"], sets["gallery"], method.level, best, depth)
         scores[name] = ranking.score(ranked, sets["test"], sets["gallery"])
-        chosen[name] = {**asdict(choice), "val": max(tried.values()), "tried": tried}
+        chosen[name] = {"representation": best, "val": max(tried.values()), "tried": tried}
     return scores, chosen
+
+
+def chance(queries: embedding.EmbeddedSet, gallery: embedding.EmbeddedSet, depth: int, seed: int) -> list[Ranking]:
+    """Rank at random for each query: what a figure is without any knowledge."""
+    rng = np.random.default_rng([seed, 4])
+    return [Ranking(rng.permutation(len(gallery.ids))[:depth]) for _ in queries.ids]
+
+
+def popularity(val: embedding.EmbeddedSet, gallery: embedding.EmbeddedSet, depth: int) -> Ranking:
+    """Rank for any query: photos of the label that most val queries ask for, then of the next."""
+    demand = Counter(label for labels in val.labels for label in set(labels))
+    labels = first_labels(gallery)
+    first, _ = pd.factorize(np.array(labels, object))  # of equal labels, by their first photo
+    wanted = np.array([demand[label] for label in labels])
+    return Ranking(np.lexsort((first, -wanted))[:depth])
 
 
 def write_evaluation(folder: Path, scores: dict[str, pd.DataFrame], chosen: dict[str, dict]) -> None:

@@ -183,7 +183,8 @@ def reason(stored: dict, record: dict) -> str:
     """Return why what is stored is of no use: `settings changed (steps: 60 → 80)`."""
     if not stored:
         return "its record is missing or damaged"
-    before, now = stored["settings"], record["settings"]
+    before = stored["settings"]
+    now = record["settings"]
     values = []
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

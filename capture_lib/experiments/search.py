@@ -1,11 +1,129 @@
-"""The searcher of a run: its trained stages and its gallery, ready for queries."""
+"""Answer one query by a run's stages: which gallery photos show the products of this photo?"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import faiss
+import numpy as np
+import pandas as pd
+from tokenizers import BertWordPieceTokenizer
+from torch import nn
+
+from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.retrieval import embedding, wccn
-from capture_lib.retrieval.search import Item, Searcher
+from capture_lib.model.capture import Capture
+from capture_lib.proposals import region_store
+from capture_lib.proposals.detector import Detector, to_tensor
+from capture_lib.proposals.instances import InstanceSettings, find_instances
+from capture_lib.proposals.region_store import RegionSettings, RegionStore
+from capture_lib.retrieval import embedding, ranking
+from capture_lib.retrieval.embedding import EmbeddedSet, Words
+from capture_lib.training.batches import BatchSettings, make_pairs
+from capture_lib.utils import pick_device
+
+
+@dataclass(frozen=True)
+class Item:
+    """A photo of the gallery."""
+
+    sample_id: str
+    path: Path
+    caption: str = ""
+    labels: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Hit(Item):
+    """A photo of the gallery that answers a query; its score is the cosine."""
+
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The hits of each of the k instances of a photo, best first, and what was compared."""
+
+    method: str  # of `ranking.METHODS`
+    representation: str
+    photo: np.ndarray  # (H, W, 3) uint8
+    boxes: np.ndarray  # (k, 4) xyxy fractions
+    scores: np.ndarray  # (k,) objectness
+    hits: list[list[Hit]]
+
+
+@dataclass
+class Searcher:
+    """Everything that answering needs, loaded once."""
+
+    detector: Detector
+    encoder: nn.Module
+    tokenizer: BertWordPieceTokenizer
+    model: Capture | None
+    words: Words | None
+    gallery: EmbeddedSet | None  # set by `open_searcher`, which embeds it by the searcher itself
+    items: dict[int, Item]  # by row of the gallery
+    regions: RegionSettings
+    instances: InstanceSettings
+    batches: BatchSettings
+    choices: dict[str, dict] = field(default_factory=dict)  # of val, by method
+    levels: Sequence[str] = ("instance",)  # at which the gallery is embedded
+    indices: dict[tuple[str, str], faiss.Index] = field(default_factory=dict, repr=False)
+
+    def search(self, image: Path, caption: str = "", depth: int = 10) -> Answer:
+        """Find the products of a photo, embed each with the caption, search the gallery.
+
+        The method per instance that is best on val answers; region features alone do without a
+        caption, or before val has chosen. A photo without any product has no hits.
+        """
+        photo = load_photo(image)
+        store = self.describe(photo)
+        boxes, scores = store.boxes[0], store.scores[0]
+        best = {"method": "image-only", "representation": "regions", "val": -1.0}
+        if not find_instances(boxes, scores, self.instances):
+            return Answer(best["method"], best["representation"], photo, boxes[:0], scores[:0], [])
+
+        # a vector of each instance, as the best method has it
+        row = {"sample_id": "query", "caption": caption, "labels": []}
+        query = self.embed(pd.DataFrame([row], dtype=object), store, False, bool(caption))
+        for name, method in ranking.possible_methods(query).items() if caption else ():
+            stored = self.choices.get(name, {"val": None})
+            if method.level == "instance" and stored["val"] is not None and stored["val"] > best["val"]:
+                best = {"method": name, **stored}
+        vectors = embedding.represent(query.instance, best["representation"])
+
+        # the nearest gallery items of each
+        cosines, rows = ranking.search_index(self.index(best["representation"]), vectors, depth)
+        hits = []
+        for pairs in map(zip, rows.tolist(), cosines.tolist()):
+            hits.append([Hit(**vars(self.items[row]), score=score) for row, score in pairs])
+        return Answer(best["method"], best["representation"], photo, boxes[query.regions], scores[query.regions], hits)
+
+    def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
+        """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
+        square = to_tensor(region_store.square(photo, self.regions.photo_size)[None]).to(pick_device())
+        extent = region_store.extent(photo)[None]
+        found = region_store.describe(square, extent, self.detector, self.encoder, self.regions.max_regions)
+        boxes, scores, features = next(found)
+        return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
+
+    def embed(self, table: pd.DataFrame, store: RegionStore, single: bool, worded: bool = True) -> EmbeddedSet:
+        """Embed photos of a store, each of a `single` product or of several; `worded`: with n-grams."""
+        pairs = make_pairs(table, store, self.tokenizer, self.batches)
+        words = self.words if worded else None
+        return embedding.embed_samples(table, pairs, self.model, words, self.instances, single, self.levels)
+
+    def index(self, representation: str, level: str = "instance") -> faiss.Index:
+        """Return an index of the gallery, built at the first query."""
+        key = level, representation
+        if key not in self.indices:
+            self.indices[key] = ranking.build_index(self.vectors(representation, level))
+        return self.indices[key]
+
+    def vectors(self, representation: str, level: str = "instance") -> np.ndarray:
+        """Return the gallery's vectors (G, D) float32."""
+        return embedding.represent(self.gallery.vectors(level), representation)
 
 
 def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
@@ -14,36 +132,19 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     A catalog without a gallery is searched as a whole.
     """
     store, _ = stages.region_store(run)
-    trained = stages.pretrained(run)
+    trained, profile = stages.pretrained(run), run.profile
     table = stages.samples(run, "gallery")
     if table.empty:
         table = stages.photographed(run)
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
-
-    # embed the gallery
-    pairs = stages.pairs_of(run, table, store, trained)
-    words = stages.caption_words(run) if any(table["caption"]) else None
-    gallery = embedding.embed_samples(
-        table, pairs, trained.model, words, run.profile.instances, True, levels)
-    maps = stages.wccn_maps(run, trained, words)
-
-    # name its photos
     items = {}
-    for row, (sample, caption, labels) in enumerate(
-            zip(gallery.ids, gallery.captions, gallery.labels, strict=True)):
-        items[row] = Item(sample, run.catalog.photos[sample], caption, labels)
-    return Searcher(
-        detector=stages.trained_detector(run)[0],
-        encoder=stages.trained_encoder(run)[0],
-        tokenizer=trained.tokenizer,
-        model=trained.model,
-        words=words,
-        gallery=wccn.apply_maps(gallery, maps),
-        items=items,
-        regions=run.profile.regions,
-        instances=run.profile.instances,
-        batches=run.profile.batches,
-        choices=stages.stored_choices(run),
-        maps=maps,
-        levels=levels,
-    )
+    for row, sample in enumerate(table.itertuples()):
+        items[row] = Item(sample.sample_id, run.catalog.photos[sample.sample_id], sample.caption, sample.labels)
+    words = stages.caption_words(run) if any(table["caption"]) else None
+    searcher = Searcher(
+        detector=stages.trained_detector(run)[0], encoder=stages.trained_encoder(run)[0],
+        tokenizer=trained.tokenizer, model=trained.model, words=words, gallery=None, items=items,
+        regions=profile.regions, instances=profile.instances, batches=profile.batches,
+        choices=stages.stored_choices(run), levels=levels)
+    searcher.gallery = searcher.embed(table, store, single=True)
+    return searcher

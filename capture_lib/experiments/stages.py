@@ -5,26 +5,22 @@ beforehand; with `accelerate launch -m` before it, all processes describe region
 """
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from capture_lib import profiles, utils
 from capture_lib.catalog.table import Catalog, read_catalog
-from capture_lib.experiments import mining
-from capture_lib.experiments import synthesis_ablation as ablation
 from capture_lib.experiments.run import Run, default_catalog, open_run, read_record, reason
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
-from capture_lib.retrieval import embedding, ranking, wccn
+from capture_lib.retrieval import embedding, ranking
 from capture_lib.training import batches, pretrain
 from capture_lib.utils import InputError
 
@@ -73,31 +69,10 @@ def lender() -> Catalog:
     return read_catalog(default_catalog(profiles.get("smoke")))
 
 
-def ablated(run: Run) -> dict[str, dict]:
-    """Return what each choice of the synthesis does to the detector (notebook 02).
-
-    As from `ablation.table`; empty where no photo of val has true boxes.
-    """
-    settings = {"ablation": run.profile.ablation, "detector": run.profile.detector}
-    source = composites(run)
-    table, truth = ablation.evaluated(run.catalog, run.profile.ablation, run.seed)
-    if table.empty:
-        return {}
-
-    def make(folder: Path) -> None:
-        paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
-        hits = ablation.hits(run.profile.ablation, source / "foregrounds.npy", run.profile.synthesis,
-                             run.profile.detector, paths, truth, run.seed)
-        utils.write_json(folder / "hits.json", {"hits": hits, "totals": [len(boxes) for boxes in truth]})
-
-    folder = run.stage(ablation, settings, [source], table[["sample_id", "image", "boxes"]], make)
-    found = json.loads((folder / "hits.json").read_text(encoding="utf-8"))
-    return ablation.table(found["hits"], found["totals"], run.seed)
-
-
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
     """Return the region proposal network and its folder (notebook 03)."""
-    settings, source = run.profile.detector, composites(run)
+    settings = run.profile.detector
+    source = composites(run)
 
     def make(folder: Path) -> None:
         utils.write_json(folder / "history.json", detection.train(settings, source, folder, run.seed))
@@ -108,15 +83,14 @@ def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
 
 def trained_encoder(run: Run) -> tuple["torch.nn.Module", Path]:  # noqa: F821
     """Return the region encoder and its folder (notebook 03)."""
-    settings, source = run.profile.encoder, composites(run)
-    network, network_folder = trained_detector(run)
+    settings = run.profile.encoder
+    source = composites(run)
 
     def make(folder: Path) -> None:
-        if settings.kind == "crops":
-            utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
+        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
 
-    folder = run.stage(encoding, settings, [source, network_folder], None, make)
-    return encoding.load(settings, folder, network), folder
+    folder = run.stage(encoding, settings, [source], None, make)
+    return encoding.load(settings, folder), folder
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
@@ -125,8 +99,8 @@ def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
     network, network_folder = trained_detector(run)
     encoder, encoder_folder = trained_encoder(run)
     make = partial(storing.extract, run.catalog, settings, network, encoder)
-    folder = run.stage(storing, settings, [network_folder, encoder_folder],
-                       photographed(run)[["sample_id", "image"]], make, extend=make, together=True)
+    read = photographed(run)[["sample_id", "image"]]
+    folder = run.stage(storing, settings, [network_folder, encoder_folder], read, make, make, together=True)
     return storing.open_store(folder), folder
 
 
@@ -143,9 +117,15 @@ class Pretrained:
 def pretrained(run: Run) -> Pretrained:
     """Return CAPTURE, pretrained on the train split (notebook 04)."""
     store, store_folder = region_store(run)
+<<<<<<< HEAD
+    train = samples(run, "train")
+    profile = run.profile
+    tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
+=======
     train, profile = samples(run, "train"), run.profile
     # without captions, only regions can be predicted
     tasks = profile.pretrain.tasks if any(train["caption"]) else ("mrp",)
+>>>>>>> t-training
     enough = len(train) >= MIN_PAIRS
     captioned = train if any(train["caption"]) else photographed(run)
 
@@ -177,37 +157,14 @@ def pairs_of(run: Run, table: pd.DataFrame, store: storing.RegionStore, trained:
 def embedded(run: Run) -> dict[str, embedding.EmbeddedSet]:
     """Return val, test and gallery, those that have samples, as vectors (notebook 05)."""
     trained, words, store = pretrained(run), caption_words(run), region_store(run)[0]
-    maps = wccn_maps(run, trained, words)
     sets = {}
     for split in ("val", "test", "gallery"):
         table = samples(run, split)
         if len(table):
-            vectors = embedding.embed_samples(table, pairs_of(run, table, store, trained), trained.model,
-                                              words, run.profile.instances, single=split == "gallery")
-            sets[split] = wccn.apply_maps(vectors, maps)
+            pairs = pairs_of(run, table, store, trained)
+            sets[split] = embedding.embed_samples(table, pairs, trained.model, words, run.profile.instances,
+                                                  single=split == "gallery")
     return sets
-
-
-def wccn_maps(run: Run, trained: Pretrained, words: embedding.Words | None) -> dict[str, np.ndarray]:
-    """Return the WCCN map (D, D) of each kind of vectors (notebook 08).
-
-    Empty where the profile has plain vectors, or where too few pairs can be mined.
-    """
-    mined = mined_neighbours(run, trained) if words and run.profile.retrieval.wccn else None
-    if mined is None:
-        return {}
-    table = samples(run, "train").iloc[mined.parts]
-    pairs = pairs_of(run, table, region_store(run)[0], trained)
-    parts = embedding.embed_samples(table, pairs, trained.model, words, run.profile.instances, single=True)
-    return wccn.learn_maps(parts.instance, mined.near, wccn.WccnSettings())
-
-
-def mined_neighbours(run: Run, trained: Pretrained) -> mining.Mined | None:
-    """Return the train photos of one product with their neighbours; None where they are too few."""
-    table, store = samples(run, "train"), region_store(run)[0]
-    if not any(table["caption"]):
-        return None
-    return mining.mine_neighbours(pairs_of(run, table, store, trained), list(table["caption"]), run.seed)
 
 
 def caption_words(run: Run) -> embedding.Words | None:
@@ -223,7 +180,7 @@ def caption_words(run: Run) -> embedding.Words | None:
 
 
 def choices(run: Run, sets: dict[str, embedding.EmbeddedSet]) -> tuple[dict, dict]:
-    """Return the `ranking.Choice` of val for each method, and the figures of all that was tried.
+    """Return the representation that val chose for each method, and the figures of all that was tried.
 
     They are kept for `capture search`.
 
@@ -232,22 +189,24 @@ def choices(run: Run, sets: dict[str, embedding.EmbeddedSet]) -> tuple[dict, dic
     """
     if "gallery" not in sets or not {"val", "test"} & set(sets):
         raise InputError(f"{run.catalog.folder}: ranking needs a gallery and val or test queries with photos")
-    settings, val = run.profile.retrieval, sets.get("val")
+    settings = run.profile.retrieval
+    val = sets.get("val")
     labelled = val if val and any(val.labels) else None
     chosen, tried, kept = {}, {}, {}
-    for name, method in ranking.possible_methods(sets.get("test") or val, settings.wccn).items():
+    for name, method in ranking.possible_methods(sets.get("test") or val).items():
         chosen[name], tried[name] = ranking.choose(method, labelled, sets["gallery"], settings.depth)
-        kept[name] = asdict(chosen[name]) | {"val": max(tried[name].values(), default=None)}
+        kept[name] = {"representation": chosen[name], "val": max(tried[name].values(), default=None)}
     utils.write_json(run.stages / CHOICES, {"record": choices_record(run), "choices": kept})
     return chosen, tried
 
 
 def stored_choices(run: Run) -> dict[str, dict]:
-    """Return what `choices` kept by method: representation, augmented, figure on val ("val").
+    """Return what `choices` kept by method: representation, figure on val ("val").
 
     Nothing where it no longer holds.
     """
-    stored, record = read_record(run.stages / CHOICES), choices_record(run)
+    stored = read_record(run.stages / CHOICES)
+    record = choices_record(run)
     if stored and stored["record"] != record:
         why = reason(stored["record"], record)
         utils.say(f"{utils.display_path(run.stages / CHOICES)}: not used, because {why}; run notebook 05 again")

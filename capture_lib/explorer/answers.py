@@ -12,17 +12,16 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
+from capture_lib.experiments.search import Searcher
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import ranking
-from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet
-from capture_lib.retrieval.ranking import METHODS, Choice, Ranking
-from capture_lib.retrieval.search import Searcher
+from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet, represent
+from capture_lib.retrieval.ranking import METHODS, Ranking
 from capture_lib.utils import InputError
 
 MODELS = {  # the first part of a method's name, for readers, in the order of the menu
     "capture-chosen": "CAPTURE, vectors chosen on val", "capture": "CAPTURE, the paper's product",
-    "beyond": "ours, beyond the paper", "image-only": "image alone", "text-only": "text alone",
-    "late-fusion": "image + text, late fusion",
+    "image-only": "image alone", "text-only": "text alone", "late-fusion": "image + text, late fusion",
 }
 MAX_POINTS = 1500  # of the map
 OWN = -1  # the number of a reader's own photo among the queries
@@ -78,7 +77,7 @@ class Answers:
         choices: the representation of each method that can be picked.
     """
 
-    def __init__(self, run: Run, searcher: Searcher, queries: pd.DataFrame, choices: dict[str, Choice]) -> None:
+    def __init__(self, run: Run, searcher: Searcher, queries: pd.DataFrame, choices: dict[str, str]) -> None:
         self.run = run
         self.searcher = searcher
         self.queries = queries.reset_index(drop=True)
@@ -106,8 +105,8 @@ class Answers:
         state = self.settle(State())
         return self.methods[state.model][state.level]
 
-    def choice(self, state: State) -> Choice:
-        """Return the choice of the method that is picked."""
+    def representation(self, state: State) -> str:
+        """Return the representation of the method that is picked."""
         return self.choices[self.methods[state.model][state.level]]
 
     def settle(self, state: State) -> State:
@@ -175,14 +174,15 @@ class Answers:
         """Return the hits of a query, or of one of its instances; none where there are no words to compare."""
         caption = self.caption(state)
         if state.model == "text-only" and not caption:
-            return Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))
+            return Ranking(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
         asked = self.embedded(state.query, caption)
+        representation = self.representation(state)
+        vectors = represent(asked.vectors(state.level), representation)
         if state.box is not None:
-            vectors = {name: rows[[state.box]] for name, rows in asked.instance.items()}
-            asked = replace(asked, owners=np.zeros(1, np.int64), regions=asked.regions[[state.box]], instance=vectors)
-        choice = self.choice(state)
-        index = self.searcher.index(choice.representation, state.level)
-        found, = ranking.rank_in(index, asked, state.level, choice, self.run.profile.retrieval.depth)
+            vectors = vectors[[state.box]]
+        index = self.searcher.index(representation, state.level)
+        scores, rows = ranking.search_index(index, vectors, self.run.profile.retrieval.depth)
+        found = ranking.comb_max(rows, scores, self.run.profile.retrieval.depth)
 
         # a photo does not answer itself
         name = self.query(state.query).name
@@ -206,7 +206,7 @@ class Answers:
 
     def neighbours(self, item: int, state: State, count: int = 8) -> list[tuple[int, float]]:
         """Return the gallery photos nearest to one of them by the vectors compared, with their cosines."""
-        representation = self.choice(state).representation
+        representation = self.representation(state)
         vector = self.searcher.vectors(representation, state.level)[[item]]
         scores, rows = ranking.search_index(self.searcher.index(representation, state.level), vector, count + 1)
         pairs = zip(rows[0].tolist(), scores[0].tolist(), strict=True)

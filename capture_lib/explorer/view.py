@@ -20,13 +20,12 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.search import open_searcher
+from capture_lib.experiments.search import Item, open_searcher
 from capture_lib.explorer.answers import MODELS, Answers, State
 from capture_lib.report import figures
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import LEVELS
-from capture_lib.retrieval.ranking import METHODS, Choice
-from capture_lib.retrieval.search import Item
+from capture_lib.retrieval.ranking import METHODS
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -128,7 +127,7 @@ class Explorer(Answers):
 
     def points(self, state: State) -> list[tuple[str, list]]:
         """Return the points of the map by group, the largest first: number, x and y in 0..1, text."""
-        numbers, places = self.places(self.choice(state).representation, state.level)
+        numbers, places = self.places(self.representation(state), state.level)
         items = [self.searcher.items[number] for number in numbers.tolist()]
         names = [getattr(parse_label(item.labels[0]), state.map) if item.labels else "" for item in items]
         largest = [name for name, _ in Counter(filter(None, names)).most_common(len(figures.SIGNS))]
@@ -165,8 +164,8 @@ def open_explorer(run: Run) -> Explorer:
             searcher.choices = stages.stored_choices(run)
 
     choices = {}
-    for name, method in ranking.possible_methods(searcher.gallery, bool(searcher.maps)).items():
+    for name, method in ranking.possible_methods(searcher.gallery).items():
         stored = searcher.choices.get(name, {"representation": method.representations[0], "val": None})
         if stored["val"] is not None or not name.startswith("capture-chosen"):
-            choices[name] = Choice(stored["representation"])
+            choices[name] = stored["representation"]
     return Explorer(run, searcher, queries, choices)

@@ -27,17 +27,11 @@ def bert_folder(bert: str | Path) -> Path:
 
 @torch.no_grad()
 def start_from_bert(model: Capture, bert: str | Path) -> None:
-    """Put BERT's weights in the place of the text side's random start; everything else stays as it is.
+    """Put BERT's embeddings and first layers in the place of the text side's random start.
 
-    The text embedding and the first of BERT's layers, as many as there are text layers, are taken. (The released
-    code also meant to train these weights at a tenth of the learning rate, which took effect under DataParallel
-    only; here all parameters have the same rate.)
-
-    Args:
-        bert: a folder with config.json and model.safetensors, or a name on the hub: google-bert/bert-base-chinese.
-
-    Raises:
-        InputError: a file is missing or damaged, or this BERT doesn't fit the model.
+    `bert` is a folder with config.json and model.safetensors, or a name on the hub: google-bert/bert-base-chinese.
+    (The released code also meant to train these weights at a tenth of the learning rate, which took effect under
+    DataParallel only; here all parameters have the same rate.) `InputError` where it is damaged or doesn't fit.
     """
     from transformers import BertModel
 
@@ -81,12 +75,9 @@ def copy_module(ours: nn.Module, theirs: nn.Module) -> None:
 def check_config(path: Path, settings: CaptureSettings) -> None:
     """Raise `InputError` where BERT's configuration differs from what the text side computes."""
     config = read_config(path)
-    wanted = {
-        "model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12,
-        "vocab_size": settings.vocabulary, "hidden_size": settings.width,
-        "max_position_embeddings": settings.max_positions, "num_attention_heads": settings.text_heads,
-        "intermediate_size": settings.text_ffn,
-    }
+    wanted = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "vocab_size": settings.vocabulary,
+              "hidden_size": settings.width, "max_position_embeddings": settings.max_positions,
+              "num_attention_heads": settings.text_heads, "intermediate_size": settings.text_ffn}
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: {key} is {config[key]!r} where the model has {value!r}; give another BERT, such "

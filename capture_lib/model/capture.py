@@ -22,17 +22,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from capture_lib.model import config
+from capture_lib.model import config, layers
 from capture_lib.model.config import CaptureSettings
-from capture_lib.model.layers import (
-    CrossLayer,
-    ImageEmbedding,
-    JointLayer,
-    OutputHead,
-    PretextHead,
-    TextEmbedding,
-    TransformerLayer,
-)
+from capture_lib.model.layers import OutputHead, PretextHead, TransformerLayer
 from capture_lib.model.released import read_released
 from capture_lib.utils import InputError, write_atomically
 
@@ -48,8 +40,8 @@ class Capture(nn.Module):
         self.settings = s
 
         # each modality by itself
-        self.text_embedding = TextEmbedding(s)
-        self.image_embedding = ImageEmbedding(s)
+        self.text_embedding = layers.TextEmbedding(s)
+        self.image_embedding = layers.ImageEmbedding(s)
         self.text_layers = nn.ModuleList(
             TransformerLayer(s.width, s.text_heads, s.text_ffn, s.dropout) for _ in range(s.text_layers))
         self.visual_layers = nn.ModuleList(
@@ -58,10 +50,11 @@ class Capture(nn.Module):
         self.region_contrastive = OutputHead(s)
 
         # both together
-        self.cross_layers = nn.ModuleList(CrossLayer(s) for _ in range(s.cross_layers))
+        self.cross_layers = nn.ModuleList(layers.CrossLayer(s) for _ in range(s.cross_layers))
         self.joint_positions = nn.Embedding(s.max_positions, s.width)
         self.joint_dropout = nn.Dropout(s.dropout)
-        self.joint_layers = nn.ModuleList(JointLayer(s.width, s.joint_heads) for _ in range(s.joint_layers))
+        self.joint_layers = nn.ModuleList(
+            layers.JointLayer(s.width, s.joint_heads) for _ in range(s.joint_layers))
         self.text_output = OutputHead(s)
         self.region_output = OutputHead(s)
 
@@ -85,12 +78,9 @@ class Capture(nn.Module):
         """Turn photos with their captions into vectors.
 
         Args:
-            input_ids: (B, L) int64 token ids.
-            text_mask: (B, L), nonzero where a token is valid.
-            region_features: (B, R+1, F) float, the global token first.
-            region_locations: (B, R+1, 5) float: xyxy as fractions of width and height, then the area share
-                (global token: 0, 0, 1, 1, 1).
-            region_mask: (B, R+1), nonzero where a region is valid.
+            input_ids: (B, L) int64; text_mask: (B, L), nonzero where a token is valid.
+            region_features: (B, R+1, F), the global token first; region_mask: (B, R+1), nonzero where valid.
+            region_locations: (B, R+1, 5): xyxy as fractions of width and height, then the area share.
             attention: return the attention maps too.
 
         Returns:
@@ -179,8 +169,11 @@ class Capture(nn.Module):
     def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor], source: str) -> "Capture":
         with torch.device("meta"):  # no random start that would be overwritten
             model = cls(settings)
-        config.check_weights(model.state_dict(), weights, source)
-        model.load_state_dict(weights, assign=True)
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:  # torch names what is missing, unexpected or of a wrong size, in many lines
+            fault = " ".join(str(error).split())
+            raise InputError(f"{source}: {fault} Weights and configuration must belong together.") from None
         return model.eval()
 
 

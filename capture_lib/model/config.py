@@ -1,7 +1,6 @@
 """What a saved model consists of: its sizes, its configuration, its weights. Nothing in a file is run."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,17 +84,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # missing or damaged, each with an error of its own
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(f"{path}: cannot be read as weights ({reason}); give a .safetensors file") from None
-
-
-def check_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
-    """Raise `InputError` naming the source and the first parameter missing, unknown or of a wrong shape."""
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
-            fault = f"missing parameter {name}"
-        elif name not in expected:
-            fault = f"unknown parameter {name}"
-        elif expected[name].shape != weights[name].shape:
-            fault = f"parameter {name} is {tuple(weights[name].shape)} and not {tuple(expected[name].shape)}"
-        else:
-            continue
-        raise InputError(f"{source}: {fault}; weights and configuration must belong together")

@@ -26,9 +26,6 @@ LOCATION_FEATURES = 5  # x1, y1, x2, y2 as fractions of width and height, and th
 Maps = list[Tensor] | None  # where layers append their attention maps; None where nobody wants them
 
 
-# ---- attention
-
-
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
     """Split (B, T, 3·H·D), queries, keys and values side by side, into (3, B, H, T, D)."""
     return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
@@ -74,9 +71,6 @@ class SelfAttention(nn.Module):
         return self.out(mixed)
 
 
-# ---- what stands around attention
-
-
 class FeedForward(nn.Module):
     """Two linear layers on every token by itself: attention mixes tokens, this mixes their features."""
 
@@ -103,9 +97,6 @@ class AfterAttention(nn.Module):
     def forward(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = self.attention_norm(x + self.dropout(mixed))  # (B, T, W)
         return self.ffn_norm(x + self.dropout(self.ffn(x)))
-
-
-# ---- the three kinds of layers
 
 
 class TransformerLayer(nn.Module):
@@ -156,11 +147,6 @@ class CrossLayer(nn.Module):
         return text, region
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """Return x·sigmoid(1.702x), CLIP's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
-
-
 class JointLayer(nn.Module):
     """A layer over text and regions as one sequence: a CLIP block (norm first, no dropout inside)."""
 
@@ -169,14 +155,12 @@ class JointLayer(nn.Module):
         self.attention_norm = norm(width)
         self.attention = SelfAttention(width, heads, dropout=0.0)
         self.ffn_norm = norm(width)
-        self.ffn = FeedForward(width, 4 * width, quick_gelu)
+        # QuickGELU, CLIP's approximation of GELU
+        self.ffn = FeedForward(width, 4 * width, lambda x: x * torch.sigmoid(1.702 * x))
 
     def forward(self, x: Tensor, mask: Tensor, maps: Maps = None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), mask, maps)  # (B, L+R+1, W)
         return x + self.ffn(self.ffn_norm(x))
-
-
-# ---- embeddings below, heads on top
 
 
 class TextEmbedding(nn.Module):

@@ -1,8 +1,4 @@
-"""The region proposal network, trained on composites alone: no annotated box is needed.
-
-A timm backbone, one fused feature map, torchvision's anchors, RPN head and losses.
-The authors released neither code nor weights of this part; sizes and schedule are ours.
-"""
+"""The region proposal network, trained on composites alone: no annotated box is needed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from capture_lib.utils import InputError, pick_device, progress
-
-Batch = tuple[Tensor, list[Tensor]]  # photos (B, 3, S, S), B times boxes (n, 4) xyxy pixels
+from capture_lib.utils import pick_device, progress
 
 
 @dataclass(frozen=True)
@@ -24,13 +18,11 @@ class DetectorSettings:
     """Defaults of the cpu profile."""
 
     backbone: str = "resnet10t"  # any timm name
-    weights: str = ""  # a .safetensors or .pth file for it; empty = random start
     size: int = 128  # side of a composite, pixels
     enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # scales, one at random
     search_size: int = 192  # of photos, where products are smaller
     channels: int = 128  # of the fused map
     anchors: tuple[float, ...] = (24, 40, 64, 96)  # sides, pixels of the input
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
     steps: int = 1_000
     batch: int = 16
     learning_rate: float = 1e-3
@@ -45,58 +37,43 @@ class Detector(nn.Module):
         super().__init__()
         import timm  # here and below: timm and torchvision take seconds to import
         from torchvision.models.detection import rpn
-
         self.settings = settings
         channels = settings.channels
         maps = (2, 3, 4)  # at strides 8, 16 and 32
         self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
-
-        # one map of the backbone's three: to the same channels, added, then a convolution
-        self.levels = nn.ModuleList()
-        for width in self.backbone.feature_info.channels():
-            self.levels.append(nn.Conv2d(width, channels, 1))
+        widths = self.backbone.feature_info.channels()  # each to the same, to be added
+        self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         self.fuse = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
-
         # anchors of each cell, and for each a logit of objectness and four box deltas
-        anchors = rpn.AnchorGenerator((settings.anchors,), (settings.ratios,))
+        anchors = rpn.AnchorGenerator((settings.anchors,), ((0.5, 1.0, 2.0),))  # ratios
         head = rpn.RPNHead(channels, anchors.num_anchors_per_location()[0])
         self.rpn = rpn.RegionProposalNetwork(
-            anchors, head,
-            fg_iou_thresh=0.6, bg_iou_thresh=0.3,  # of positive and negative anchors
+            anchors, head, fg_iou_thresh=0.6, bg_iou_thresh=0.3,  # of positives, negatives
             batch_size_per_image=64, positive_fraction=0.5,  # sampled for the losses
             pre_nms_top_n={"training": 300, "testing": 600},
             post_nms_top_n={"training": 100, "testing": 100}, nms_thresh=settings.nms)
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
-        spread = 0.5 if self.settings.weights else 0.25  # pretrained: values in [-1, 1]
-        maps = self.backbone((photos - 0.5) / spread)
+        maps = self.backbone((photos - 0.5) / 0.25)
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
-        size = fused.shape[-2:]
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
-            coarse = F.interpolate(level(coarse), size, mode="bilinear")
-            fused = fused + coarse
+            fused = fused + F.interpolate(level(coarse), fused.shape[-2:], mode="bilinear")
         return self.fuse(fused)
 
     def predict(self, photos: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return anchors, B times (A, 4) xyxy pixels; logits (B·A, 1); box deltas (B·A, 4)."""
         from torchvision.models.detection import image_list, rpn
-
-        feature_map = self.feature_map(photos)  # (B, C, S/8, S/8)
+        feature_map = self.feature_map(photos)
         images = image_list.ImageList(photos, [photos.shape[-2:]] * len(photos))
         anchors = self.rpn.anchor_generator(images, [feature_map])
         logits, deltas = self.rpn.head([feature_map.float()])  # each a list of one map
         return anchors, *rpn.concat_box_prediction_layers(logits, deltas)
 
     def losses(self, photos: Tensor, boxes: list[Tensor]) -> dict[str, Tensor]:
-        """Return objectness and box loss against boxes, a list of B (n, 4) xyxy pixels.
-
-        The parts of torchvision's RPN are called one by one: its forward also sorts and
-        suppresses proposals, which training on composites never uses.
-        """
+        """Return objectness and box loss against true boxes, B times (n, 4) xyxy pixels."""
         anchors, logits, deltas = self.predict(photos)
-
         # label each anchor, and encode how far it is from the box that it fits best
         truth = [{"boxes": box} for box in boxes]
         labels, matched = self.rpn.assign_targets_to_anchors(anchors, truth)
@@ -106,28 +83,18 @@ class Detector(nn.Module):
 
     @torch.inference_mode()
     def propose(self, photos: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the best proposals of each photo after non-maximum suppression, best first.
-
-        Boxes are B times (n, 4) xyxy pixels, scores B times (n,) in [0, 1], n at most `count`.
-        """
+        """Return each photo's `count` best boxes, (n, 4) xyxy pixels, and scores in [0, 1]."""
         anchors, logits, deltas = self.predict(photos)
-        boxes = self.rpn.box_coder.decode(deltas.float(), anchors)
-        boxes = boxes.view(len(photos), -1, 4)  # (B, A, 4)
-        sizes = [photos.shape[-2:]] * len(photos)
-        levels = [boxes.shape[1]]  # anchors of the one map
-        boxes, scores = self.rpn.filter_proposals(boxes, logits.float(), sizes, levels)
+        boxes = self.rpn.box_coder.decode(deltas.float(), anchors).view(len(photos), -1, 4)
+        boxes, scores = self.rpn.filter_proposals(
+            boxes, logits.float(), [photos.shape[-2:]] * len(photos), [boxes.shape[1]])
         return [box[:count] for box in boxes], [score[:count] for score in scores]
 
     def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Pool boxes by RoIAlign, the paper's region feature: (sum of n, C·2·2)."""
-        return pool_boxes(self.feature_map(photos), boxes)
-
-
-def pool_boxes(feature_map: Tensor, boxes: list[Tensor]) -> Tensor:
-    """Pool boxes to 2×2 cells of a map at stride 8: where a colour sits tells products apart."""
-    from torchvision.ops import roi_align
-
-    return roi_align(feature_map, boxes, 2, 1 / 8, sampling_ratio=2, aligned=True).flatten(1)
+        """Pool boxes to 2×2 cells of the map by RoIAlign: (sum of n, C·2·2)."""
+        from torchvision.ops import roi_align
+        feature_map = self.feature_map(photos)
+        return roi_align(feature_map, boxes, 2, 1 / 8, sampling_ratio=2, aligned=True).flatten(1)
 
 
 def to_tensor(photos: np.ndarray) -> Tensor:
@@ -136,56 +103,42 @@ def to_tensor(photos: np.ndarray) -> Tensor:
     return photos.permute(0, 3, 1, 2).float() / 255
 
 
-def composite_batches(folder: Path, batch: int, steps: int, seed: int) -> Iterator[Batch]:
-    """Yield random composites with their boxes, half of the batches mirrored, light jittered."""
+def composite_batches(folder: Path, settings: DetectorSettings, seed: int) -> Iterator[tuple]:
+    """Yield composites (B, 3, S, S), varied, and their boxes, B times (n, 4) xyxy pixels."""
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
     rng = np.random.default_rng([seed, 1])
+    scales = np.random.default_rng([seed, 3])
     size = composites.shape[2]
-    batch = min(batch, len(composites))
-    for _ in range(steps):
-        rows = np.sort(rng.choice(len(composites), batch, replace=False))
+    for _ in range(settings.steps):
+        rows = np.sort(rng.choice(len(composites), settings.batch, replace=False))
         photos = to_tensor(composites[rows])  # (B, 3, S, S)
-        truth = [torch.from_numpy(slots[slots[:, 2] > 0]) for slots in boxes[rows]]
+        slots = boxes[rows]  # (B, K, 4)
+        # half of the batches mirrored, each photo in another light, each batch at a scale
         if rng.random() < 0.5:
             photos = photos.flip(-1)
-            for box in truth:
-                box[:, [0, 2]] = size - box[:, [2, 0]]
-        light = rng.uniform(0.8, 1.2, (batch, 3, 1, 1)).astype(np.float32)
-        yield (photos * torch.from_numpy(light)).clamp(0, 1), truth
-
-
-def enlarge(photos: Tensor, boxes: list[Tensor], scale: float) -> Batch:
-    """Scale photos and their boxes."""
-    size = photos.shape[-1]
-    side = round(scale * size)
-    photos = F.interpolate(photos, (side, side), mode="bilinear")
-    return photos, [box * (side / size) for box in boxes]
+            slots[..., [0, 2]] = size - slots[..., [2, 0]]
+        light = rng.uniform(0.8, 1.2, (settings.batch, 3, 1, 1)).astype(np.float32)
+        photos = (photos * torch.from_numpy(light)).clamp(0, 1)
+        side = round(scales.choice(settings.enlarged) * size)
+        photos = F.interpolate(photos, (side, side), mode="bilinear")
+        slots = torch.from_numpy(slots) * (side / size)
+        yield photos, [boxes[boxes[:, 3] > 0] for boxes in slots]
 
 
 def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int) -> list[dict]:
     """Train a detector on composites, save it and return the losses of every step by name."""
     device = pick_device()
-    detector = Detector(settings).train()
-    if settings.weights:
-        load_backbone(detector.backbone, Path(settings.weights))
-        detector.backbone.eval()  # batch norms keep their statistics
-    detector.to(device, memory_format=torch.channels_last)
+    detector = Detector(settings).to(device, memory_format=torch.channels_last).train()
     rate = settings.learning_rate
     optimiser = torch.optim.AdamW(detector.parameters(), rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
-    half = device.type != "cpu" or not settings.weights  # on a CPU often slower
-    rng = np.random.default_rng([seed, 3])
+    batches = composite_batches(composites, settings, seed)
     history = []
-    batches = composite_batches(composites, settings.batch, settings.steps, seed)
     for photos, boxes in progress(batches, "detector steps", settings.steps):
-        # at one of the scales
-        photos, boxes = enlarge(photos, boxes, rng.choice(settings.enlarged))
         photos = photos.to(device, memory_format=torch.channels_last)
         boxes = [box.to(device) for box in boxes]
-
-        # forward, backward, step
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16):
             losses = detector.losses(photos, boxes)
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -195,29 +148,6 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
         history.append({name: loss.item() for name, loss in losses.items()})
     save_model(detector, folder / "model.safetensors")
     return history
-
-
-def load_backbone(backbone: nn.Module, file: Path) -> None:
-    """Load a file's weights of the same timm model or raise `InputError`; run no code in it."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such weights; name a .safetensors or .pth file")
-    try:
-        safe = file.suffix == ".safetensors"
-        weights = dict(load_file(file) if safe else torch.load(file, "cpu", weights_only=True))
-    except Exception as error:  # each format has errors of its own
-        fault = f"cannot be read as weights ({type(error).__name__})"
-        raise InputError(f"{file}: {fault}; save the state_dict") from None
-
-    # a classifier's head has no place in a backbone
-    wanted = backbone.state_dict()
-    fitting = {}
-    for name, value in weights.items():
-        if name in wanted and wanted[name].shape == value.shape:
-            fitting[name] = value.float()
-    if len(fitting) < 0.9 * len(wanted):
-        fault = f"only {len(fitting)} of {len(wanted)} tensors fit the backbone"
-        raise InputError(f"{file}: {fault}; check its timm name")
-    backbone.load_state_dict(fitting, strict=False)
 
 
 def load(settings: DetectorSettings, folder: Path) -> Detector:

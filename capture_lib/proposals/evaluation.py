@@ -1,14 +1,8 @@
-"""How good proposals are: recall of true boxes, and AP and AR as COCO defines them.
-
-Boxes are xyxy, in pixels or in fractions of width and height: no figure depends on which.
-True boxes serve evaluation only.
-"""
+"""How good proposals are. True boxes, xyxy in pixels or fractions, serve evaluation only."""
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import Catalog
@@ -39,52 +33,6 @@ def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def recall(best: list[np.ndarray], threshold: float, count: int, seed: int) -> dict[str, float]:
-    """Return the share of true boxes that the first `count` proposals meet with a least IoU.
-
-    `best` is of each photo what `best_so_far` returns.
-    """
-    hits = [(overlaps[:, count - 1] >= threshold).sum() for overlaps in best]
-    totals = list(map(len, best))
-    return proportion_interval(np.array(hits), np.array(totals), seed)
-
-
-def averages(found: Found, truth: Truth, count: int) -> dict[str, float]:
-    """Return AP and AR of the `count` best proposals, means over IoU .50, .55 … .95.
-
-    Other than in `recall`, a proposal may meet one true box only: AR is at most the mean of
-    our recall over these thresholds.
-    """
-    from faster_coco_eval import COCO, COCOeval_faster  # slow to import
-
-    products = COCO(coco_data([(boxes, np.ones(len(boxes))) for boxes in truth]))
-    coco = COCOeval_faster(products, COCO(coco_data(found)), iouType="bbox")
-    coco.params.maxDets = [count]
-    points = torch.linspace(0, 1, 101)  # of recall, rounded as torchmetrics did
-    coco.params.recThrs = points.double().numpy()
-    coco.evaluate()
-    precision = coco.eval["precision"][:, :, 0, 0, 0].mean(1)  # (10,) by IoU
-    recalls = coco.eval["recall"][:, 0, 0, 0]  # (10,)
-    values = {"AP": precision.mean(), "AP@0.5": precision[0]}
-    values |= {"AP@0.75": precision[5], "AR": recalls.mean()}
-    return {name: float(value) for name, value in values.items()}
-
-
-def coco_data(photos: Found) -> dict[str, list]:
-    """Return boxes in COCO's format: x, y, width and height, numbered from 1."""
-    annotations = []
-    for photo, (boxes, scores) in enumerate(photos):
-        sides = boxes[:, 2:] - boxes[:, :2]
-        areas = sides.prod(1).tolist()
-        boxes = np.hstack([boxes[:, :2], sides]).tolist()
-        for box, area, score in zip(boxes, areas, scores.tolist(), strict=True):
-            number = len(annotations) + 1
-            place = {"id": number, "image_id": photo, "category_id": 0}
-            annotations.append(place | {"bbox": box, "area": area, "score": score})
-    images = [{"id": photo} for photo in range(len(photos))]
-    return {"images": images, "categories": [{"id": 0}], "annotations": annotations}
-
-
 def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Found:
     """Propose boxes (n, 4) as fractions with scores (n,) of photos searched at `size` pixels."""
     settings = RegionSettings(photo_size=size, batch=8, workers=0)
@@ -95,10 +43,8 @@ def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Fou
     return found
 
 
-def boxed(
-    catalog: Catalog, splits: tuple[str, ...] = ("val", "test")
-) -> tuple[pd.DataFrame, Truth]:
-    """Return the rows of photos on disk that have true boxes, and these (t, 4) as fractions."""
+def boxed(catalog: Catalog, splits: tuple[str, ...] = ("val", "test")) -> tuple:
+    """Return the rows of photos on disk with true boxes, a table, and these as fractions."""
     table = catalog.boxed(*splits)
     truth = []
     for sample, boxes in zip(table["sample_id"], table["boxes"], strict=True):

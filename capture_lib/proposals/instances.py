@@ -28,35 +28,25 @@ def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: InstanceSettings) -> list[int]:
-    """Choose the proposals (n, 4), best first, that count as products: good ones, and apart.
-
-    How sure a detector is depends on its training, so a proposal's odds, score / (1 - score),
-    are compared with the best's. A photo whose best proposal is poor has none.
-    """
-    if not len(boxes) or scores[0] < settings.min_score:
-        return []
-    odds = scores / np.maximum(1 - scores, 1e-6)  # (n,)
+    """Choose the proposals (n, 4), best first, that count as products: good ones, and apart."""
+    odds = scores / np.maximum(1 - scores, 1e-6)  # (n,); how sure depends on the training
     chosen: list[int] = []
     for region in range(len(boxes)):
-        likely = odds[region] >= settings.min_odds * odds[0]
+        good = scores[0] >= settings.min_score and odds[region] >= settings.min_odds * odds[0]
         apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.nms_iou).all()
-        if likely and apart and len(chosen) < settings.max_instances:
+        if good and apart and len(chosen) < settings.max_instances:
             chosen.append(region)
     return chosen
 
 
-def instances_of(
-    store: RegionStore, rows: np.ndarray, settings: InstanceSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return owners (n,), counted along `rows`, and region numbers (n,) of all instances.
+def instances_of(store: RegionStore, rows: np.ndarray, settings: InstanceSettings) -> tuple:
+    """Return owners, counted along `rows`, and region numbers of all instances, (n,) each.
 
     A photo without any is asked by its best proposal: every query gets a ranking.
     """
-    owners: list[int] = []
-    regions: list[int] = []
+    found = []
     for owner, row in enumerate(rows):
         boxes = store.boxes[row, : store.counts[row]]
-        found = find_instances(boxes, store.scores[row], settings) or [0]
-        owners += [owner] * len(found)
-        regions += found
-    return np.array(owners, np.int64), np.array(regions, np.int64)
+        for region in find_instances(boxes, store.scores[row], settings) or [0]:
+            found.append((owner, region))
+    return tuple(np.array(found, np.int64).reshape(-1, 2).T)

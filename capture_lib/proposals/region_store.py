@@ -1,11 +1,5 @@
-"""The region store: boxes, scores and features of every photo's proposals, made once.
+"""The region store: boxes, scores and features of every photo's proposals, made once."""
 
-Files: `features.npy` float16 (N, R, F), `boxes.npy` float32 (N, R, 4) xyxy as fractions of
-width and height, `scores.npy` float32 (N, R), `counts.npy` int32 (N,) how many of the R are
-valid (0 = yet to be described), `ids.txt`, `meta.json`.
-"""
-
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,9 +15,6 @@ from capture_lib import utils
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals.detector import Detector, to_tensor
-from capture_lib.utils import InputError, pick_device
-
-ARRAYS = ("features", "boxes", "scores", "counts")
 
 
 @dataclass(frozen=True)
@@ -39,13 +29,13 @@ class RegionSettings:
 
 @dataclass(frozen=True)
 class RegionStore:
-    """A store, opened; features are memory-mapped, row i belongs to `ids[i]`."""
+    """A store of N photos, R regions at most, F numbers each; zeros where there are fewer."""
 
-    features: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    counts: np.ndarray
-    ids: list[str]
+    features: np.ndarray  # (N, R, F) float16
+    boxes: np.ndarray  # (N, R, 4) float32 xyxy, fractions of width and height
+    scores: np.ndarray  # (N, R) float32 objectness, best first
+    counts: np.ndarray  # (N,) int32, how many of the R are valid
+    ids: list[str]  # of row i, the sample
 
     def rows(self, ids: list[str]) -> np.ndarray:
         """Return the row numbers of samples: (N,) int64."""
@@ -53,59 +43,44 @@ class RegionStore:
         return np.array([places[sample] for sample in ids], np.int64)
 
 
-def open_store(folder: Path) -> RegionStore:
-    """Open the store in a folder without reading its features."""
-    features = np.load(folder / "features.npy", mmap_mode="r")
-    others = [np.load(folder / f"{name}.npy") for name in ARRAYS[1:]]
+def open_store(folder: Path, mode: str = "r") -> RegionStore:
+    """Open the store in a folder, memory-mapped; "r+" to write to it."""
+    names = ("features", "boxes", "scores", "counts")
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode=mode) for name in names]
     ids = (folder / "ids.txt").read_text(encoding="utf-8").splitlines()
-    return RegionStore(features, *others, ids)
+    return RegionStore(*arrays, ids)
 
 
-def square(photo: np.ndarray, size: int) -> np.ndarray:
-    """Fit a photo (H, W, 3) uint8 into the top left of a white (size, size, 3) square."""
-    photo = fit(photo, size)
+def square(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a photo (H, W, 3) into a white square; return it, and which share of its sides (2,)."""
     padded = np.full((size, size, 3), 255, np.uint8)
-    padded[: photo.shape[0], : photo.shape[1]] = photo
-    return padded
+    fitted = fit(photo, size)
+    padded[: fitted.shape[0], : fitted.shape[1]] = fitted
+    return padded, np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
 
 
-def extent(photo: np.ndarray) -> np.ndarray:
-    """Return the share of its square's width and height that a photo fills: (2,) float32."""
-    return np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
-
-
-def read_squares(paths: list[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
+def read_squares(paths: list[Path], size: int) -> list[np.ndarray]:
     """Read photos as squares (B, S, S, 3) uint8, with their extents (B, 2)."""
-    squares, extents = [], []
-    for path in paths:
-        photo = load_photo(path)
-        squares.append(square(photo, size))
-        extents.append(extent(photo))
-    return np.stack(squares), np.stack(extents)
+    squares = [square(load_photo(path), size) for path in paths]
+    return [np.stack(part) for part in zip(*squares, strict=True)]
 
 
-def photo_batches(
-    paths: list[Path], settings: RegionSettings
-) -> Iterator[tuple[Tensor, np.ndarray]]:
+def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple]:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
     try:
         for squares, extents in loader:
-            yield to_tensor(squares).to(pick_device()), extents
-    except InputError as error:  # a worker's comes with its traceback, the message last
-        message = str(error).strip().splitlines()[-1]
-        raise InputError(message.split("InputError: ")[-1]) from None
+            yield to_tensor(squares).to(utils.pick_device()), extents
+    except utils.InputError as error:  # a worker's comes with its traceback, the message last
+        raise utils.InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
-@torch.inference_mode()
-def describe(
-    photos: Tensor, extents: np.ndarray, detector: Detector, encoder: nn.Module, count: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def describe(photos: Tensor, extents: np.ndarray, detector: Detector, encoder: nn.Module,
+             count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square."""
     proposals = locate(photos, extents, detector, count, detector.settings.search_size)
-    sides = np.tile(extents, 2) * photos.shape[-1]  # (B, 4) pixels of the square
-    sides = torch.as_tensor(sides, device=photos.device)
+    sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
     boxes = [box * side for (box, _), side in zip(proposals, sides, strict=True)]
     features = encode(photos, boxes, encoder)
     for (box, score), feature in zip(proposals, features, strict=True):
@@ -113,14 +88,9 @@ def describe(
 
 
 @torch.inference_mode()
-def locate(
-    photos: Tensor, extents: np.ndarray, detector: Detector, count: int, size: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Propose boxes (n, 4) as fractions, with scores (n,), of squares searched at `size` pixels.
-
-    The smallest product that is found has about a fifth of the detector's own side in pixels:
-    products that fill less of a photo need a larger `size`. Time grows with its square.
-    """
+def locate(photos: Tensor, extents: np.ndarray, detector: Detector, count: int,
+           size: int) -> list[tuple[Tensor, Tensor]]:
+    """Propose boxes (n, 4) as fractions, with scores (n,), of squares searched at `size` pixels."""
     inputs = F.interpolate(photos, (size, size), mode="bilinear", antialias=True)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.autocast(photos.device.type, torch.bfloat16):
@@ -141,118 +111,69 @@ def locate(
 
 @torch.inference_mode()
 def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.ndarray]:
-    """Describe boxes, B times (n, 4) xyxy pixels of the squares: B times (n, F) float32.
-
-    Their root mean square is 1: a masked region's squared error starts at 1 with any encoder.
-    """
+    """Describe boxes, B times (n, 4) xyxy pixels of the squares: B times (n, F) float32."""
     with torch.autocast(photos.device.type, torch.bfloat16):
         features = encoder.features(photos, boxes).float()
-    features = F.normalize(features) * features.shape[1] ** 0.5  # (sum of n, F)
-    parts = features.cpu().split(list(map(len, boxes)))
-    return [part.numpy() for part in parts]
+    features = F.normalize(features) * features.shape[1] ** 0.5  # root mean square 1
+    return [part.numpy() for part in features.cpu().split(list(map(len, boxes)))]
 
 
-def encode_boxes(
-    paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module, settings: RegionSettings
-) -> np.ndarray:
+def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
+                 settings: RegionSettings) -> np.ndarray:
     """Describe known boxes, (k, 4) xyxy pixels of each photo, for evaluation: (n, F)."""
     squares = []
     for path, box in zip(paths, boxes, strict=True):
-        scale = settings.photo_size / max(load_photo(path).shape[:2])
-        box = torch.as_tensor(box * scale, dtype=torch.float32)
-        squares.append(box.to(pick_device()))
+        box = box * (settings.photo_size / max(load_photo(path).shape[:2]))
+        squares.append(torch.as_tensor(box, dtype=torch.float32, device=utils.pick_device()))
     features = []
     for photos, _ in photo_batches(paths, settings):
-        done = len(features)  # photos
-        features += encode(photos, squares[done : done + len(photos)], encoder)
+        here = squares[len(features) : len(features) + len(photos)]
+        features += encode(photos, here, encoder)
     return np.concatenate(features)
 
 
-def feature_probe(encoder: nn.Module, settings: RegionSettings) -> np.ndarray:
-    """Return the feature (F,) of a white photo, which tells F."""
-    size = settings.photo_size
-    white = torch.ones(1, 3, size, size, device=pick_device())
-    return encode(white, [white.new_tensor([[0, 0, size, size]])], encoder)[0][0]
-
-
 def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module,
-            folder: Path, old: Path | None = None, places: np.ndarray | None = None) -> None:
-    """Write the region store of all photos on disk; go on where an interrupted run stopped.
-
-    Several processes share the batches and write the same bytes as one; their folder is on one
-    machine. A store of the same settings and networks, `old`, may grow: its row `places` (N,) is
-    copied for each photo, -1 where there is none.
-    """
-    ids = list(catalog.photos)
-    width = len(feature_probe(encoder, settings))
-    shape = (len(ids), settings.max_regions, width)  # (N, R, F)
-    if utils.is_main_process():
-        begin(folder, ids, shape, old, places)
+            folder: Path) -> None:
+    """Describe all photos on disk; go on where a run, of one process or several, has stopped."""
+    if utils.is_main_process() and not (folder / "ids.txt").is_file():
+        begin(catalog, settings, encoder, folder)
     utils.wait_for_everyone()
-
-    # this process's shard of the batches that are left; all look before anyone writes
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
-    left = np.flatnonzero(arrays["counts"] == 0)  # rows
-    utils.wait_for_everyone()
-    firsts = range(0, len(left), settings.batch)[utils.process_index() :: utils.process_count()]
-    batches = [left[first : first + settings.batch] for first in firsts]
-    photos = [catalog.photos[ids[row]] for rows in batches for row in rows]
+    # this process's shard of the batches, but for those that are done
+    store = open_store(folder, "r+")
+    rows = np.arange(len(store.ids))
+    batches = np.split(rows, range(settings.batch, len(rows), settings.batch))
+    batches = batches[utils.process_index() :: utils.process_count()]
+    batches = [rows for rows in batches if not store.counts[rows].all()]
+    photos = [catalog.photos[store.ids[row]] for rows in batches for row in rows]
     stream = utils.progress(photo_batches(photos, settings), "region batches", len(batches))
     for rows, (squares, extents) in zip(batches, stream, strict=True):
         found = describe(squares, extents, detector, encoder, settings.max_regions)
         counts = []
         for row, (boxes, scores, features) in zip(rows, found, strict=True):
-            count = len(boxes)
-            arrays["boxes"][row, :count] = boxes
-            arrays["scores"][row, :count] = scores
-            arrays["features"][row, :count] = features
-            counts.append(count)
-
+            counts.append(len(boxes))
+            store.boxes[row, : len(boxes)] = boxes
+            store.scores[row, : len(boxes)] = scores
+            store.features[row, : len(boxes)] = features
         # on disk before the counts are, for these tell that the rows are done
-        for name in ARRAYS[:-1]:
-            arrays[name].flush()
-        arrays["counts"][rows] = counts
-        arrays["counts"].flush()
-    utils.wait_for_everyone()
-    if utils.is_main_process():
-        meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
-        meta["feature_width"] = width
-        utils.write_json(folder / "meta.json", meta)
-    utils.wait_for_everyone()
+        for array in (store.features, store.boxes, store.scores):
+            array.flush()
+        store.counts[rows] = counts
 
 
-def begin(folder: Path, ids: list[str], shape: tuple[int, int, int], old: Path | None,
-          places: np.ndarray | None) -> None:
-    """Make the arrays, with the rows of the old store, then `ids.txt`; do nothing where it is."""
-    text = "".join(f"{sample}\n" for sample in ids)
-    listing = folder / "ids.txt"
-    if listing.is_file() and listing.read_text(encoding="utf-8") == text:
-        return
-    shapes = (shape, (*shape[:2], 4), shape[:2], shape[:1])  # in the order of ARRAYS
-    kinds = (np.float16, np.float32, np.float32, np.int32)
+def begin(catalog: Catalog, settings: RegionSettings, encoder: nn.Module, folder: Path) -> None:
+    """Write arrays of zeros, which takes their room on the disk, and last `ids.txt`."""
+    white = torch.ones(1, 3, 64, 64, device=utils.pick_device())
+    width = encode(white, [white.new_tensor([[0, 0, 64, 64]])], encoder)[0].shape[1]
+    shape = (len(catalog.photos), settings.max_regions)  # (N, R)
     try:
-        for name, kind, size in zip(ARRAYS, kinds, shapes, strict=True):
-            array = open_memmap(folder / f"{name}.npy", "w+", kind, size)
-            reserve(folder / f"{name}.npy")
-            if old is not None:
-                copy_rows(old / f"{name}.npy", array, places)
+        np.save(folder / "features.npy", np.broadcast_to(np.float16(0), (*shape, width)))
+        np.save(folder / "boxes.npy", np.broadcast_to(np.float32(0), (*shape, 4)))
+        np.save(folder / "scores.npy", np.broadcast_to(np.float32(0), shape))
+        np.save(folder / "counts.npy", np.broadcast_to(np.int32(0), shape[:1]))
     except OSError as error:
-        size = f"{2 * np.prod(shape) / 1e9:,.1f} GB"
-        fault = f"a region store of {len(ids):,} photos needs {size} and finds no room"
-        raise InputError(f"{folder}: {fault} ({error.strerror})") from None
-    with utils.write_atomically(listing) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def reserve(file: Path) -> None:
-    """Take a file's room at once: where a mapped file finds none later, the process dies."""
-    if hasattr(os, "posix_fallocate"):  # not on a Mac
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-
-
-def copy_rows(old: Path, array: np.ndarray, places: np.ndarray) -> None:
-    """Copy rows `places` (N,) of an old array, none where the place is -1."""
-    source = np.load(old, mmap_mode="r")
-    for row in np.flatnonzero(places >= 0):
-        array[row] = source[places[row]]
+        fault = f"no room for the regions of {shape[0]:,} photos ({error.strerror})"
+        raise utils.InputError(f"{folder}: {fault}") from None
+    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
+    utils.write_json(folder / "meta.json", meta)
+    with utils.write_atomically(folder / "ids.txt") as beside:
+        beside.write_text("\n".join(catalog.photos) + "\n", encoding="utf-8")

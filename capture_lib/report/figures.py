@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.axes import Axes
 
-    from capture_lib.retrieval.search import Answer
+    from capture_lib.experiments.search import Answer
 
 CHINESE = re.compile(r"[\u2e80-\uffff✓◐○]")  # and the signs of our pages: few fonts have them
 # seaborn's palette "colorblind", without its grey and its palest; a marker for each

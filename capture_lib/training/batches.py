@@ -15,10 +15,13 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Generator, Tensor
 
-from capture_lib.catalog.table import read_text
 from capture_lib.model.bert import bert_folder
 from capture_lib.model.losses import NOT_PREDICTED
 from capture_lib.proposals.region_store import RegionStore
+<<<<<<< HEAD
+from capture_lib.utils import InputError, read_text
+=======
+>>>>>>> t-training
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 Batch = dict[str, Tensor]

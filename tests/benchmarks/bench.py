@@ -14,13 +14,13 @@ from capture_lib import profiles, world
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import run as runs
+from capture_lib.experiments.search import Item, Searcher
 from capture_lib.model.capture import Capture
-from capture_lib.proposals import foregrounds, region_store
+from capture_lib.proposals import foregrounds
 from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.region_encoder import CropEncoder
 from capture_lib.retrieval import metrics, ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, represent, unit
-from capture_lib.retrieval.search import Item, Searcher
 from capture_lib.training import batches
 from capture_lib.utils import REPORTS, pick_device, write_json
 
@@ -63,7 +63,7 @@ def search(queries: int = 1_000) -> dict:
     rng = np.random.default_rng(0)
     gallery = unit(rng.normal(size=(GALLERY, 512)))
     asked = unit(rng.normal(size=(queries, 512)))
-    ours = fastest(lambda: ranking.search(gallery, asked, 100))
+    ours = fastest(lambda: ranking.search_index(ranking.build_index(gallery), asked, 100))
     peer = fastest(lambda: asked @ gallery.T)
     return {"seconds": ours, "peer_seconds": peer, "ratio": peer / ours, "peer": "the matrix product alone",
             "queries": queries}
@@ -130,14 +130,14 @@ def untrained_searcher(folder: Path) -> Searcher:
     device = pick_device()
     detector = Detector(profile.detector).to(device, memory_format=torch.channels_last).eval()
     encoder = CropEncoder(profile.encoder).to(device, memory_format=torch.channels_last).eval()
-    width = len(region_store.feature_probe(encoder, profile.regions))
+    width = 4 * profile.encoder.channels
     settings = replace(profile.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width)
     model = Capture(settings).to(device).eval()
 
     rng = np.random.default_rng(0)
     vectors = {name: rng.random((GALLERY, settings.output), np.float32) for name in ("text_pooled", "region_pooled")}
     rows = np.arange(GALLERY)
-    gallery = EmbeddedSet([str(row) for row in rows], [[]] * GALLERY, [""] * GALLERY, rows, 0 * rows, {}, vectors)
+    gallery = EmbeddedSet([str(row) for row in rows], [[]] * GALLERY, rows, 0 * rows, {}, vectors)
     items = {row: Item(str(row), Path()) for row in rows.tolist()}
     return Searcher(detector, encoder, tokenizer, model, None, gallery, items, profile.regions,
                     replace(profile.instances, min_score=0.0), profile.batches,

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from books import BOOKS, code, exercises, solved
 
+from capture_lib.experiments.evaluation_files import read_rankings
 from capture_lib.experiments.run import Run
 from capture_lib.report.site import pictures
-from capture_lib.retrieval.metrics import per_query, read_rankings
+from capture_lib.retrieval.metrics import per_query
 
 # ---- exercises
 

@@ -23,9 +23,8 @@ def test_a_folder_without_a_catalog_or_with_a_damaged_one_is_named(tmp_path):
     refused(lambda: catalog.read_catalog(tmp_path), str(tmp_path), "no catalog.parquet here")
     (tmp_path / "catalog.parquet").write_bytes(b"PAR1 and no more")
     refused(lambda: catalog.read_catalog(tmp_path), "catalog.parquet", "not a readable parquet file")
-    table = pa.Table.from_pydict({"sample_id": ["a"]})
-    pq.write_table(table, tmp_path / "catalog.parquet")
-    refused(lambda: catalog.read_catalog(tmp_path), "catalog.parquet", "column split is missing")
+    pq.write_table(pa.Table.from_pydict({"sample_id": ["a"], "split": ["val"]}), tmp_path / "catalog.parquet")
+    refused(lambda: catalog.read_catalog(tmp_path), "catalog.parquet, row 1, sample_id 'a': image '' must be")
 
 
 def test_a_catalog_edited_by_hand_is_checked_again(tmp_path):
@@ -96,7 +95,7 @@ def test_labels_that_are_missing_where_they_are_scored_are_said(tmp_path):
                        for split, labels in zip(table["split"], table["labels"], strict=True)]
     catalog.write_catalog(table, tmp_path)
     assert [said for said in catalog.read_catalog(tmp_path).remarks() if "labels" in said] == [
-        "split test: 4 of 4 samples have no labels: nothing to score them by"]
+        "split test: 4 of 4 samples have no labels"]
 
 
 def test_cells_that_a_parquet_table_leaves_null_are_read_as_empty(tmp_path):

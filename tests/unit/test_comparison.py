@@ -66,7 +66,7 @@ def test_the_first_seed_of_capture_is_evaluated_as_notebook_05_does(run: Run):
         ranked = ranking.rank(sets["test"], sets["gallery"], ranking.METHODS[name].level, chosen[name])
         expected = ranking.score(ranked, sets["test"], sets["gallery"])
         pd.testing.assert_frame_equal(comparison.compared(run)[name][0], expected)
-        assert read_chosen(run)[name][0]["representation"] == chosen[name].representation
+        assert read_chosen(run)[name][0]["representation"] == chosen[name]
 
 
 def test_val_chooses_and_test_does_not(run: Run):

@@ -166,7 +166,6 @@ def test_a_store_made_by_many_processes_is_that_of_one_and_goes_on_with_any_numb
     assert extracting(catalog, tmp_path / "one") == 16
     assert launch(extracting, catalog, tmp_path / "three", count=3) == [6, 6, 4]
     assert launch(extracting, catalog, tmp_path / "parts", 2) == [6, 6]
-    assert not (tmp_path / "parts" / "meta.json").exists()
     assert extracting(catalog, tmp_path / "parts") == 4
     one = files_below(tmp_path / "one")
     assert files_below(tmp_path / "three") == files_below(tmp_path / "parts") == one

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import make_catalog
+from faster_coco_eval import COCO, COCOeval_faster
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from torchvision.ops import box_iou
@@ -20,6 +21,20 @@ from capture_lib.retrieval.statistics import bootstrap
 from capture_lib.utils import NOTEBOOKS
 
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
+
+
+@pytest.fixture(scope="module")
+def notebook() -> SimpleNamespace:
+    """The functions that stand in notebook 03, with the names they take from it."""
+    book = nbformat.read(NOTEBOOKS / "03_detector.ipynb", as_version=4)
+    names = {"np": np, "torch": torch, "evaluation": evaluation, "instances": instances, "bootstrap": bootstrap,
+             "COCO": COCO, "COCOeval_faster": COCOeval_faster, "seed": 0, "thresholds": (0.5, 0.75)}
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            functions = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+            code = "from __future__ import annotations\n" + "\n".join(map(ast.unparse, functions))
+            exec(compile(code, "cell", "exec"), names)  # noqa: S102 (our own notebook)
+    return SimpleNamespace(**names, names=names)
 
 
 def loop_iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -74,35 +89,35 @@ def loop_averages(found: evaluation.Found, truth: evaluation.Truth, most: int) -
 
 
 @pytest.mark.parametrize(("seed", "most"), [(0, 10), (1, 10), (2, 4), (3, 6)])
-def test_ap_and_ar_are_those_of_the_definitions(seed, most):
+def test_ap_and_ar_are_those_of_the_definitions(notebook, seed, most):
     found, truth = a_set(seed)
     ap, ar = loop_averages(found, truth, most)
-    ours = evaluation.averages(found, truth, most)
+    ours = notebook.averages(found, truth, most)
     assert (ours["AP"], ours["AR"]) == pytest.approx((ap, ar), abs=1e-6)
     assert 0 < ours["AP@0.75"] < ours["AP@0.5"] < 1
 
 
-def mean_recall(found: evaluation.Found, truth: evaluation.Truth, most: int) -> float:
+def mean_recall(notebook: SimpleNamespace, found: evaluation.Found, truth: evaluation.Truth, most: int) -> float:
     best = [evaluation.best_so_far(boxes, true, most) for (boxes, _), true in zip(found, truth, strict=True)]
-    return float(np.mean([evaluation.recall(best, threshold, most, 0)["value"] for threshold in THRESHOLDS]))
+    return float(np.mean([notebook.recall(best, threshold, most)["value"] for threshold in THRESHOLDS]))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_recall_and_ar_agree_where_no_proposal_meets_two_products(seed):
+def test_recall_and_ar_agree_where_no_proposal_meets_two_products(notebook, seed):
     found, truth = a_set(seed, apart=True)
     assert all((box_iou(torch.tensor(t), torch.tensor(t)).fill_diagonal_(0) < 0.2).all() for t in truth)
-    assert evaluation.averages(found, truth, 9)["AR"] == pytest.approx(mean_recall(found, truth, 9))
+    assert notebook.averages(found, truth, 9)["AR"] == pytest.approx(mean_recall(notebook, found, truth, 9))
 
 
-def test_a_proposal_that_meets_two_products_counts_twice_in_recall_only():
+def test_a_proposal_that_meets_two_products_counts_twice_in_recall_only(notebook):
     pair = np.array([[0, 0, 0.5, 0.5], [0.02, 0, 0.52, 0.5]])
     found = [(pair[:1], np.ones(1))]
     best = [evaluation.best_so_far(pair[:1], pair, 3)]
-    assert evaluation.recall(best, 0.5, 3, 0)["value"] == 1
-    assert evaluation.averages(found, [pair], 3)["AR"] == pytest.approx(0.5)
+    assert notebook.recall(best, 0.5, 3)["value"] == 1
+    assert notebook.averages(found, [pair], 3)["AR"] == pytest.approx(0.5)
     for seed in range(8):
         found, truth = a_set(seed)
-        assert mean_recall(found, truth, 9) >= evaluation.averages(found, truth, 9)["AR"] - 1e-9
+        assert mean_recall(notebook, found, truth, 9) >= notebook.averages(found, truth, 9)["AR"] - 1e-9
 
 
 def test_best_so_far_is_the_best_iou_of_the_first():
@@ -114,12 +129,12 @@ def test_best_so_far_is_the_best_iou_of_the_first():
             assert row == pytest.approx([max((loop_iou(box, b) for b in boxes[:k]), default=0) for k in range(1, 13)])
 
 
-def test_intervals_hold_the_value_and_shrink_with_more_photos():
+def test_intervals_hold_the_value_and_shrink_with_more_photos(notebook):
     widths = []
     for photos in (12, 96):
         found, truth = a_set(3, photos=photos)
         best = [evaluation.best_so_far(boxes, true, 9) for (boxes, _), true in zip(found, truth, strict=True)]
-        figure = evaluation.recall(best, 0.75, 9, 0)
+        figure = notebook.recall(best, 0.75, 9)
         assert figure["low"] < figure["value"] < figure["high"]
         widths.append(figure["high"] - figure["low"])
     assert widths[0] > 1.5 * widths[1]
@@ -127,12 +142,12 @@ def test_intervals_hold_the_value_and_shrink_with_more_photos():
     assert nothing == {"value": 0, "low": 0, "high": 0}
 
 
-def test_photos_without_proposals_have_recall_and_averages_of_zero():
+def test_photos_without_proposals_have_recall_and_averages_of_zero(notebook):
     truth = a_set(4)[1]
     found = [(np.zeros((0, 4)), np.zeros(0))] * len(truth)
-    assert set(evaluation.averages(found, truth, 5).values()) == {0}
+    assert set(notebook.averages(found, truth, 5).values()) == {0}
     best = [evaluation.best_so_far(boxes, true, 5) for (boxes, _), true in zip(found, truth, strict=True)]
-    assert evaluation.recall(best, 0.5, 5, 0)["value"] == 0
+    assert notebook.recall(best, 0.5, 5)["value"] == 0
 
 
 # ------------------------------------------------------------------------------------------ size of the search
@@ -179,21 +194,7 @@ def test_the_boxes_of_a_catalog_are_fractions(tmp_path):
     assert len(evaluation.boxed(catalog, ("gallery",))[1]) == 2
 
 
-# ------------------------------------------------------------------------- what notebook 03 computes of them
-
-
-@pytest.fixture(scope="module")
-def notebook() -> SimpleNamespace:
-    """The functions that stand in notebook 03, with the names they take from it."""
-    book = nbformat.read(NOTEBOOKS / "03_detector.ipynb", as_version=4)
-    names = {"np": np, "torch": torch, "evaluation": evaluation, "instances": instances, "bootstrap": bootstrap,
-             "seed": 0, "thresholds": (0.5, 0.75)}
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            functions = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
-            code = "from __future__ import annotations\n" + "\n".join(map(ast.unparse, functions))
-            exec(compile(code, "cell", "exec"), names)  # noqa: S102 (our own notebook)
-    return SimpleNamespace(**names, names=names)
+# ------------------------------------------------------------------- baselines, instances, identity
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 10, 17, 36])

@@ -99,7 +99,7 @@ def test_without_words_nothing_is_compared_by_words(explorer: Explorer):
 
 def test_neighbours_are_the_nearest_others(explorer: Explorer):
     state = explorer.settle(replace(State(), item=3))
-    vectors = explorer.searcher.vectors(explorer.choice(state).representation, state.level)
+    vectors = explorer.searcher.vectors(explorer.representation(state), state.level)
     cosines = vectors @ vectors[3]
     cosines[3] = -2
     found = explorer.neighbours(3, state)

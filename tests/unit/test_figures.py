@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capture_lib.experiments.search import Answer, Hit
 from capture_lib.report import figures
-from capture_lib.retrieval.search import Answer, Hit
 from capture_lib.utils import InputError
 
 

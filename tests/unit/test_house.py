@@ -1,4 +1,4 @@
-"""The rooms of the library: imports point down, the model and the world stand apart, nothing heavy is loaded unasked."""
+"""The rooms of the library: imports point down, model and world stand apart, nothing heavy is loaded unasked."""
 
 import ast
 import subprocess
@@ -11,8 +11,8 @@ from capture_lib.utils import ROOT
 
 LIBRARY = ROOT / "capture_lib"
 FILES = sorted(LIBRARY.rglob("*.py"))
-FLOORS = ["utils", "catalog", "world", "model", "proposals", "training", "retrieval", "experiments", "report", "explorer",
-          "cli"]
+FLOORS = ["utils", "catalog", "world", "model", "proposals", "training", "retrieval", "experiments", "report",
+          "explorer", "cli"]
 FLOOR_OF = {name: floor for floor, name in enumerate(FLOORS)} | {
     "profiles": FLOORS.index("experiments"), "__main__": FLOORS.index("cli"), "__init__": 0}
 ALLOWED = {"model": {"utils", "model"}, "world": {"utils", "catalog", "world"}}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from capture_lib.world import BRANDS, SIZES, products_of
 
 from capture_lib.catalog.labels import Named, parse_label
 from capture_lib.catalog.lists import find_lists, read_list
+from capture_lib.world import BRANDS, SIZES, products_of
 
 
 def test_labels_of_the_world_say_brand_kind_and_product():

@@ -7,7 +7,8 @@ import pytest
 from drawn import refused
 
 from capture_lib.catalog.lists import find_lists, from_lists, quality, read_list
-from capture_lib.catalog.table import InputError, is_url
+from capture_lib.catalog.table import is_url
+from capture_lib.utils import InputError
 
 GALLERY = "product1m_gallery_v2.txt"
 TEST = "product1m_test_v2.txt"
@@ -66,7 +67,7 @@ def test_splits_and_kinds_of_released_lists(tmp_path):
     (released(".."), "sample_id '..': an id must be"),
     (released("a b"), "an id must be"),
     (released("").replace("https://shop/.jpg", "../x.jpg").replace("#####cap", "1#####cap", 1), "without '..'"),
-    (released("1", "精华").encode("gbk"), "line 1: not UTF-8 (it looks like GBK); save the file as UTF-8"),
+    (released("1", "精华").encode("gbk"), "line 1: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8"),
     ("", "the list is empty"), ("\n\n", "the list is empty")])
 def test_a_bad_released_list_is_refused(tmp_path, text, expected):
     folder = lists(tmp_path / "in", test=text)
@@ -107,8 +108,7 @@ def test_a_missing_folder_a_folder_without_lists_and_a_missing_list_are_named(tm
 def test_labels_that_the_gallery_lacks_are_a_remark_with_their_count(tmp_path):
     folder = lists(tmp_path / "in", test=released("1", "A#;#B#;#C"), dev=released("2", "B#;#A"), gallery=released("3"))
     made = from_lists(folder, tmp_path / "out")
-    assert made.labels_without_gallery() == {"B", "C"}
-    assert any(said.startswith("2 labels of val and test queries are not in the gallery") for said in made.remarks())
+    assert any(said.startswith("2 labels of queries are not in the gallery") for said in made.remarks())
 
 
 def test_remarks_name_what_is_missing(tmp_path):
@@ -129,9 +129,7 @@ def test_a_list_that_arrives_later_is_added_and_the_old_rows_stay_first(tmp_path
     old = from_lists(first, tmp_path / "out").table.to_dict("records")
     grown = from_lists(later, tmp_path / "out", add=True).table.to_dict("records")
     assert grown[:2] == old and [row["sample_id"] for row in grown[2:]] == ["1"]
-    before = (tmp_path / "out" / "catalog.parquet").stat().st_mtime_ns
     assert from_lists(first, tmp_path / "out", add=True).table.to_dict("records") == grown  # all there already
-    assert (tmp_path / "out" / "catalog.parquet").stat().st_mtime_ns == before
     refused(lambda: from_lists(lists(tmp_path / "c", gallery=released("8", "other")), tmp_path / "out", add=True),
             GALLERY, "line 1, sample_id '8': the catalog has this id with other content")
     refused(lambda: from_lists(first, tmp_path / "out"), "a catalog with other rows is there already", "--add", "--out")
@@ -153,30 +151,21 @@ def test_clean_lists_have_nothing_odd(tmp_path):
     assert quality(lists(tmp_path, dev=dev, test=test, gallery=gallery)).empty
 
 
-def test_everything_odd_is_counted_with_its_line(tmp_path):
-    dev = [released("1", "Aa b#;#Aa b", "one"), released("2", "AA b#;#Xx y", "odd\u200b &amp;"),
-           released("3", "Aa b", "")]
-    test = [released("4", "Aa b#;#Aa b", "one"), released("5", "Aa/Q  c#;#", "five"), released("5", "Ｘｘ y", "five"),
-            released("6", "欧缇丽 c").replace("https://mirror", "none"), released("7", "欧提丽 c", "six"),
-            released("8", "", "=1+1")]
-    gallery = [released("9", "Aa b", "nine"), released("10", "Xx y", "ten").replace("/10.jpg", "/9.jpg")]
+def test_everything_odd_is_counted(tmp_path):
+    dev = [released("1", "Aa b#;#Aa b", "one"), released("2", "AA b#;#Xx y", "two"), released("3", "Aa b", "")]
+    test = [released("4", "Aa b#;#Aa b", "one"), released("5", "Aa/Q  c#;#", ""), released("6", "Ｘｘ y", "=1+1"),
+            released("7", "Aa b", "six").replace("/7.jpg", "/1.jpg")]
+    gallery = [released("9", "Aa b", "=1+1"), released("10", "Xx y", "ten")]
     folder = lists(tmp_path, dev="\n\n".join(dev), test="\r\n".join(test), gallery="\n".join(gallery))
-    found = counts(folder)
-    assert found == {
-        ("no caption", "dev"): 1, ("HTML entities in the caption", "dev"): 1,
-        ("control or invisible characters in the caption", "dev"): 1, ("the same label twice in one photo", "dev"): 1,
-        ("CRLF line ends", "test"): 5, ("labels with runs of spaces", "test"): 1,
-        ("empty labels, or a separator too many", "test"): 1, ("no mirror address", "test"): 1,
-        ("the same label twice in one photo", "test"): 1, ("no labels", "test"): 1,
-        ("the same caption again", "test"): 1, ("the same image again", "test"): 1,
-        ("the same image again", "gallery"): 1, ("caption that stands in dev too", "test"): 1,
-        ("label rows of dev (3; as sets 2) that recur in test", "dev, test"): 1,
+    assert counts(folder) == {
+        ("the same label twice in one photo", "dev"): 1, ("the same label twice in one photo", "test"): 1,
+        ("CRLF line ends", "test"): 3, ("labels with runs of spaces", "test"): 1,
+        ("caption that stands in dev too", "test"): 1, ("image that stands in dev too", "test"): 1,
+        ("caption that stands in test too", "gallery"): 1,
         ("labels that differ by case, width or spaces alone", "all lists"): 2,
-        ("brands that may be one (a person must judge)", "all lists"): 1,
-        ("labels of queries that the gallery lacks", "all lists"): 5}
+        ("labels of queries that the gallery lacks", "all lists"): 3}
     examples = quality(folder).set_index(["what", "list"])["example"]
-    assert examples["no caption", "dev"] == "line 5: ''"
-    assert examples["labels with runs of spaces", "test"] == "line 2: 'Aa/Q  c#;#\\r'"
+    assert examples["labels with runs of spaces", "test"] == "'Aa/Q  c#;#\\r'"
     assert not any(example.startswith(("=", "+", "-", "@")) for example in examples)
 
 
@@ -184,13 +173,5 @@ def test_the_figures_of_the_published_lists(shared):
     found = counts(shared / "product1m")
     expected = {("CRLF line ends", "dev"): 2673, ("CRLF line ends", "test"): 6547,
                 ("the same label twice in one photo", "dev"): 376, ("the same label twice in one photo", "test"): 1079,
-                ("caption that stands in dev too", "test"): 781,
-                ("label rows of dev (242; as sets 201) that recur in test", "dev, test"): 242}
+                ("caption that stands in dev too", "test"): 781}
     assert {key: found.get(key) for key in expected} == expected
-
-
-def test_a_list_is_compared_with_what_the_catalog_has_already(tmp_path):
-    made = from_lists(lists(tmp_path / "a", dev=released("1", "A b", "one")), tmp_path / "out")
-    later = lists(tmp_path / "b", test=released("2", "A c", "one"))
-    assert "caption that stands in dev too" in set(quality(later, made)["what"])
-    assert "caption that stands in dev too" not in set(quality(later)["what"])

@@ -1,7 +1,4 @@
-"""The metrics against plain loops, the released script's figures, and rankings worked out by hand."""
-
-import json
-from pathlib import Path
+"""The metrics against plain loops and scikit-learn, and rankings worked out by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +6,6 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from capture_lib.retrieval import metrics
-from capture_lib.utils import InputError
 
 # ---------------------------------------------------------------------------------------- the naive oracles
 
@@ -89,16 +85,6 @@ def test_per_query_equals_plain_loops(seed, strange_labels, strange_ids):
 # ------------------------------------------------------------------------------------------ reference values
 
 
-def test_released_figures_of_the_authors_script():
-    folder = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
-    result = metrics.evaluate_lists(folder, folder / "retrieval_id_list.txt", resamples=10)
-    expected = json.loads((folder / "released_script_results.json").read_text())
-    for n in metrics.CUTOFFS:
-        ours = {figure: result["released"][f"{figure}@{n}"]["value"] for figure in metrics.FIGURES}
-        assert ours == pytest.approx(expected[f"top{n}"], abs=1e-9)
-    assert (result["queries"], result["warnings"]) == (120, [])
-
-
 def test_standard_average_precision_equals_scikit_learn():
     rng = np.random.default_rng(0)
     gallery = [f"product {c}" for c in rng.integers(6, size=90)]
@@ -161,8 +147,6 @@ def test_a_label_that_the_gallery_lacks():
     standard = score_one(np.arange(20), asked, gallery, "standard")
     assert standard["mAP@10"] == 1.0
     assert standard["mAR@10"] == pytest.approx(0.5)
-    assert "1 of 1 queries" in metrics.warnings([np.arange(20)], [asked], gallery)[0]
-    assert metrics.warnings([np.arange(20)], [["a"]], gallery) == []
 
 
 def test_an_id_that_the_gallery_lacks_costs_the_released_recall_only():
@@ -172,7 +156,6 @@ def test_an_id_that_the_gallery_lacks_costs_the_released_recall_only():
     assert released["mAR@10"] == pytest.approx(0.9)
     assert released["mAR@50"] == 0.0
     assert released["Prec@50"] == pytest.approx(0.9)
-    assert "hold ids" in metrics.warnings([np.array(ranking)], [["a"]], gallery)[0]
 
 
 def test_a_query_without_labels_counts_as_0():
@@ -214,7 +197,7 @@ def test_moving_a_hit_forward_never_lowers_standard_average_precision():
 
 
 def test_rankings_and_queries_must_pair_up():
-    with pytest.raises(ValueError, match="2 rankings for 1 queries"):
+    with pytest.raises(ValueError, match="shorter"):
         metrics.per_query([np.arange(3)] * 2, [["a"]], ["a"] * 3)
 
 
@@ -229,75 +212,8 @@ def test_summary_holds_the_mean_inside_its_interval_and_repeats_itself():
         assert interval["value"] == pytest.approx(scores[definition][figure].mean())
         assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
     assert summary == metrics.summarise(scores, resamples=200)
-    assert summary != metrics.summarise(scores, resamples=200, seed=1)
 
 
 def test_no_queries_have_no_mean():
     with pytest.raises(ValueError, match="no queries"):
         metrics.summarise(metrics.per_query([], [], ["a"]))
-
-
-# ----------------------------------------------------------------------------------------------------- files
-
-
-def test_rankings_survive_a_round_trip_and_foreign_line_ends(tmp_path):
-    rankings = {"11": ["3", "1"], "12": ["2"]}
-    metrics.write_rankings(tmp_path / "ours.txt", list(rankings), list(rankings.values()))
-    assert (tmp_path / "ours.txt").read_bytes() == b"11,3,1\n12,2\n"
-    assert metrics.read_rankings(tmp_path / "ours.txt") == rankings
-    (tmp_path / "theirs.txt").write_bytes(b"\xef\xbb\xbf11,3,1\r\n\r\n12, 2\r\n")
-    assert metrics.read_rankings(tmp_path / "theirs.txt") == rankings
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "holds no ranking"),
-    ("11,3\n12\n", "line 2: an id is missing"),
-    ("11,3,,4\n", "line 1: an id is missing"),
-    ("11,3\n\n11,4\n", "line 3: query '11' has a line already"),
-    ("11,3,4,3\n", "line 1: gallery id '3' stands 2 times"),
-    ("11,3\n99,3\n", "line 2: query '99' is not in the query lists"),
-])
-def test_a_faulty_rankings_file_is_refused_with_its_line(tmp_path, text, message):
-    file = tmp_path / "rankings.txt"
-    file.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        metrics.read_rankings(file, queries={"11", "12"})
-    assert str(file) in str(error.value)
-
-
-@pytest.fixture
-def lists(tmp_path):
-    """Three tiny lists in the released format, the test list with CRLF line ends."""
-    def line(sample, *labels):
-        return "#####".join([sample, "caption", "http://a", "http://b", "#;#".join(labels)])
-    (tmp_path / "p_gallery_v2.txt").write_text("\n".join([line("g1", "x"), line("g2", "y"), line("g3", "y")]))
-    (tmp_path / "p_dev_v2.txt").write_text(line("d1", "x") + "\n")
-    (tmp_path / "p_test_v2.txt").write_bytes(f"{line('t1', 'x', 'y')}\r\n{line('t2', 'z')}\r\n".encode())
-    return tmp_path
-
-
-def test_evaluate_lists_averages_dev_and_test_and_warns(lists, tmp_path):
-    (tmp_path / "r.csv").write_text("d1,g1\nt1,g1,g2,g3\nt2,g2,elsewhere\n")
-    result = metrics.evaluate_lists(lists, tmp_path / "r.csv", resamples=10)
-    assert result["queries"] == 3
-    assert result["released"]["mAP@10"]["value"] == pytest.approx(2 / 3)  # t2's label is not in the gallery
-    assert result["standard"]["Prec@10"]["value"] == pytest.approx((1 + 3 + 0) / 30)
-    assert [warning.split(":")[0] for warning in result["warnings"]] == [
-        "1 of 3 queries have no label, or one that no gallery item has",
-        "1 of 3 rankings hold ids that the gallery lacks",
-    ]
-
-
-def test_evaluate_lists_counts_queries_without_a_ranking(lists, tmp_path):
-    (tmp_path / "r.csv").write_text("d1,g1\n")
-    warnings = metrics.evaluate_lists(lists, tmp_path / "r.csv", resamples=10)["warnings"]
-    assert warnings == ["p_test_v2.txt: 2 queries have no ranking and are left out"]
-
-
-def test_evaluate_lists_says_what_is_missing(lists, tmp_path):
-    (tmp_path / "r.csv").write_text("d1,g1\nq9,g1\n")
-    with pytest.raises(InputError, match="line 2: query 'q9' is not in the query lists"):
-        metrics.evaluate_lists(lists, tmp_path / "r.csv")
-    (lists / "p_gallery_v2.txt").unlink()
-    with pytest.raises(InputError, match="needs the gallery list"):
-        metrics.evaluate_lists(lists, tmp_path / "r.csv")

@@ -1,16 +1,15 @@
 """The index, CombMAX, rankings, the choice on val: against plain loops."""
 
-from pathlib import Path
-
 import faiss
 import numpy as np
 import pandas as pd
 import pytest
-from embedded import gallery_set, query_set
+from embedded import gallery_set, query_set, random_set
 
+from capture_lib.experiments import evaluation
 from capture_lib.retrieval import metrics, ranking
 from capture_lib.retrieval.embedding import represent, unit
-from capture_lib.retrieval.ranking import METHODS, Choice, Method
+from capture_lib.retrieval.ranking import METHODS, Method
 
 
 def random_units(count: int, seed: int = 0, width: int = 5) -> np.ndarray:
@@ -20,7 +19,7 @@ def random_units(count: int, seed: int = 0, width: int = 5) -> np.ndarray:
 @pytest.mark.parametrize("depth", [1, 10, 100])
 def test_search_is_exact(depth):
     gallery, queries = random_units(40), random_units(6, 1)
-    scores, rows = ranking.search(gallery, queries, depth)
+    scores, rows = ranking.search_index(ranking.build_index(gallery), queries, depth)
     cosines = queries @ gallery.T
     assert rows.shape == scores.shape == (6, min(depth, 40))
     assert rows.tolist() == np.argsort(-cosines, axis=1)[:, :depth].tolist()
@@ -80,29 +79,11 @@ def test_lists_without_hits_merge_to_none():
     assert ranking.comb_max(np.zeros((2, 0), np.int64), np.zeros((2, 0)), 10).rows.shape == (0,)
 
 
-def test_augmentation_brings_a_product_s_photos_together_and_keeps_lengths():
-    rng = np.random.default_rng(0)
-    product = np.repeat(np.arange(12), 8)
-    centres = rng.normal(size=(12, 16))
-    vectors, queries = (unit(centres[product] + rng.normal(size=(96, 16))) for _ in range(2))
-    after = ranking.augment_gallery(vectors)
-    assert after == pytest.approx(unit(after), abs=1e-6) and after.dtype == np.float32
-    right = [(product[np.argsort(-queries @ gallery.T)[:, :8]] == product[:, None]).mean()
-             for gallery in (vectors, after)]
-    assert right[1] > right[0] + 0.03
-    assert ranking.augment_gallery(vectors, neighbours=1) == pytest.approx(vectors, abs=1e-6)
-    assert ranking.augment_gallery(vectors[:2]).shape == (2, 16)  # fewer than the neighbours
-
-
-@pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("depth", [40, 9])
-def test_instance_rankings_are_the_best_cosine_of_any_instance(depth, augmented):
+def test_instance_rankings_are_the_best_cosine_of_any_instance(depth):
     queries, gallery = query_set(), gallery_set()
-    rankings = ranking.rank(queries, gallery, "instance", Choice("joint", augmented), depth)
-    items = represent(gallery.instance, "joint")
-    if augmented:
-        items = ranking.augment_gallery(items)
-    cosines = represent(queries.instance, "joint") @ items.T
+    rankings = ranking.rank(queries, gallery, "instance", "joint", depth)
+    cosines = represent(queries.instance, "joint") @ represent(gallery.instance, "joint").T
     assert len(rankings) == len(queries.ids)
     for i, found in enumerate(rankings):
         own = cosines[queries.owners == i]  # (k, G)
@@ -114,38 +95,19 @@ def test_instance_rankings_are_the_best_cosine_of_any_instance(depth, augmented)
 def test_image_rankings_compare_whole_photos():
     queries, gallery = query_set(), gallery_set()
     cosines = represent(queries.image, "product") @ represent(gallery.image, "product").T
-    rankings = ranking.rank(queries, gallery, "image", Choice("product"), depth=7)
+    rankings = ranking.rank(queries, gallery, "image", "product", depth=7)
     assert [found.rows.tolist() for found in rankings] == np.argsort(-cosines, axis=1)[:, :7].tolist()
     assert not any(found.instances.any() for found in rankings)
 
 
 def test_a_gallery_smaller_than_the_depth_is_ranked_whole():
-    rankings = ranking.rank(query_set(), gallery_set(5), "instance", Choice("regions"), depth=100)
+    rankings = ranking.rank(query_set(), gallery_set(5), "instance", "regions", depth=100)
     assert all(sorted(found.rows) == list(range(5)) for found in rankings)
-
-
-def test_chance_is_a_random_order_that_follows_its_seed():
-    queries, gallery = query_set(60), gallery_set()
-    first, again, other = (ranking.chance(queries, gallery, 10, seed) for seed in (0, 0, 1))
-    assert all(len(set(found.rows)) == len(found.rows) == 10 for found in first)
-    order = [[found.rows.tolist() for found in rankings] for rankings in (first, again, other)]
-    assert order[0] == order[1] != order[2]
-    hit = np.bincount(np.concatenate([found.rows for found in first]), minlength=40)
-    assert hit.min() > 0 and hit.max() < 40  # 15 expected at each
-
-
-def test_popular_labels_come_first():
-    val = [["b", "b"], ["a", "b"], ["c"], ["gone"], ["gone"], ["gone"]]  # b in two queries, a and c in one
-    gallery = ["d", "c", "a", "b", "a", "b", "c", "d"]
-    assert ranking.popularity(val, gallery, 8).tolist() == [3, 5, 1, 6, 2, 4, 0, 7]
-    assert ranking.popularity(val, gallery, 3).tolist() == [3, 5, 1]
-    assert ranking.popularity([], ["x", "y", "x"], 9).tolist() == [0, 2, 1]
-    assert ranking.popularity(val, [], 9).tolist() == []
 
 
 def test_scores_are_those_of_the_metrics():
     queries, gallery = query_set(), gallery_set()
-    rankings = ranking.rank(queries, gallery, "instance", Choice("regions"))
+    rankings = ranking.rank(queries, gallery, "instance", "regions")
     expected = metrics.per_query([found.rows for found in rankings], queries.labels,
                                  [label for label, in gallery.labels])
     pd.testing.assert_frame_equal(ranking.score(rankings, queries, gallery), expected)
@@ -153,12 +115,10 @@ def test_scores_are_those_of_the_metrics():
 
 def test_methods_are_possible_where_their_vectors_are():
     queries = query_set()
-    assert set(ranking.possible_methods(queries)) == set(METHODS) - {"beyond/instance"}
-    assert list(ranking.possible_methods(queries, wccn=True)) == list(METHODS)
+    assert list(ranking.possible_methods(queries)) == list(METHODS)
     queries.image.clear()
     del queries.instance["words"]
-    assert set(ranking.possible_methods(queries, wccn=True)) == {
-        "capture/instance", "capture-chosen/instance", "image-only"}
+    assert set(ranking.possible_methods(queries)) == {"capture/instance", "capture-chosen/instance", "image-only"}
 
 
 def test_val_chooses_the_representation_that_knows_the_labels():
@@ -169,23 +129,30 @@ def test_val_chooses_the_representation_that_knows_the_labels():
     queries.instance["region_contrastive"] = signs[[int(label.split()[1]) for label in asked]]
     method = Method("instance", ("product", "contrastive image", "joint"))
     choice, tried = ranking.choose(method, queries, gallery)
-    assert choice == Choice("contrastive image") and tuple(tried) == method.representations
+    assert choice == "contrastive image" and tuple(tried) == method.representations
     for name, figure in tried.items():
-        rankings = ranking.rank(queries, gallery, "instance", Choice(name))
+        rankings = ranking.rank(queries, gallery, "instance", name)
         assert figure == ranking.score(rankings, queries, gallery)["standard", "mAP@10"].mean()
-    assert ranking.choose(method, None, gallery) == (Choice("product"), {})
-    augmented = Method("instance", ("joint",), augmented=True)
-    assert ranking.choose(augmented, queries, gallery)[0] == Choice("joint", augmented=True)
+    assert ranking.choose(method, None, gallery) == ("product", {})
 
 
-def test_hits_are_kept_with_their_scores_and_instances(tmp_path: Path):
-    queries, gallery = query_set(), gallery_set()
-    rankings = ranking.rank(queries, gallery, "instance", Choice("joint"), depth=6)
-    ranking.write_hits(tmp_path / "hits.parquet", queries, gallery, rankings)
-    table = pd.read_parquet(tmp_path / "hits.parquet")
-    assert len(table) == 7 * 6 and table["rank"].tolist() == [1, 2, 3, 4, 5, 6] * 7
-    second = table[table["query_id"] == queries.ids[3]]
-    assert second["gallery_id"].tolist() == [gallery.ids[row] for row in rankings[3].rows]
-    assert second["score"].to_numpy() == pytest.approx(rankings[3].scores)
-    assert second["instance"].tolist() == rankings[3].instances.tolist()
-    assert [path.name for path in tmp_path.iterdir()] == ["hits.parquet"]
+def test_chance_is_a_random_order_that_follows_its_seed():
+    queries, gallery = query_set(60), gallery_set()
+    first, again, other = (evaluation.chance(queries, gallery, 10, seed) for seed in (0, 0, 1))
+    assert all(len(set(found.rows)) == len(found.rows) == 10 for found in first)
+    order = [[found.rows.tolist() for found in rankings] for rankings in (first, again, other)]
+    assert order[0] == order[1] != order[2]
+    hit = np.bincount(np.concatenate([found.rows for found in first]), minlength=40)
+    assert hit.min() > 0 and hit.max() < 40  # 15 expected at each
+
+
+def test_popular_labels_come_first():
+    def popularity(val: list[list[str]], gallery: list[str], depth: int) -> list[int]:
+        queries, items = random_set(val), random_set([[label] for label in gallery])
+        return evaluation.popularity(queries, items, depth).rows.tolist()
+
+    val = [["b", "b"], ["a", "b"], ["c"], ["gone"], ["gone"], ["gone"]]  # b in two queries, a and c in one
+    gallery = ["d", "c", "a", "b", "a", "b", "c", "d"]
+    assert popularity(val, gallery, 8) == [3, 5, 1, 6, 2, 4, 0, 7]
+    assert popularity(val, gallery, 3) == [3, 5, 1]
+    assert popularity([["gone"]], ["x", "y", "x"], 9) == [0, 2, 1]

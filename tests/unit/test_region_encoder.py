@@ -6,14 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
 
 from capture_lib.proposals import region_encoder as encoder
-from capture_lib.proposals.detector import Detector, DetectorSettings, to_tensor
+from capture_lib.proposals.detector import to_tensor
 from capture_lib.proposals.region_encoder import EncoderSettings
-from capture_lib.utils import InputError
 
 TINY = EncoderSettings(backbone="test_resnet", crop=24, channels=8, steps=40, batch=6, learning_rate=5e-3)
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]])
@@ -53,16 +50,26 @@ def test_a_crop_of_a_ramp_is_the_ramp_at_the_centres_of_its_cells(margin):
         assert crop[1].numpy() == pytest.approx(np.tile(wide[1][:, None], 8), abs=1e-4)
 
 
+class Still:
+    """A generator that changes nothing: no shift, no tint, the light as it is."""
+
+    def normal(self, mean: float, spread: float, size: tuple) -> np.ndarray:
+        return np.full(size, mean)
+
+    def uniform(self, low: float, high: float, size: tuple) -> np.ndarray:
+        return np.full(size, (low + high) / 2)
+
+
 def test_the_fast_crop_agrees_with_the_exact_one():
     rng = np.random.default_rng(0)
     photo = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
     for _ in range(20):
         low = rng.uniform(4, 24, 2)
-        box = np.concatenate([low, low + rng.uniform(10, 32, 2)])
+        box = np.concatenate([low, low + rng.uniform(10, 32, 2)])[None]
         settings = EncoderSettings(crop=16, margin=float(rng.uniform(0, 0.2)))
-        fast = encoder.cut_crop(photo, box, settings).astype(float)
-        exact = encoder.crop(to_tensor(photo[None]), [torch.from_numpy(box[None]).float()], 16, settings.margin)
-        assert np.abs(fast - 255 * exact[0].permute(1, 2, 0).numpy()).mean() < 1.5
+        fast = encoder.jittered_crops(photo[None], box, settings, Still())
+        exact = encoder.crop(to_tensor(photo[None]), [torch.from_numpy(box).float()], 16, settings.margin)
+        assert (fast - exact).abs().mean() < 1.5 / 255
 
 
 def test_crops_come_in_the_order_of_photos_and_boxes():
@@ -70,20 +77,6 @@ def test_crops_come_in_the_order_of_photos_and_boxes():
     box = torch.tensor([[4.0, 4, 12, 12]])
     crops = encoder.crop(photos, [box.repeat(2, 1), box[:0], box], 4, 0.0)
     assert crops.mean((1, 2, 3)).tolist() == [0, 0, 2]
-
-
-def test_sightings_are_boxes_of_foregrounds_seen_in_two_composites(coloured):
-    boxes, owners = np.load(coloured / "boxes.npy"), np.load(coloured / "owners.npy")
-    owners[:, 0][owners[:, 0] == 4] = -1
-    owners[0, 0], boxes[0, 0] = 4, SLOTS[0]  # foreground 4 is left with one composite
-    expected = {}
-    for number in range(16):
-        for slot in range(2):
-            if owners[number, slot] >= 0 and boxes[number, slot].any():
-                expected.setdefault(owners[number, slot], set()).add((number, slot))
-    expected = [places for places in expected.values() if len({number for number, _ in places}) > 1]
-    found = [set(map(tuple, places.tolist())) for places in encoder.sightings(boxes, owners)]
-    assert sorted(map(sorted, found)) == sorted(map(sorted, expected)) and len(found) == 5
 
 
 def hue(crops: torch.Tensor) -> np.ndarray:
@@ -102,10 +95,13 @@ def test_positive_pairs_show_one_foreground_twice_and_each_only_once_a_batch(col
     assert min(changed) > 0.01  # light and boxes are jittered
 
 
-def test_composites_that_show_no_foreground_twice_are_refused(coloured):
-    np.save(coloured / "owners.npy", np.arange(32).reshape(16, 2))
-    with pytest.raises(InputError, match="no foreground is seen in two composites"):
-        next(encoder.positive_pairs(coloured, TINY, seed=0))
+def test_a_foreground_of_one_composite_has_no_pair(coloured):
+    owners = np.load(coloured / "owners.npy")
+    owners[owners == 4] = -1
+    owners[0, 0] = 4  # foreground 4 is left with one composite
+    np.save(coloured / "owners.npy", owners)
+    for left, right in encoder.positive_pairs(coloured, replace(TINY, steps=5), seed=0):
+        assert set(hue(left)) == set(hue(right)) <= {0, 1, 2, 3, 5} and len(left) == 5
 
 
 def test_positive_pairs_follow_the_seed(coloured):
@@ -126,39 +122,11 @@ def test_a_vector_does_not_depend_on_the_other_regions():
     torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_the_detector_as_encoder_gives_its_own_map(tmp_path):
-    torch.manual_seed(0)
-    network = Detector(DetectorSettings(backbone="test_resnet", channels=16)).eval()
-    found = encoder.load(EncoderSettings(kind="detector"), tmp_path, network)
-    photos, boxes = torch.rand(1, 3, 32, 32), [torch.from_numpy(SLOTS)]
-    with torch.inference_mode():
-        assert torch.equal(found.features(photos, boxes), network.features(photos, boxes))
-
-
-def test_a_pretrained_backbone_as_encoder_reads_its_stride_8_map(tmp_path):
-    source = timm.create_model("test_resnet", num_classes=3).eval()
-    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w.safetensors")
-    settings = EncoderSettings(kind="backbone", backbone="test_resnet", weights=str(tmp_path / "w.safetensors"))
-    found = encoder.load(settings, tmp_path, None)
-    photos = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        features = found.features(photos, [torch.tensor([[0.0, 0, 64, 64]])])
-        level = source.forward_intermediates((photos - 0.5) / 0.5, intermediates_only=True)[2]
-    assert level.shape[-2:] == (8, 8) and features.shape == (1, level.shape[1] * 4)
-    assert features.view(-1, 4).mean(1).numpy() == pytest.approx(level[0].mean((1, 2)).numpy(), abs=0.05)
-
-
-@pytest.mark.parametrize("kind", ["pixels", "backbone"])
-def test_an_unknown_kind_and_missing_weights_are_named(tmp_path, kind):
-    with pytest.raises(InputError, match=f"encoder kind '{kind}' with weights '': use crops, detector, or"):
-        encoder.load(EncoderSettings(kind=kind), tmp_path, None)
-
-
 def test_a_small_set_is_learnt_and_comes_back(coloured, tmp_path):
     torch.manual_seed(0)
     history = encoder.train(TINY, coloured, tmp_path, seed=0)
     assert len(history) == 40 and np.mean(history[-5:]) < history[0] / 5
-    model = encoder.load(TINY, tmp_path, None)
+    model = encoder.load(TINY, tmp_path)
     assert not model.training
     photos = torch.from_numpy(np.load(coloured / "composites.npy")).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():

@@ -3,17 +3,16 @@
 import errno
 import json
 import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from drawn import draw, files_below, grow_catalog, make_catalog, refused
+from drawn import draw, files_below, make_catalog, refused
 from PIL import Image
 
-from capture_lib.catalog.table import Catalog, read_catalog
+from capture_lib.catalog.table import Catalog
 from capture_lib.proposals import region_store as regions
 from capture_lib.proposals.detector import Detector, DetectorSettings
 from capture_lib.proposals.region_encoder import CropEncoder, EncoderSettings
@@ -70,7 +69,7 @@ class Colour:
 @pytest.mark.parametrize(("width", "height"), [(96, 48), (48, 96), (96, 96), (31, 96), (300, 200), (1, 1), (2000, 10)])
 def test_a_photo_lies_in_the_top_left_of_its_square(width, height):
     photo = np.full((height, width, 3), 90, np.uint8)
-    square, share = regions.square(photo, 60), regions.extent(photo)
+    square, share = regions.square(photo, 60)
     assert square.shape == (60, 60, 3) and square.dtype == np.uint8
     assert share.tolist() == pytest.approx([width / max(width, height), height / max(width, height)])
     across, down = (max(1, round(float(part) * 60)) for part in share)
@@ -81,8 +80,9 @@ def test_a_photo_lies_in_the_top_left_of_its_square(width, height):
 @pytest.mark.parametrize(("width", "height"), [(192, 96), (96, 192), (96, 96), (150, 90), (70, 260)])
 def test_boxes_are_fractions_of_the_photo_not_of_the_square(tmp_path, width, height):
     photo, boxes = draw([3], height, width)
-    square = torch.from_numpy(regions.square(photo, 128)).permute(2, 0, 1)[None].float() / 255
-    found, scores, features = next(regions.describe(square, regions.extent(photo)[None], DarkBox(), Colour(), 3))
+    square, share = regions.square(photo, 128)
+    square = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
+    found, scores, features = next(regions.describe(square, share[None], DarkBox(), Colour(), 3))
     pixels = found * np.array([width, height, width, height])
     assert pixels[0] == pytest.approx(boxes[0], abs=0.025 * max(width, height))
     assert found[1].tolist() == [0, 0, 1, 1]  # the whole square is cut down to the whole photo
@@ -202,7 +202,6 @@ def test_an_interrupted_store_goes_on_and_ends_with_the_same_bytes(catalog, netw
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(regions, "describe", describe)
         regions.extract(catalog, TINY, network, describer, tmp_path)
-    assert not (tmp_path / "meta.json").exists()
     done = sum(described)
     described.clear()
     monkeypatch.setattr(regions, "describe", lambda *a: (described.append(len(a[0])), real(*a))[1])
@@ -229,70 +228,15 @@ def test_a_store_that_is_stopped_as_it_begins_or_ends_goes_on(catalog, network, 
     assert files_below(tmp_path) == files_below(stored)
 
 
-@pytest.fixture
-def changed(catalog, tmp_path) -> tuple[Catalog, np.ndarray]:
-    """The catalog with three more photos, without the first, its order turned; and the old place of each photo."""
-    shutil.copytree(catalog.folder, tmp_path / "grown")
-    grown = grow_catalog(read_catalog(tmp_path / "grown"), {"train": range(5, 7), "val": range(3, 4)})
-    turned = Catalog(grown.folder, grown.table.iloc[:0:-1].reset_index(drop=True))
-    return turned, np.array([-1, -1, -1, *range(15, 0, -1)])
-
-
-def test_a_store_is_extended_and_old_rows_keep_their_bits(changed, network, describer, stored, tmp_path, monkeypatch):
-    described, real = [], regions.describe
-    monkeypatch.setattr(regions, "describe", lambda *a: (described.append(len(a[0])), real(*a))[1])
-    grown, places = changed
-    (tmp_path / "store").mkdir()
-    regions.extract(grown, TINY, network, describer, tmp_path / "store", stored, places)
-    assert described == [3]
-    old, new = regions.open_store(stored), regions.open_store(tmp_path / "store")
-    assert new.ids == list(grown.table["sample_id"]) and new.ids[3:] == [old.ids[place] for place in places[3:]]
-    for name in ("features", "boxes", "scores", "counts"):
-        assert np.array_equal(getattr(new, name)[3:], getattr(old, name)[places[3:]])
-    assert new.counts[:3].min() > 0 and new.features[:3].any((1, 2)).all()
-    assert sorted(files_below(tmp_path / "store")) == sorted(files_below(stored))
-
-
-def test_old_rows_are_copied_to_their_places(stored):
-    places = np.array([3, -1, 0, 15, 3, -1])
-    source = np.load(stored / "features.npy")
-    array = np.full((6, *source.shape[1:]), 7, np.float16)
-    regions.copy_rows(stored / "features.npy", array, places)
-    assert np.array_equal(array[places >= 0], source[[3, 0, 15, 3]]) and (array[places < 0] == 7).all()
-
-
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_an_interrupted_extension_goes_on_even_without_the_old_store(changed, network, describer, stored, tmp_path,
-                                                                     monkeypatch, after):
-    grown, places = changed
-    small, real, described = replace(TINY, batch=1), regions.describe, []
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    regions.extract(grown, small, network, describer, tmp_path / "whole", stored, places)
-
-    def describe(*arguments):
-        if len(described) == after:
-            raise KeyboardInterrupt
-        described.append(1)
-        yield from real(*arguments)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(regions, "describe", describe)
-        regions.extract(grown, small, network, describer, tmp_path / "parts", stored, places)
-    monkeypatch.setattr(regions, "describe", lambda *a: (described.append(1), real(*a))[1])
-    regions.extract(grown, small, network, describer, tmp_path / "parts")
-    assert len(described) == 3 and files_below(tmp_path / "parts") == files_below(tmp_path / "whole")
-
-
 def test_a_disk_without_room_for_the_store_is_said_before_anything_is_described(catalog, network, describer, tmp_path,
                                                                                 monkeypatch):
-    def full(number: int, start: int, size: int) -> None:
+    def full(file: Path, array: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "posix_fallocate", full)
+        patched.setattr(np, "save", full)
         refused(lambda: regions.extract(catalog, TINY, network, describer, tmp_path),
-                "a region store of 16 photos needs", "GB and finds no room (No space left on device)")
+                "no room for the regions of 16 photos (No space left on device)")
     regions.extract(catalog, TINY, network, describer, tmp_path)  # goes on once there is room
 
 
@@ -320,4 +264,3 @@ def test_a_photo_that_broke_since_the_catalog_was_made_is_named(network, describ
     with pytest.raises(InputError) as error:
         regions.extract(made, replace(TINY, workers=workers), network, describer, tmp_path)
     assert "val-1.png: the photo does not decode" in str(error.value) and len(str(error.value).splitlines()) == 1
-    assert not (tmp_path / "meta.json").exists()

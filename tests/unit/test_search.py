@@ -11,16 +11,16 @@ from drawn import TINY, draw, make_catalog
 from PIL import Image
 
 from capture_lib.catalog.photos import load_photo
+from capture_lib.experiments.search import Hit, Item, Searcher
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
 from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.proposals.region_encoder import CropEncoder
 from capture_lib.retrieval.embedding import Words, represent
-from capture_lib.retrieval.search import Hit, Item, Searcher
 from capture_lib.training import batches
 
-CHOICES = {name: {"representation": representation, "augmented": False, "val": val}
+CHOICES = {name: {"representation": representation, "val": val}
            for name, representation, val in (("capture/instance", "product", 0.4),
                                              ("capture-chosen/instance", "joint", 0.6),
                                              ("capture-chosen/image", "joint", 0.9),
@@ -34,7 +34,7 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     catalog = make_catalog(folder / "shop", train=2, gallery=6, val=2, test=2)
     torch.manual_seed(0)  # the same number of instances every time
     detector, encoder = Detector(TINY.detector).eval(), CropEncoder(TINY.encoder).eval()
-    width = len(region_store.feature_probe(encoder, TINY.regions))
+    width = 4 * TINY.encoder.channels
     table = catalog.split("gallery")
     tokenizer = batches.make_tokenizer(table["caption"], folder)
     model = Capture(replace(TINY.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width)).eval()
@@ -88,14 +88,8 @@ def test_before_val_has_chosen_photos_are_compared(searcher: Searcher):
     assert (answer.method, answer.representation) == ("image-only", "regions")
 
 
-def test_the_index_is_built_once_and_queries_are_mapped_by_wccn(searcher: Searcher):
-    item = searcher.items[2]
+def test_the_index_is_built_once(searcher: Searcher):
     assert searcher.index("joint") is searcher.index("joint")
-    half = np.diag([1.0] * 8 + [0.0] * 8).astype(np.float32)
-    mapped = replace(searcher, maps={"region_pooled": half}, indices={})
-    table = pd.DataFrame([{"sample_id": "query", "caption": item.caption, "labels": []}], dtype=object)
-    query = mapped.embed(table, mapped.describe(load_photo(item.path)), single=False)
-    assert not query.instance["region_pooled"][:, 8:].any() and query.instance["text_pooled"][:, 8:].any()
 
 
 def test_a_photo_without_a_product_has_no_instance_and_no_hits(searcher: Searcher, tmp_path: Path):

@@ -86,8 +86,7 @@ def test_the_whole_line_with_the_same_seed_gives_the_same_figures(tmp_path: Path
 def test_the_region_store_grows_and_nothing_is_trained_anew(tmp_path: Path, monkeypatch, capsys):
     """New queries are described, the others kept; choices that were made of other samples don't hold."""
     run, _, chosen, _ = line(tmp_path / "one", **SIZES)
-    assert {name: one["representation"] for name, one in stages.stored_choices(run).items()} == {
-        name: choice.representation for name, choice in chosen.items()}
+    assert {name: one["representation"] for name, one in stages.stored_choices(run).items()} == chosen
     old, described, describe = storing.open_store(run.stages / "region_store"), [], storing.describe
     features = np.array(old.features)
     monkeypatch.setattr(storing, "describe", lambda photos, *rest: (described.append(len(photos)),
