@@ -116,16 +116,11 @@ def accelerator() -> "Accelerator":
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 
     PartialState._reset_state()  # that of the process which this one was forked from, as in a notebook
-<<<<<<< HEAD
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))  # while the main process trains a detector
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
-=======
-    patience = InitProcessGroupKwargs(timeout=MAX_WAIT)
     # some pretext tasks leave weights unused, the same in every step
     gradients = DistributedDataParallelKwargs(static_graph=True)
     on_cpu = not torch.cuda.is_available()
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience, gradients])
->>>>>>> t-training
 
 
 def wait_for_everyone() -> None:

@@ -52,14 +52,9 @@ class Job:
 
 def settings_of(run: Run, job: Job) -> dict:
     """Return all that a job's model depends on: the profile's settings, but for the variant's."""
-<<<<<<< HEAD
     profile = run.profile
     variant = job.variant
-    base = pretrain.settings_of_result(profile.pretrain)
-=======
-    profile, variant = run.profile, job.variant
     base = replace(profile.pretrain, keep_every=0, log="")
->>>>>>> t-training
     # the same number of steps, whatever the data and the batch
     epochs = job.epochs * variant.batch_factor * round(1 / variant.share)
     training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs,

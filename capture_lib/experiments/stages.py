@@ -117,15 +117,10 @@ class Pretrained:
 def pretrained(run: Run) -> Pretrained:
     """Return CAPTURE, pretrained on the train split (notebook 04)."""
     store, store_folder = region_store(run)
-<<<<<<< HEAD
     train = samples(run, "train")
     profile = run.profile
-    tasks = pretrain.possible_tasks(list(train["caption"]), profile.pretrain.tasks)
-=======
-    train, profile = samples(run, "train"), run.profile
     # without captions, only regions can be predicted
     tasks = profile.pretrain.tasks if any(train["caption"]) else ("mrp",)
->>>>>>> t-training
     enough = len(train) >= MIN_PAIRS
     captioned = train if any(train["caption"]) else photographed(run)
 

@@ -18,10 +18,7 @@ from torch import Generator, Tensor
 from capture_lib.model.bert import bert_folder
 from capture_lib.model.losses import NOT_PREDICTED
 from capture_lib.proposals.region_store import RegionStore
-<<<<<<< HEAD
-from capture_lib.utils import InputError, read_text
-=======
->>>>>>> t-training
+from capture_lib.utils import read_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 Batch = dict[str, Tensor]

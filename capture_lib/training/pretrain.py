@@ -16,7 +16,7 @@ from capture_lib.training import resume
 from capture_lib.training.batches import Batch, BatchSettings, Pairs
 
 TASKS = ("mlm", "mrp", "contrastive")  # the paper's final recipe
-MATCHING = "itm"  # image-text matching: described in the paper, and left out
+MATCHING = "itm"  # image-text matching; in the paper, but not in its recipe
 BEFORE_CROSS = "before cross"  # where the contrastive loss sits; paper: before
 AFTER_JOINT = "after joint"
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
@@ -28,7 +28,7 @@ class PretrainSettings:
 
     epochs: int = 9  # paper's code: 10
     batch: int = 64
-    learning_rate: float = 1e-3  # paper's code: 1e-4, from BERT's weights
+    learning_rate: float = 1e-3  # paper's code: 1e-4, from BERT
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     tasks: tuple[str, ...] = TASKS  # or with MATCHING too
@@ -64,7 +64,7 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
     on_gpu = device.type == "cuda"
     model.train()
     if on_gpu:
-        torch._dynamo.config.suppress_errors = True  # without a compiler, it runs as it is
+        torch._dynamo.config.suppress_errors = True  # if there is no compiler
         model.compile()
     optimiser = make_optimiser(model, settings)
     objective, optimiser = accelerator.prepare(Objective(model, settings), optimiser)
@@ -100,7 +100,6 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
                                      f"not finite ({note()}); lower learning_rate")
         if len(history) % settings.keep_every == 0:
             resume.keep_state(folder, history)
-    # leave the model and its losses alone
     model.eval()
     if utils.is_main_process():
         model.save_pretrained(folder)
