@@ -14,8 +14,8 @@ UNTIL = {"composites": stages.composites, "detector": stages.trained_detector,
          "pretrain": stages.pretrained}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Make the stages of a run; exit with code 2 where that fails, 130 where it is interrupted."""
+def main(arguments: list[str] | None = None) -> int:
+    """Make the stages of a run; return the exit code."""
     parser = argparse.ArgumentParser("capture_lib.experiments.stages", description="Make the stages of a run.")
     parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, gpu or product1m")
     parser.add_argument("--catalog", default="", help="a catalog folder; default: the profile's drawn world")
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         utils.say(f"{utils.display_path(run.stages)}: made until {options.until}")
     except (InputError, FloatingPointError, KeyboardInterrupt) as error:
         print(f"{parser.prog}: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
+        return 130 if isinstance(error, KeyboardInterrupt) else 2
     if utils.process_count() > 1:
         utils.accelerator().end_training()
+    return 0

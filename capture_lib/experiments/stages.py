@@ -126,4 +126,4 @@ def pretrained(run: Run) -> Pretrained:
 
 if __name__ == "__main__":
     from capture_lib.experiments.launch import main
-    main()
+    raise SystemExit(main())

@@ -118,7 +118,7 @@ def open_explorer(run: Run) -> Explorer:
     searcher = open_searcher(run, LEVELS)
     tables = (stages.samples(run, "test"), stages.samples(run, "val"), stages.samples(run))
     queries = next(table for table in tables if len(table))
-    # where val chose nothing, methods take their first representation, and \"capture-chosen\" would be \"capture\"
+    # where val chose nothing, methods take their first representation, and "capture-chosen" would be "capture"
     choices = {}
     for name, method in ranking.possible_methods(searcher.gallery).items():
         stored = searcher.choices.get(name, {"representation": method.representations[0], "val": None})

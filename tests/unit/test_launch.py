@@ -26,7 +26,7 @@ def line(folder: Path, *options: str) -> int:
     taken, real = [], stages.pretrain.step
     stages.pretrain.step = lambda *arguments: (taken.append(1), real(*arguments))[1]
     try:
-        launch_command.main(["--profile", "tiny", "--catalog", str(folder), *options])
+        assert launch_command.main(["--profile", "tiny", "--catalog", str(folder), *options]) == 0
         return len(taken)
     finally:
         stages.pretrain.step = real
@@ -83,13 +83,10 @@ def test_what_stops_it_is_one_line(tmp_path, monkeypatch, capsys, error, code, s
 
     make_catalog(tmp_path / "one")
     monkeypatch.setitem(launch_command.UNTIL, "pretrain", stop)
-    with pytest.raises(SystemExit) as end:
-        launch_command.main(["--profile", "smoke", "--catalog", str(tmp_path / "one")])
-    assert end.value.code == code
+    assert launch_command.main(["--profile", "smoke", "--catalog", str(tmp_path / "one")]) == code
     assert capsys.readouterr().err == f"capture_lib.experiments.stages: {said}\n"
 
 
 def test_an_unknown_profile_is_one_line(capsys):
-    with pytest.raises(SystemExit):
-        launch_command.main(["--profile", "huge"])
+    assert launch_command.main(["--profile", "huge"]) == 2
     assert "profile 'huge' is unknown" in capsys.readouterr().err
