@@ -19,8 +19,6 @@ PROPOSALS, TRUE_BOXES, WHOLE = "region_store", "true_boxes", "whole_photos"  # f
 OF_CAPTURE = METHODS["capture-chosen/instance"].representations
 OF_STREAMS = ("contrastive", "contrastive image")  # representations without cross and joint layers
 OF_ONE_STREAM = ("product", "joint", "joint image")  # representations without a contrastive loss
-
-
 ALL_BOXES = {"nms_iou": 1.0, "max_instances": 100}  # each is an instance, however near another
 
 
@@ -62,14 +60,14 @@ def parameters(settings: CaptureSettings) -> int:
 
 
 def nearest(settings: CaptureSettings, layers_of: Callable[[int], dict[str, int]]) -> dict[str, int]:
-    """Return the layer counts of layers_of(1), layers_of(2) … with about the parameters of `settings`."""
+    """Return the layer counts, of layers_of(1), layers_of(2) …, with about the parameters of `settings`."""
     wanted = parameters(settings)
     distances = {}
-    for count in range(1, 50):
+    found = 0
+    while found < wanted:
+        count = len(distances) + 1
         found = parameters(replace(settings, **layers_of(count)))
         distances[count] = abs(found - wanted)
-        if found >= wanted:
-            break
     return layers_of(min(distances, key=distances.get))
 
 
