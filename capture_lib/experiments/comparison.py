@@ -215,7 +215,8 @@ def evaluations(run: Run) -> list[Path]:
     if trained.model and trained.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
         for kind in {job.variant.query_regions for job in ablated(run)} - {PROPOSALS}:
             boxed_store(run, kind)
-        evaluate_all(run, [*searched(run), *ablated(run)])
+        searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
+        evaluate_all(run, [*searched, *ablated(run)])
         folders += evaluate_all(run, [*finals(run), *ablated(run)])
     return folders
 
@@ -225,34 +226,29 @@ def comparable(run: Run) -> bool:
     return all(any(map(len, stages.samples(run, split)["labels"])) for split in evaluation.SPLITS)
 
 
-def searched(run: Run) -> list[Job]:
-    """Return the short trainings by which val chooses a baseline's form and learning rate."""
+def options(run: Run) -> dict[str, list[Job]]:
+    """Return the short trainings of each model: of several, val chooses its form and learning rate."""
     settings = run.profile.comparison
-    jobs = []
+    found = {}
     for name, forms in variants.baselines(run.profile.capture).items():
-        options = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
-        if len(options) > 1:
-            jobs += options
-    return jobs
+        found[name] = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
+    return found
 
 
 def finals(run: Run, only: str = "") -> list[Job]:
     """Return CAPTURE and its baselines, or one of them, in full length, with every seed, as val has chosen."""
+
+    def figure_on_val(job: Job) -> float:
+        chosen = evaluation.read_chosen(evaluated(run, job))
+        return max(row["val"] for method, row in chosen.items() if method.startswith(name))
+
     jobs = []
-    for name, forms in variants.baselines(run.profile.capture).items():
+    for name, tried in options(run).items():
         if only in ("", name):
-            tried = [job for job in searched(run) if job.name == name]
-            single = replace(capture(run), name=name, variant=forms[0])
-            best = max(tried, key=partial(figure_on_val, run), default=single)
+            best = tried[0] if len(tried) == 1 else max(tried, key=figure_on_val)
             for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
                 jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
     return jobs
-
-
-def figure_on_val(run: Run, job: Job) -> float:
-    """Return the best figure of a job's methods on val, those of its single streams left out."""
-    chosen = evaluation.read_chosen(evaluated(run, job))
-    return max(row["val"] for method, row in chosen.items() if method.startswith(job.name))
 
 
 def ablated(run: Run) -> list[Job]:

@@ -66,14 +66,12 @@ def trained_encoder(run: Run) -> tuple[nn.Module, Path]:
     """Return the region encoder and its folder (notebook 03)."""
     settings = run.profile.encoder
     source = composites(run)
-    network, network_folder = trained_detector(run)
 
     def make(folder: Path) -> None:
-        if settings.kind == "crops":
-            utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
+        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
 
-    folder = run.stage(encoding, settings, [source, network_folder], None, make)
-    return encoding.load(settings, folder, network), folder
+    folder = run.stage(encoding, settings, [source], None, make)
+    return encoding.load(settings, folder), folder
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
