@@ -1,6 +1,5 @@
 """The pretraining loop: masked language, masked region and contrastive losses on image-caption pairs."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.utils.data import DataLoader
 
 from capture_lib import utils
 from capture_lib.model.bert import start_from_bert
@@ -18,7 +16,7 @@ from capture_lib.training import resume
 from capture_lib.training.batches import Batch, BatchSettings, Pairs
 
 TASKS = ("mlm", "mrp", "contrastive")  # the paper's final recipe
-MATCHING = "itm"  # image-text matching: described in the paper, and left out
+MATCHING = "itm"  # image-text matching; in the paper, but not in its recipe
 BEFORE_CROSS = "before cross"  # where the contrastive loss sits; paper: before
 AFTER_JOINT = "after joint"
 INPUTS = ("input_ids", "text_mask", "region_features", "region_locations", "region_mask")
@@ -30,7 +28,7 @@ class PretrainSettings:
 
     epochs: int = 9  # paper's code: 10
     batch: int = 64
-    learning_rate: float = 1e-3  # paper's code: 1e-4, from BERT's weights
+    learning_rate: float = 1e-3  # paper's code: 1e-4, from BERT
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     tasks: tuple[str, ...] = TASKS  # or with MATCHING too
@@ -45,9 +43,9 @@ def build_model(settings: CaptureSettings, pairs: Pairs, seed: int,
                 tasks: tuple[str, ...] = TASKS, bert: str = "") -> Capture:
     """Return a fresh model of the data's sizes for the tasks, or one whose text side starts from BERT."""
     torch.manual_seed(seed)
-    width = pairs.store.features.shape[-1]
-    model = Capture(replace(settings, vocabulary=pairs.special["size"],
-                            region_features=width, matching=MATCHING in tasks))
+    model = Capture(replace(
+        settings, vocabulary=pairs.special["size"], matching=MATCHING in tasks,
+        region_features=pairs.store.features.shape[-1]))
     if bert:
         start_from_bert(model, bert)
     return model
@@ -62,17 +60,18 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
     # the parts that accelerate trains, and whose state it keeps
     accelerator = utils.accelerator()
     accelerator.free_memory()  # of an earlier training
+    device = accelerator.device
+    on_gpu = device.type == "cuda"
     model.train()
-    on_gpu = accelerator.device.type == "cuda"
     if on_gpu:
-        torch._dynamo.config.suppress_errors = True  # without a compiler, it runs as it is
+        torch._dynamo.config.suppress_errors = True  # if there is no compiler
         model.compile()
     optimiser = make_optimiser(model, settings)
     objective, optimiser = accelerator.prepare(Objective(model, settings), optimiser)
     # go on from the last state; what is random in a step follows from its number
     history = resume.load_last_state(folder)
     steps = settings.epochs * (len(pairs.tokens) // min(settings.batch, len(pairs.tokens)))
-    stream = DataLoader(
+    stream = torch.utils.data.DataLoader(
         range(len(history), steps), batch_size=None, pin_memory=on_gpu,
         collate_fn=lambda step: step_batch(step, pairs, batches, settings, seed),
         num_workers=8 * on_gpu, multiprocessing_context="fork" if on_gpu else None)
@@ -86,7 +85,7 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
         return ", ".join(f"{name} {loss:.3f}" for name, loss in history[-1].items())
 
     for batch in utils.progress(stream, "pretraining steps", len(stream), note):
-        batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in batch.items()}
+        batch = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
         rate = learning_rate(len(history), steps, settings)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -96,12 +95,11 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
         history.append({name: loss.item() for name, loss in losses.items()})
         if settings.log:
             tracker.log(history[-1] | {"learning_rate": rate}, len(history))
-        if not math.isfinite(sum(history[-1].values())):
-            raise FloatingPointError(f"pretraining: a loss is not finite at step {len(history)} "
-                                     f"({note()}); lower learning_rate")
+        if not np.isfinite(sum(history[-1].values())):
+            raise FloatingPointError(f"pretraining: step {len(history)} has a loss that is "
+                                     f"not finite ({note()}); lower learning_rate")
         if len(history) % settings.keep_every == 0:
             resume.keep_state(folder, history)
-
     model.eval()
     if utils.is_main_process():
         model.save_pretrained(folder)
@@ -119,7 +117,6 @@ def step(objective: nn.Module, batch: Batch, optimiser: AdamW) -> dict[str, Tens
     accelerator.backward(sum(losses.values()))
     accelerator.clip_grad_norm_(objective.parameters(), 1.0)
     optimiser.step()
-    # what the whole batch costs, of which each process has some rows
     values = torch.stack(list(losses.values())).detach()
     return dict(zip(losses, accelerator.reduce(values, "mean"), strict=True))
 
@@ -162,7 +159,7 @@ def complete(losses: dict[str, Tensor], batch: Batch, out: Batch, temperature: f
         gathered = {}
         for name in ("text_contrastive", "region_contrastive"):
             rows = out[name].float()
-            # here is the loss of all rows, but gradients of these alone; they are averaged later
+            # the loss of all rows has gradients of these alone; they are averaged later
             rows.register_hook(lambda gradient: gradient * utils.process_count())
             shards = list(accelerator.gather(rows.detach()).split(len(rows)))
             shards[utils.process_index()] = rows
@@ -201,6 +198,8 @@ def step_batch(step: int, pairs: Pairs, batches: BatchSettings,
     masks = np.random.default_rng([seed, 4, step])
     rng = torch.Generator().manual_seed(int(masks.integers(2**63)))
     share = size // utils.process_count()
+    if not share:
+        raise utils.InputError(f"a batch has {size} pairs, fewer than processes")
     first = share * utils.process_index()
     rows = slice(first, first + share)
     return pairs.masked_batch(chosen, batches, rng, MATCHING in settings.tasks, rows)

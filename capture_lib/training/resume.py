@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from capture_lib import utils
-from capture_lib.utils import InputError
 
 HIDDEN = ".state"  # until it is whole
 
@@ -36,10 +35,10 @@ def load_last_state(folder: Path) -> list[dict[str, float]]:
         try:
             utils.accelerator().load_state(state)
             return json.loads((state / "history.json").read_text(encoding="utf-8"))
-        except Exception as error:  # a broken file raises whatever its bytes lead to
+        except Exception as error:  # whatever broken bytes lead to
             utils.say(f"warning: {state}: removed, cannot be read ({type(error).__name__})")
             if utils.is_main_process():
                 utils.remove(state)
     if states:  # the model may be half loaded
-        raise InputError(f"{folder}: no state of the training could be read; start again")
+        raise utils.InputError(f"{folder}: no state could be read; start again")
     return []
