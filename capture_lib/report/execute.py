@@ -1,25 +1,21 @@
-"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`.
-
-The notebooks themselves write `out/metrics/*.json`; `site` makes the report of both.
-"""
+"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`."""
 
 import hashlib
 import json
 import os
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from capture_lib.catalog.table import read_catalog
 from capture_lib.utils import NOTEBOOKS, ROOT, InputError, write_atomically, write_json
 
-# papermill, nbformat and the page's nbconvert are imported where they are used: they take a second
+# papermill, nbformat and nbconvert are imported where they are used: they take a second
 
 MARK = ".capture-report"  # an empty file in every folder that a run made
-PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}  # of every notebook
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that the kernel's output may take to arrive when a cell has ended
-KERNEL_OPTIONS = ["--IPKernelApp.log_level=50"]  # its notes are not for our readers
 # what the kernels see: nobody is watching (no live bars, static output); no notes of a debugger
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
@@ -32,194 +28,115 @@ def run_notebooks(
     profile: str, catalog: Path | None, out: Path, seed: int = 0, only: str | None = None,
     resume: bool = False, notebooks: Path = NOTEBOOKS,
 ) -> None:
-    """Execute the notebooks in order and write `out/notebooks/NN_name.ipynb` and `.html`.
+    """Execute the notebooks in order, 00, the tour, last; write `out/notebooks/NN_name.ipynb` and `.html`.
 
-    Args:
-        catalog: a catalog folder; None for the profile's own drawn world.
-        only: what the name of a notebook starts with ("03"), to execute this one alone.
-        resume: keep what an earlier run executed from the same parameters, catalog, notebooks and library.
-
-    Raises:
-        InputError: a wrong `only`, `catalog` or `out`, or a notebook that doesn't take the parameters.
-        NotebookFailed: a notebook stopped; those before it are kept, those after it were not started.
+    `catalog`: None for the profile's own drawn world. `only`: what the names of notebooks start with. `resume`: keep
+    what an earlier run executed from the same parameters, catalog, notebooks and library. Raises InputError for
+    a wrong option, before anything is executed, and NotebookFailed when a notebook stops.
     """
-    # look at everything before anything is made
+    # check what was asked for
     out = Path(out).resolve()
-    check_ours(out)
     folder = str(Path(catalog).resolve()) if catalog else ""
-    content = read_catalog(folder).fingerprint() if catalog else ""
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
-    every = find_notebooks(notebooks)
-    for file in every:
-        check_parameters(file)
-    prints = fingerprints(every, parameters, content)
-    files = [file for file in every if file.stem.startswith(only or "")]
-    if not files:
-        raise InputError(f"{notebooks}: no notebook starts with {only!r}; name one by its number, such as 03")
-    timings = read_timings(out)
+    content = read_catalog(folder).fingerprint() if catalog else ""
+    files = sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"), key=lambda file: (file.name[:2] == "00", file.name))
+    digests = fingerprints(files, parameters, content)
+    chosen = [file for file in files if file.name.startswith(only or "")]
+    if not chosen:
+        raise InputError(f"{notebooks}: no notebook {only or 'NN'}…ipynb here; name one by its number, such as 03")
+    claim_folder(out)
+    timings = read_object(out / "timings.json")
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
-    started = time.perf_counter()
-    for number, file in enumerate(files, start=1):
-        print(f"[{number}/{len(files)}] {file.stem} … ", end="", flush=True)
-        if resume and is_done(out, file, timings, prints[file]):
-            print("kept from an earlier run")
+    # execute what is not there yet
+    for number, file in enumerate(chosen, start=1):
+        print(f"[{number}/{len(chosen)}] {file.stem} …", flush=True)
+        page = out / "notebooks" / f"{file.stem}.html"
+        done = page.is_file() and not page.with_suffix(".failed.html").is_file()
+        if resume and done and timings.get(file.stem, {}).get("fingerprint") == digests[file]:
+            print("  kept from an earlier run")
             continue
-        try:
-            seconds = execute(file, parameters, out / "notebooks")
-        except BaseException as stop:  # Ctrl-C too: what is said of it starts on a line of its own
-            print("failed" if isinstance(stop, NotebookFailed) else "stopped", flush=True)
-            raise
-        print(f"{duration(seconds)} (elapsed {duration(time.perf_counter() - started)})", flush=True)
-        timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": prints[file]}
+        started = time.perf_counter()
+        execute(file, parameters, out / "notebooks")
+        seconds = time.perf_counter() - started
+        timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": digests[file]}
         write_json(out / "timings.json", timings)
+        print(f"  {duration(seconds)}", flush=True)
 
 
-def duration(seconds: float) -> str:
-    """Return seconds for a reader: 8.2 s, 92 s, 12 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-# ---- before anything runs
-
-
-def find_notebooks(folder: Path) -> list[Path]:
-    """Return the numbered notebooks in the order of execution: the tour, 00, shows what the others made."""
-    files = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
-    if not files:
-        raise InputError(f"{folder}: no notebooks here; expected files such as 01_data.ipynb")
-    return sorted(files, key=lambda file: file.name.startswith("00"))
-
-
-def check_ours(out: Path) -> None:
-    """Raise InputError unless a report may be written to `out`; make nothing."""
-    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest}: a file, not a folder; name another folder with --out")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{nearest}: cannot be written to; name another folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
-        raise InputError(f"{out}: holds files that no run made, and a report would overwrite some; "
-                         "name an empty folder with --out")
-
-
-def check_parameters(file: Path) -> None:
-    """Raise InputError unless a notebook takes our parameters with their types; papermill only warns."""
-    import papermill
-
+def claim_folder(out: Path) -> None:
+    """Make the folder of a report and mark it; raise InputError where it is not ours to write to."""
     try:
-        known = papermill.inspect_notebook(str(file))
-    except ValueError as error:
-        raise InputError(f"{file}: {one_line(error)}; save it with the kernel python3") from None
-    for name, kind in PARAMETERS.items():
-        if name not in known or known[name]["inferred_type_name"] != kind:
-            raise InputError(f"{file}: does not take the parameter {name!r}; write `{name}: {kind} = …` in the "
-                             "cell tagged 'parameters'")
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and not (out / MARK).exists():
+            raise InputError(f"{out}: holds files that no run made, and a report would overwrite some; "
+                             "name an empty folder with --out")
+        (out / MARK).touch()
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror}; name another folder with --out") from None
 
 
-def fingerprints(files: list[Path], parameters: dict[str, str | int], catalog: str) -> dict[Path, str]:
-    """Return a digest for each notebook of all that it depends on: library, catalog, the notebooks before it."""
-    import nbformat
-
-    digest = hashlib.sha256(json.dumps([parameters, catalog]).encode())
+def fingerprints(files: list[Path], *inputs: object) -> dict[Path, str]:
+    """Return for each notebook a digest of what it rests on: inputs, library, the notebooks before it."""
+    digest = hashlib.sha256(json.dumps(inputs).encode())
     for source in sorted(PACKAGE.rglob("*")):  # templates and word tables too
         if source.is_file() and "__pycache__" not in source.parts:
             digest.update(str(source.relative_to(PACKAGE)).encode() + source.read_bytes())
-    prints = {}
+    digests = {}
     for file in files:
-        cells = nbformat.read(file, as_version=4).cells
-        digest.update(json.dumps([(cell.cell_type, cell.source) for cell in cells]).encode())
-        prints[file] = digest.hexdigest()[:16]
-    return prints
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        digest.update(json.dumps([(cell["cell_type"], cell["source"]) for cell in cells]).encode())
+        digests[file] = digest.hexdigest()[:16]
+    return digests
 
 
-def read_timings(out: Path) -> dict[str, dict]:
-    """Return what earlier runs noted, `{stem: {"seconds", "fingerprint"}}`; empty without any."""
-    file = out / "timings.json"
-    if not file.is_file():
-        return {}
-    try:
-        return {stem: dict(timing) for stem, timing in json.loads(file.read_text()).items()}
-    except (ValueError, TypeError, AttributeError):
-        raise InputError(f"{file}: not JSON with an object for each notebook; remove it and run again") from None
-
-
-def is_done(out: Path, file: Path, timings: dict[str, dict], fingerprint: str) -> bool:
-    """Return True where an earlier run executed this notebook and nothing that it depends on has changed."""
-    folder = out / "notebooks"
-    whole = (folder / file.name).is_file() and (folder / f"{file.stem}.html").is_file()
-    failed = (folder / f"{file.stem}.failed.ipynb").is_file()
-    return whole and not failed and timings.get(file.stem, {}).get("fingerprint") == fingerprint
-
-
-# ---- one notebook
-
-
-def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> float:
-    """Execute one notebook into `folder`, with a page of it, and return the seconds that took.
-
-    Raises:
-        NotebookFailed: a cell raised, or the kernel died or fell silent; earlier results stay as they are.
-    """
+def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
+    """Execute one notebook into `folder`, with a page of it, or raise NotebookFailed and keep what ran."""
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    folder.mkdir(parents=True, exist_ok=True)
-    running = folder / f".{file.stem}.running.ipynb"
-    failed = folder / f"{file.stem}.failed.ipynb"
-    target = str(running).replace("{", "{{").replace("}", "}}")  # papermill takes it for a format
-    started = time.perf_counter()
-    try:
-        with patch.dict(os.environ, ENVIRONMENT):
-            papermill.execute_notebook(
-                str(file), target, parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT),
-                iopub_timeout=MAX_SILENCE, extra_arguments=KERNEL_OPTIONS)
-        publish(running, folder / file.name)
-    except (papermill.PapermillExecutionError, DeadKernelError, OSError) as error:
-        cell = f", cell {failing_cell(running)}" if running.is_file() else ""
-        if cell:
-            publish(running, failed)
-        raise NotebookFailed(f"notebook {file.stem}{cell}: {one_line(error)} (what ran is kept in {failed}; mend the "
-                             "cause, then go on with `capture run --resume` and the same options)") from None
-    finally:
-        running.unlink(missing_ok=True)
-    failed.unlink(missing_ok=True)
-    failed.with_suffix(".html").unlink(missing_ok=True)
-    return time.perf_counter() - started
-
-
-def publish(running: Path, file: Path) -> None:
-    """Write an executed notebook to `file`, and its page beside it."""
-    import nbformat
-
     from capture_lib.report.page import to_html
 
-    notebook = nbformat.read(running, as_version=4)
-    notebook.metadata.pop("widgets", None)  # views of a kernel that is gone
-    notebook.metadata.papermill.update(input_path=file.name, output_path=file.name)
-    with write_atomically(file) as beside:
+    reason = ""
+    failed = folder / f"{file.stem}.failed.ipynb"
+    with TemporaryDirectory() as scratch:
+        running = Path(scratch) / file.name
+        try:
+            with patch.dict(os.environ, ENVIRONMENT):
+                papermill.execute_notebook(
+                    str(file), str(running), parameters, kernel_name="python3", progress_bar=False,
+                    cwd=str(ROOT), iopub_timeout=MAX_SILENCE, extra_arguments=["--IPKernelApp.log_level=50"])
+        except papermill.PapermillExecutionError as error:
+            reason = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+        except DeadKernelError:
+            reason = "the kernel died, most often for want of memory; try a smaller profile"
+        except OSError as error:  # no room on the disk, or the kernel's output did not arrive in time
+            reason = str(error)
+        notebook = nbformat.read(running if running.is_file() else file, as_version=4)
+
+    # keep it, with a page; without views of a kernel that is gone, and paths of this machine
+    target = failed if reason else folder / file.name
+    for name in ("widgets", "papermill"):
+        notebook.metadata.pop(name, None)
+    with write_atomically(target) as beside:
         nbformat.write(notebook, beside)
-    with write_atomically(file.with_suffix(".html")) as beside:
+    with write_atomically(target.with_suffix(".html")) as beside:
         beside.write_text(to_html(notebook, file.stem), encoding="utf-8")
+    if reason:
+        raise NotebookFailed(f"notebook {file.stem}, {' '.join(reason.split())[:400]} (what ran is kept in {failed}; "
+                             "mend the cause, then go on with `capture run --resume` and the same options)")
+    for outdated in (failed, failed.with_suffix(".html")):
+        outdated.unlink(missing_ok=True)
 
 
-def failing_cell(file: Path) -> int:
-    """Return the number of the cell at which a partly executed notebook stopped: the 7 of `In [7]`."""
-    import nbformat
+def read_object(file: Path) -> dict:
+    """Return the JSON object in a file; an empty one where there is no file."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: not a JSON object; remove it and run again") from None
 
-    cells = nbformat.read(file, as_version=4).cells
-    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-    return sum(cell.metadata.get("papermill", {}).get("start_time") is not None for cell in code)
 
-
-def one_line(error: Exception) -> str:
-    """Return what a notebook stopped with, in one line."""
-    if isinstance(error, TimeoutError):
-        return f"the kernel's output did not arrive within {MAX_SILENCE} s; is the machine overloaded?"
-    if type(error).__name__ == "DeadKernelError":
-        return "the kernel died, most often for want of memory; try a smaller profile"
-    text = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else str(error)
-    return " ".join(text.split())[:400]
+def duration(seconds: float) -> str:
+    """Return seconds for a reader: 8.2 s, 12 min."""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -53,10 +53,10 @@ def test_a_report_goes_only_into_an_empty_folder_or_one_that_a_run_made(tmp_path
 def test_a_folder_that_a_run_made_is_taken_again(tmp_path):
     out = tmp_path / "report"
     out.mkdir()
-    execute.check_ours(out)  # empty
+    execute.claim_folder(out)  # empty
     (out / execute.MARK).touch()
     (out / "index.html").write_text("a report")
-    execute.check_ours(out)
+    execute.claim_folder(out)
     assert (out / "index.html").read_text() == "a report"
 
 

@@ -92,7 +92,9 @@ function render({ model, el }) {
       root.querySelector(event.key === "0" ? '[data-key="box-all"]' : `[data-key="number-${event.key - 1}"]`)?.click();
     } else if (!typing && ["ArrowLeft", "ArrowRight"].includes(event.key)) {
       event.preventDefault();
-      send({ do: event.key === "ArrowLeft" ? "previous" : "next" });
+      const chosen = places.picker.querySelector(".query.chosen"); // or else the next strip begins
+      if (event.key === "ArrowLeft") (chosen?.previousElementSibling ?? places.picker.querySelector('[data-key="before"]')).click();
+      else (chosen?.nextElementSibling ?? places.picker.querySelector('[data-key="after"]')).click();
     } else if (!typing && event.key === "w") {
       root.querySelector('[data-do="wrong"]').click();
     }
