@@ -161,7 +161,7 @@ def test_a_state_that_was_cut_is_skipped_with_a_line_that_names_it(pairs, whole,
 def test_without_a_whole_state_the_next_start_begins_anew(pairs, whole, tmp_path, monkeypatch):
     for state in stopped(pairs, tmp_path, monkeypatch):
         (state / "optimizer.bin").write_bytes(b"")
-    refused(lambda: run(pairs, tmp_path), str(tmp_path), "no state of the training could be read", "start again")
+    refused(lambda: run(pairs, tmp_path), str(tmp_path), "no state could be read", "start again")
     taken = after(8, interrupt, monkeypatch)
     run(pairs, tmp_path)
     assert len(taken) == 8 and files_below(tmp_path) == whole
