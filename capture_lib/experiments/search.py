@@ -102,9 +102,9 @@ class Searcher:
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
-        square = to_tensor(region_store.square(photo, self.regions.photo_size)[None]).to(pick_device())
-        extent = region_store.extent(photo)[None]
-        found = region_store.describe(square, extent, self.detector, self.encoder, self.regions.max_regions)
+        square, extent = region_store.square(photo, self.regions.photo_size)
+        square = to_tensor(square[None]).to(pick_device())
+        found = region_store.describe(square, extent[None], self.detector, self.encoder, self.regions.max_regions)
         boxes, scores, features = next(found)
         return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
 
