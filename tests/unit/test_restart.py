@@ -1,6 +1,5 @@
 """A training that is stopped in every way there is: it goes on from its last state, and ends with the same bytes."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -120,20 +119,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(pairs, tmp_path):
     assert len(kept) > 1  # it was killed all along the way
     run(pairs, folder, epochs=12)
     assert files_below(folder) == files_below(tmp_path / "whole")
-
-
-def test_what_is_logged_for_tensorboard_are_the_losses_and_the_log_changes_no_bit(pairs, whole, tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    stopped(pairs, tmp_path / "run", monkeypatch, log=str(tmp_path / "log"))
-    run(pairs, tmp_path / "run", log=str(tmp_path / "log"))  # goes on from step 4
-    assert files_below(tmp_path / "run") == whole
-    found = EventAccumulator(str(tmp_path / "log" / "pretraining")).Reload()
-    assert set(found.Tags()["scalars"]) == {*pretrain.TASKS, "learning_rate"}
-    history = json.loads(whole["history.json"])
-    for task in pretrain.TASKS:
-        assert [event.step for event in found.Scalars(task)] == list(range(1, 9))
-        assert [event.value for event in found.Scalars(task)] == pytest.approx([step[task] for step in history])
 
 
 # ---- states that are of no use
