@@ -51,7 +51,7 @@ def settings_of(run: Run, job: Job) -> dict:
     """Return all that a job's model depends on: the profile's settings, but for the variant's."""
     profile = run.profile
     variant = job.variant
-    base = replace(profile.pretrain, keep_every=0, log="")
+    base = replace(profile.pretrain, keep_every=0)
     # the same number of steps, whatever the data and the batch
     epochs = job.epochs * variant.batch_factor * round(1 / variant.share)
     training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs,
