@@ -41,15 +41,14 @@ def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
     """Write `query_id,gallery_id,…` a line as text, and a row a hit, with its rank from 1, as parquet."""
-    text = ""
     tables = []
     for query, found in zip(queries, rankings, strict=True):
         items = [gallery[row] for row in found.rows]
-        text += ",".join((query, *items)) + "\n"
         tables.append(pd.DataFrame({"query_id": query, "rank": range(1, len(items) + 1), "gallery_id": items,
                                     "score": found.scores, "instance": found.instances}))
+    lines = [",".join((query, *table["gallery_id"])) + "\n" for query, table in zip(queries, tables, strict=True)]
     with write_atomically(file.with_suffix(".txt")) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text("".join(lines), encoding="utf-8")
     with write_atomically(file.with_suffix(".parquet")) as beside:
         pd.concat(tables, ignore_index=True).to_parquet(beside)
 

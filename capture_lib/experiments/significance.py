@@ -25,8 +25,7 @@ def p_values(compared: Sequence[tuple[Scores, Scores, bool]], known: Sequence[No
     columns = np.zeros((longest, len(compared)), np.float32)  # each sums to its mean
     noise = np.zeros((2, len(compared)))
     for number, (a, b, together) in enumerate(compared):
-        a = np.array(a, float, ndmin=2)  # (S, Q)
-        b = np.array(b, float, ndmin=2)
+        a, b = np.array(a, float, ndmin=2), np.array(b, float, ndmin=2)  # (S, Q)
         columns[:a.shape[1], number] = (a.mean(0) - b.mean(0)) / a.shape[1]
         sides = [a - b] if together else [a, b]
         noise[:, number] = noise_of_difference(sides, known[number] if known else None)
@@ -76,6 +75,5 @@ def holm(p: Sequence[float]) -> np.ndarray:
     order = np.argsort(p, kind="stable")
     # the smallest of m times m, the next times m - 1, …; none falls below the one before
     scaled = p[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return adjusted
+    adjusted = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted[np.argsort(order)]

@@ -16,7 +16,6 @@ from capture_lib.retrieval.ranking import METHODS
 RELEASED_LAYERS = 14  # text and visual 4, cross 4, joint 6: what the counts below are scaled from
 LAYERS = ("066", "222", "255", "525", "552", "606", "660", "888")  # of the released configurations
 PROPOSALS, TRUE_BOXES, WHOLE = "region_store", "true_boxes", "whole_photos"  # folders of regions
-OF_CAPTURE = METHODS["capture-chosen/instance"].representations
 OF_STREAMS = ("contrastive", "contrastive image")  # representations without cross and joint layers
 OF_ONE_STREAM = ("product", "joint", "joint image")  # representations without a contrastive loss
 ALL_BOXES = {"nms_iou": 1.0, "max_instances": 100}  # each is an instance, however near another
@@ -24,7 +23,7 @@ ALL_BOXES = {"nms_iou": 1.0, "max_instances": 100}  # each is an instance, howev
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the profile's CAPTURE: settings by name, regions, data, representations."""
+    """What differs from the profile's CAPTURE."""
 
     capture: dict[str, int] = field(default_factory=dict)
     pretrain: dict[str, object] = field(default_factory=dict)
@@ -35,7 +34,7 @@ class Variant:
     max_regions: int = 0  # 0 = no limit
     share: float = 1.0  # of the training pairs
     batch_factor: int = 1  # a batch is so many times as large
-    representations: tuple[str, ...] = OF_CAPTURE  # that val may choose from
+    representations: tuple[str, ...] = METHODS["capture-chosen/instance"].representations  # val may choose
 
 
 UNCHANGED = Variant()
