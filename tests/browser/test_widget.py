@@ -1,7 +1,6 @@
 """The explorer in a real browser: in JupyterLab and as an app of Voilà, by mouse and keyboard, with one's own photo."""
 
 import re
-import os
 import sys
 import time
 from collections.abc import Iterator
