@@ -113,11 +113,14 @@ def is_main_process() -> bool:
 def accelerator() -> "Accelerator":
     """Return accelerate's view of the processes, in float32 on the GPU of each or on the CPU."""
     import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 
     PartialState._reset_state()  # that of the process which this one was forked from, as in a notebook
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))  # while the main process trains a detector
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
+    # some pretext tasks leave weights unused, the same in every step
+    gradients = DistributedDataParallelKwargs(static_graph=True)
+    on_cpu = not torch.cuda.is_available()
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience, gradients])
 
 
 def wait_for_everyone() -> None:

@@ -37,10 +37,9 @@ def shared() -> Path:
 
 def smallest_world(folder: Path) -> list[str]:
     """Draw the world of the profile `smoke` where it is not there; return the options of a run on it."""
-    from capture_lib import profiles
-    from capture_lib.experiments.run import default_catalog
+    from capture_lib.experiments.run import open_run
 
-    default_catalog(profiles.get("smoke"))
+    open_run("smoke")
     return []
 
 

@@ -130,7 +130,7 @@ def make_composites(folder: Path, settings: SynthesisSettings, seed: int = 0) ->
 def random_pairs(captions: list[str], settings: BatchSettings, folder: Path) -> Pairs:
     """Captions with random regions; the tokenizer goes into the folder."""
     table = pd.DataFrame({"sample_id": [f"photo-{i}" for i in range(len(captions))], "caption": captions})
-    tokenizer = batches.make_tokenizer(settings, captions, folder)
+    tokenizer = batches.make_tokenizer(captions, folder)
     return batches.make_pairs(table, random_store(len(captions)), tokenizer, settings)
 
 

@@ -1,14 +1,11 @@
 """What the paper claims, what was measured here, and the verdict (notebook 07).
 
-A claim is one comparison of two methods or several: paired effects over the test queries with 95%
-intervals and p values, adjusted by Holm's method over all comparisons. A comparison holds when its
-effect points the claimed way and its adjusted p value is below 5%. A claim is reproduced when all
-that was measured of it holds, partly when some does, not reproduced when nothing does or the main
-comparison speaks against it.
+`claims.json` has the claims: where each stands, what it depends on ("note"), the paper's figure where
+one is known, and its comparisons of two methods, the main one first. "among": of queries of one
+combination alone. "wanted": "not better" where the claim is that something doesn't help.
 """
 
 import json
-from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import erfc, sqrt
 from pathlib import Path
@@ -25,117 +22,79 @@ BETTER, NOT_BETTER = "better", "not better"
 HOLDS, OPEN, CONTRADICTED, NOT_MEASURED = "holds", "not shown", "contradicted", "not measured"
 RULES = {BETTER: f"holds if better, with p < {LEVEL} after Holm",
          NOT_BETTER: f"holds unless better, with p < {LEVEL} after Holm"}
-UNTRAINED = ("image-only", "text-only", "late-fusion", "popularity", "chance")
+RECALL = "recall@0.5 of the proposals"
 MIN_RECALL = 0.8  # the paper gives no threshold for its proposals; ours
 UNMEASURED = dict.fromkeys(("effect", "low", "high", "p", "p_raw", "queries", "trainings"))
+CLAIMS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One method against another, on all queries or on those of one combination.
-
-    `wanted` NOT_BETTER: the claim is that the first is no better ("does not help"). It holds unless
-    the first is significantly better: what helps too little to be seen here counts as no help.
-    """
-
-    better: str
-    baseline: str
-    among: str = ""
-    wanted: str = BETTER
-
-    def __str__(self) -> str:
-        return f"{self.better} − {self.baseline}" + (f" ({self.among})" if self.among else "")
-
-
-RECALL = Comparison("recall@0.5 of the proposals", f"{MIN_RECALL} (our threshold)")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim and how it is tested."""
-
-    claim: str
-    source: str  # where it stands
-    note: str  # what it depends on
-    comparisons: tuple[Comparison, ...]  # the main one first
-    paper: str | None = None  # the paper's figure, where one is known
-
-
-# ---- testing
-
-
 def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, command: str) -> list[dict]:
-    """Return a row for each claim: verdict, note, comparisons with effects, intervals, p values.
+    """Return a row for each claim: verdict, comparisons, the figures of the first that was measured.
 
-    A row's own effect, low, high, p and p_raw are those of its first comparison that was measured.
-
-    Args:
-        scores: figures of every query by method, with the same queries in all tables.
-        combination: (Q,) the kind of each query (`catalog.table.SEEN` …); empty where `scores` is.
-        proposals: what notebook 03 measured of the proposals, if it did.
-        command: what makes these figures again.
+    `combination`: the kind of each query (Q,); `proposals`: what notebook 03 measured, if it did.
     """
-    results = measure(scores, combination, proposals)
     rows = []
     for claim in CLAIMS:
-        own = [results[comparison] for comparison in claim.comparisons]
-        measured = [result for result in own if result["outcome"] != NOT_MEASURED]
-        main = (measured or own)[0]
-        rows.append({
-            "claim": claim.claim, "source": claim.source, "paper": claim.paper, "note": claim.note,
-            **{key: main[key] for key in ("compared", "effect", "low", "high", "p", "p_raw")},
-            "verdict": verdict([result["outcome"] for result in own]), "command": command,
-            "rule": RULES[claim.comparisons[0].wanted], "comparisons": own})
-    return rows
+        wanted = claim.get("wanted", BETTER)
+        among = claim.get("among", "")
+        results = []
+        for better, baseline in claim["comparisons"]:
+            compared = f"{better} − {baseline}" + (f" ({among})" if among else "")
+            results.append({"compared": compared, "better": better, "baseline": baseline, "among": among,
+                            "wanted": wanted, **UNMEASURED})
+        row = {key: claim.get(key) for key in ("claim", "source", "paper", "note")}
+        rows.append(row | {"command": command, "rule": RULES[wanted], "comparisons": results})
 
-
-def measure(scores: Scores, combination: np.ndarray, proposals: dict | None) -> dict[Comparison, dict]:
-    """Return each comparison's effect, interval, p value (raw and adjusted) and outcome."""
-    planned = [comparison for claim in CLAIMS for comparison in claim.comparisons]
-    pairs = {}
-    for comparison in planned:
-        pair = paired_scores(comparison, scores, combination)
-        if pair is not None:
-            pairs[comparison] = pair
-
-    # p values share the training noise of all models, by kind of queries
-    kinds = [(comparison.among, together) for comparison, (_, _, together) in pairs.items()]
-    noise = {kind: training_noise(scores, combination, *kind) for kind in set(kinds)}
-    raw = p_values(list(pairs.values()), [noise[kind] for kind in kinds])
-    found = {}
-    for (comparison, (a, b, together)), p in zip(pairs.items(), raw, strict=True):
-        effect = paired_difference(a, b, together=together)
-        found[comparison] = {"effect": effect["value"], "low": effect["low"], "high": effect["high"],
-                             "p_raw": float(p), "queries": a.shape[1], "trainings": [len(a), len(b)]}
-    if proposals and proposals.get("recall@0.5"):  # nothing where no photo has true boxes
-        found[RECALL] = recall_effect(proposals)
-    # adjust all p values as one family
-    adjusted = holm([result["p_raw"] for result in found.values()])
-    for result, p in zip(found.values(), adjusted, strict=True):
+    # measure them, and adjust all p values as one family
+    planned = [result for row in rows for result in row["comparisons"]]
+    measure(planned, scores, combination)
+    for result in planned:
+        if result["better"] == RECALL and proposals and proposals.get("recall@0.5"):
+            result |= recall_effect(proposals)
+    measured = [result for result in planned if result["effect"] is not None]
+    for result, p in zip(measured, holm([result["p_raw"] for result in measured]), strict=True):
         result["p"] = float(p)
-    rows = {}
-    for comparison in planned:
-        result = found.get(comparison)
-        rows[comparison] = {"compared": str(comparison), **asdict(comparison), **(result or UNMEASURED),
-                            "outcome": outcome(comparison, result)}
+    for row in rows:
+        for result in row["comparisons"]:
+            result["outcome"] = outcome(result["wanted"], result["effect"], result["p"])
+        row["verdict"] = verdict([result["outcome"] for result in row["comparisons"]])
+        shown = next((result for result in row["comparisons"] if result in measured), row["comparisons"][0])
+        row |= {key: shown[key] for key in ("compared", "effect", "low", "high", "p", "p_raw")}
     return rows
 
 
-def paired_scores(comparison: Comparison, scores: Scores, combination: np.ndarray
-                  ) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Return both sides, (S, Q) and (T, Q), and whether they are one model read in two ways.
+def measure(results: list[dict], scores: Scores, combination: np.ndarray) -> None:
+    """Add effect, interval and p value to each comparison whose two methods are there."""
+    pairs = []
+    noise = []
+    measured = []
+    for result in results:
+        if result["better"] not in scores or result["baseline"] not in scores:
+            continue
+        a = figures(scores[result["better"]], combination, result["among"])
+        b = figures(scores[result["baseline"]], combination, result["among"])
+        # in a small profile, two layer counts may be one model: then neither is better
+        if a.shape[1] == 0 or result["wanted"] == BETTER and np.array_equal(a, b):
+            continue
+        together = training_of(result["better"]) == training_of(result["baseline"])
+        effect = paired_difference(a, b, together=together)
+        result |= {"effect": effect["value"], "low": effect["low"], "high": effect["high"],
+                   "queries": a.shape[1], "trainings": [len(a), len(b)]}
+        pairs.append((a, b, together))
+        noise.append(training_noise(scores, combination, result["among"], together))
+        measured.append(result)
+    for result, p in zip(measured, p_values(pairs, noise), strict=True):
+        result["p_raw"] = float(p)
 
-    None where a side is missing, or where both are the same though one is to be better: in a small
-    profile two layer counts may be one.
-    """
-    if comparison.better not in scores or comparison.baseline not in scores:
-        return None
-    a = figures(scores[comparison.better], combination, comparison.among)
-    b = figures(scores[comparison.baseline], combination, comparison.among)
-    if a.shape[1] == 0 or comparison.wanted == BETTER and np.array_equal(a, b):
-        return None
-    return a, b, training_of(comparison.better) == training_of(comparison.baseline)
+
+def recall_effect(proposals: dict) -> dict:
+    """Return recall@0.5 above our threshold, with the p value of a normal distribution."""
+    low, value, high = (proposals["recall@0.5"][key] - MIN_RECALL for key in ("low", "value", "high"))
+    error = max((high - low) / (2 * 1.96), 1e-9)
+    p = max(erfc(abs(value) / error / sqrt(2)), 1 / (FLIPS + 1))
+    return {"effect": value, "low": low, "high": high, "p_raw": p, "queries": proposals.get("photos"),
+            "trainings": [1, 1]}
 
 
 def figures(tables: list[pd.DataFrame], combination: np.ndarray, among: str) -> np.ndarray:
@@ -145,10 +104,7 @@ def figures(tables: list[pd.DataFrame], combination: np.ndarray, among: str) -> 
 
 
 def training_noise(scores: Scores, combination: np.ndarray, among: str, together: bool) -> Noise | None:
-    """Return the training noise of all models on a kind of queries.
-
-    `together`: the noise of the differences between two ways to read a model.
-    """
+    """Return the training noise of all models; `together`: of differences between ways to read one."""
     models: dict[str, list[np.ndarray]] = {}
     for name, tables in scores.items():
         models.setdefault(training_of(name), []).append(figures(tables, combination, among))
@@ -166,27 +122,15 @@ def training_of(method: str) -> str:
     return method.split("/")[0].removesuffix("-chosen")
 
 
-def recall_effect(proposals: dict) -> dict:
-    """Return recall@0.5 above our threshold, with the p value of a normal distribution."""
-    recall = proposals["recall@0.5"]
-    effect = recall["value"] - MIN_RECALL
-    error = (recall["high"] - recall["low"]) / (2 * 1.96)
-    p = erfc(abs(effect) / max(error, 1e-9) / sqrt(2))
-    return {"effect": effect, "low": recall["low"] - MIN_RECALL, "high": recall["high"] - MIN_RECALL,
-            "p_raw": max(p, 1 / (FLIPS + 1)), "queries": proposals.get("photos"), "trainings": [1, 1]}
-
-
-def outcome(comparison: Comparison, result: dict | None) -> str:
+def outcome(wanted: str, effect: float | None, p: float | None) -> str:
     """Return whether a comparison holds, by its effect and its adjusted p value."""
-    if result is None:
+    if effect is None:
         return NOT_MEASURED
-    significant = result["p"] < LEVEL
-    above = result["effect"] > 0
-    if comparison.wanted == NOT_BETTER:
-        return CONTRADICTED if significant and above else HOLDS
-    if not significant:
+    if wanted == NOT_BETTER:
+        return CONTRADICTED if p < LEVEL and effect > 0 else HOLDS
+    if p >= LEVEL:
         return OPEN
-    return HOLDS if above else CONTRADICTED
+    return HOLDS if effect > 0 else CONTRADICTED
 
 
 def verdict(outcomes: list[str]) -> str:
@@ -197,26 +141,3 @@ def verdict(outcomes: list[str]) -> str:
     if measured[0] == CONTRADICTED or HOLDS not in measured:
         return "not reproduced"
     return "reproduced" if set(measured) == {HOLDS} else "partly"
-
-
-def points(result: dict) -> str:
-    """Return an effect in percentage points: `+2.1 [−0.3, +4.5]`; "—" where there is none."""
-    if result["effect"] is None:
-        return "—"
-    text = "{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
-    values = {key: 100 * result[key] for key in ("effect", "low", "high")}
-    return text.format(**values).replace("-", "−")
-
-
-def read_claims() -> tuple[Claim, ...]:
-    """Return the claims of `claims.json`, which stands beside this module."""
-    claims = []
-    for row in json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8")):
-        among = row.pop("among", "")
-        wanted = row.pop("wanted", BETTER)
-        pairs = row.pop("comparisons")
-        claims.append(Claim(comparisons=tuple(Comparison(*pair, among, wanted) for pair in pairs), **row))
-    return tuple(claims)
-
-
-CLAIMS = read_claims()

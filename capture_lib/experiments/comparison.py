@@ -4,9 +4,7 @@ A model is a stage below `variants/`, its evaluation one below `comparison/`: af
 the next start goes on with those that are left.
 """
 
-import re
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,13 +21,14 @@ from capture_lib.experiments import evaluation, stages, variants
 from capture_lib.experiments.run import Run, digest
 from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, UNCHANGED, Variant
 from capture_lib.model.capture import Capture
-from capture_lib.proposals import region_store as storing
+from capture_lib.proposals import region_store
 from capture_lib.retrieval import embedding, ranking
 from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
 
 Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
+READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an evaluation reads
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,17 @@ class Job:
     rate: float  # factor of the profile's learning rate
     seed: int
 
-    @property
-    def title(self) -> str:
-        """The name of its evaluation's folder."""
-        tasks = " ".join(self.variant.pretrain.get("tasks", ()))
-        title = f"{self.name} {tasks} {self.epochs} epochs rate {self.rate:g} seed {self.seed}"
-        return re.sub(r"[^a-z0-9.]+", "-", title.lower())
+
+def capture(run: Run) -> Job:
+    """Return the job of notebook 04's CAPTURE."""
+    return Job("capture", UNCHANGED, run.profile.pretrain.epochs, 1.0, run.seed)
 
 
 def settings_of(run: Run, job: Job) -> dict:
     """Return all that a job's model depends on: the profile's settings, but for the variant's."""
     profile = run.profile
     variant = job.variant
-    base = pretrain.settings_of_result(profile.pretrain)
+    base = replace(profile.pretrain, keep_every=0)
     # the same number of steps, whatever the data and the batch
     epochs = job.epochs * variant.batch_factor * round(1 / variant.share)
     training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs,
@@ -64,15 +61,11 @@ def settings_of(run: Run, job: Job) -> dict:
             "max_regions": variant.max_regions, "share": variant.share, "seed": job.seed}
 
 
-# ---- training
-
-
 def model_name(run: Run, job: Job) -> str:
     """Return the name of a model's stage: one for all jobs with the same settings."""
     settings = settings_of(run, job)
-    capture = Job("capture", UNCHANGED, run.profile.pretrain.epochs, 1.0, run.seed)
-    if settings == settings_of(run, capture):
-        return "pretrain"  # that of notebook 04
+    if settings == settings_of(run, capture(run)):
+        return "pretrain"
     return f"variants/{digest(repr(settings).encode())}"
 
 
@@ -82,106 +75,91 @@ def trained(run: Run, job: Job) -> Path:
     name = model_name(run, job)
     if name == "pretrain":
         return run.stages / name
-    source = store_folder(run, job.variant.regions)
     table = stages.samples(run, "train")[["sample_id", "split", "image", "caption"]]
 
     def make(folder: Path) -> None:
         order = np.random.default_rng([job.seed, 12]).permutation(len(table))
         chosen = np.sort(order[:round(job.variant.share * len(table))])
-        pairs = evaluation.pairs_of(run, table.iloc[chosen], source, job.variant)
+        pairs = evaluation.pairs_of(run, table.iloc[chosen], job.variant, job.variant.regions)
         training = replace(settings["pretrain"], keep_every=run.profile.pretrain.keep_every)
         model = pretrain.build_model(settings["capture"], pairs, job.seed, training.tasks, training.bert)
         pretrain.train(model, pairs, settings["batches"], training, folder, job.seed)
 
-    return run.stage(pretrain, settings, [source], table, make, name=name)
-
-
-def store_folder(run: Run, kind: str) -> Path:
-    """Return the folder of a region store."""
-    suffix = "" if kind == PROPOSALS else f"-{kind.replace(' ', '-')}"
-    return run.stages / f"region_store{suffix}"
+    return run.stage(pretrain, settings, [run.stages / job.variant.regions], table, make, name=name)
 
 
 def boxed_store(run: Run, kind: str) -> Path:
     """Return the folder of a region store of true boxes, or of each whole photo as one region."""
     encoder, source = stages.trained_encoder(run)
-    table = stages.photographed(run)
+    table = stages.samples(run)
     if kind == TRUE_BOXES:
         table = table[table["boxes"].map(len) > 0]
-    paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
 
     def make(folder: Path) -> None:
+        paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
         sizes = [np.tile(load_photo(path).shape[1::-1], 2) for path in paths]  # width, height, twice
+        boxes = [np.array([[0, 0, *size[:2]]]) for size in sizes]
         if kind == TRUE_BOXES:
             boxes = [np.stack(list(own)) for own in table["boxes"]]
-        else:
-            boxes = [np.array([[0, 0, *size[:2]]]) for size in sizes]
+        features = region_store.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
+        fractions = [own / size for own, size in zip(boxes, sizes, strict=True)]
+
+        # a row a photo, zeros behind its last region
         counts = np.array([len(own) for own in boxes], np.int32)
         valid = np.arange(counts.max()) < counts[:, None]  # (N, R)
-        features = storing.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
         arrays = {"counts": counts, "scores": valid.astype(np.float32),
                   "features": np.zeros((*valid.shape, features.shape[1]), np.float16),
                   "boxes": np.zeros((*valid.shape, 4), np.float32)}
         arrays["features"][valid] = features
-        arrays["boxes"][valid] = np.concatenate([own / size for own, size in zip(boxes, sizes, strict=True)])
+        arrays["boxes"][valid] = np.concatenate(fractions)
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
-        (folder / "ids.txt").write_text("".join(f"{sample}\n" for sample in table["sample_id"]), encoding="utf-8")
+        (folder / "ids.txt").write_text("\n".join(table["sample_id"]), encoding="utf-8")
 
-    return run.stage(storing, run.profile.regions, [source], table[["sample_id", "image", "boxes"]], make,
-                     name=store_folder(run, kind).name)
-
-
-# ---- evaluation
+    read = table[["sample_id", "image", "boxes"]]
+    return run.stage(region_store, run.profile.regions, [source], read, make, name=kind)
 
 
 def evaluated(run: Run, job: Job) -> Path:
     """Return the folder with a job's figures on test, as val has chosen."""
     variant = job.variant
     source = trained(run, job)
-    store = store_folder(run, variant.query_regions)
-    instances = run.profile.instances
-    if variant.query_regions == TRUE_BOXES:  # each of them is a product, however near another
-        instances = replace(instances, nms_iou=1.0, max_instances=run.profile.retrieval.depth)
     methods = methods_of(job)
-    levels = {method.level for method in methods.values()}
+    retrieval = run.profile.retrieval
 
     def make(folder: Path) -> None:
         model = Capture.from_pretrained(source).to(pick_device()).eval()
-        sets = evaluation.embed_splits(run, store, model, None, variant, instances, levels)
-        evaluation.write_evaluation(
-            folder, *evaluation.evaluate_methods(sets, methods, run.profile.retrieval.depth))
+        levels = {method.level for method in methods.values()}
+        sets = evaluation.embed(run, model, None, variant, levels)
+        evaluation.evaluate(folder, sets, methods, retrieval.depth, {})
 
-    settings = {"retrieval": run.profile.retrieval, "instances": instances,
-                "batches": settings_of(run, job)["batches"], "max_regions": variant.max_regions,
-                "representations": variant.representations}
-    table = stages.photographed(run)
-    read = table.loc[table["split"] != "train", evaluation.READ]
-    return run.stage(sys.modules[__name__], settings, [source, store], read, make,
-                     name=f"comparison/{job.title}")
+    settings = {"retrieval": retrieval, "instances": run.profile.instances, "job": job,
+                "batches": run.profile.batches}
+    read = stages.samples(run, *evaluation.SPLITS)[READ]
+    title = f"{job.name} {digest(repr(job).encode())}"
+    return run.stage(sys.modules[__name__], settings, [source, run.stages / variant.query_regions], read, make,
+                     name=f"comparison/{title.replace('/', '-').replace(' ', '-')}")
 
 
 def untrained(run: Run) -> Path:
     """Return the folder with the figures of all that needs no CAPTURE, chance among them."""
-    words = stages.caption_words(run)
-    _, store = stages.region_store(run)
+    stages.pretrained(run)
     depth = run.profile.retrieval.depth
 
     def make(folder: Path) -> None:
-        sets = evaluation.embed_splits(run, store, None, words)
-        test = sets["test"]
-        gallery = sets["gallery"]
-        scores, chosen = evaluation.evaluate_methods(sets, ranking.possible_methods(test), depth)
-        # two rankings that look at no query
-        popular = [evaluation.popularity(sets["val"], gallery, depth)] * len(test.ids)
-        random = evaluation.chance(test, gallery, depth, run.seed)
-        scores["popularity"] = ranking.score(popular, test, gallery)
-        scores["chance"] = ranking.score(random, test, gallery)
-        evaluation.write_evaluation(folder, scores, chosen)
+        sets = evaluation.embed(run, None, evaluation.caption_words(run))
+        rankings = {}
+        if comparable(run):
+            test = sets["test"]
+            popular = evaluation.popularity(sets["val"], sets["gallery"], depth)
+            rankings["popularity"] = [popular] * len(test.ids)
+            rankings["chance"] = evaluation.chance(test, sets["gallery"], depth, run.seed)
+        methods = ranking.possible_methods(sets.get("test") or sets["val"])
+        evaluation.evaluate(folder, sets, methods, depth, rankings)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
-    read = stages.photographed(run)[evaluation.READ]
-    return run.stage(sys.modules[__name__], settings, [store], read, make, name="comparison/untrained")
+    return run.stage(sys.modules[__name__], settings, [run.stages / PROPOSALS], stages.samples(run)[READ], make,
+                     name="comparison/untrained")
 
 
 def methods_of(job: Job) -> dict[str, Method]:
@@ -199,104 +177,109 @@ def methods_of(job: Job) -> dict[str, Method]:
     return methods
 
 
-# ---- comparison
+def choices(run: Run) -> dict[str, dict]:
+    """Return what val chose for each method that notebook 05 searches by, as `evaluation.read_chosen`.
 
-
-def compared(run: Run) -> Scores:
-    """Return the figures of every method on test; none where a split lacks photos or labels.
-
-    CAPTURE and its baselines have a table for each seed; names of ablations begin with "ablation/".
+    Empty where there is nothing to rank: no gallery, or no queries.
     """
-    return evaluation.by_method(evaluations(run), evaluation.read_scores)
+    if stages.samples(run, "gallery").empty or stages.samples(run, "val", "test").empty:
+        return {}
+    chosen = evaluation.read_chosen(untrained(run))
+    if stages.pretrained(run).model:
+        chosen |= evaluation.read_chosen(evaluated(run, capture(run)))
+    return chosen
+
+
+def compared(run: Run) -> tuple[Scores, dict[str, list[dict]]]:
+    """Return the figures of every method on test, and what val chose for it, for every training.
+
+    Names of ablations begin with "ablation/". Nothing where a split lacks photos or labels.
+    """
+    scores: Scores = {}
+    chosen: dict[str, list[dict]] = {}
+    for folder in evaluations(run):
+        table = pd.read_parquet(folder / "scores.parquet")
+        for name, rows in table.groupby("method", sort=False):
+            scores.setdefault(name, []).append(rows.droplevel("method"))
+        for name, row in evaluation.read_chosen(folder).items():
+            chosen.setdefault(name, []).append(row)
+    return scores, chosen
 
 
 def evaluations(run: Run) -> list[Path]:
     """Return the folders of all evaluations, made where they are missing."""
     if not comparable(run):
         return []
-    if not trainable(run):
-        return [untrained(run)]
-    for kind in {job.variant.query_regions for job in ablated(run)} - {PROPOSALS}:
-        boxed_store(run, kind)
-    evaluate_all(run, [*searched(run), *ablated(run)])
-    return [untrained(run), *evaluate_all(run, [*finals(run), *ablated(run)])]
+    folders = [untrained(run)]
+    trained = stages.pretrained(run)
+    if trained.model and trained.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
+        for kind in {job.variant.query_regions for job in ablated(run)} - {PROPOSALS}:
+            boxed_store(run, kind)
+        searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
+        evaluate_all(run, [*searched, *ablated(run)])
+        folders += evaluate_all(run, [*finals(run), *ablated(run)])
+    return folders
 
 
 def comparable(run: Run) -> bool:
     """Return whether there are labelled queries in val and test, and a gallery."""
-    return all(any(map(len, stages.samples(run, split)["labels"])) for split in ("val", "test", "gallery"))
+    return all(any(map(len, stages.samples(run, split)["labels"])) for split in evaluation.SPLITS)
 
 
-def trainable(run: Run) -> bool:
-    """Return whether there are pairs enough to train on, with captions."""
-    capture = stages.pretrained(run)
-    return capture.model is not None and capture.tasks == run.profile.pretrain.tasks
-
-
-def searched(run: Run) -> list[Job]:
-    """Return the short trainings by which val chooses a baseline's form and learning rate."""
+def options(run: Run) -> dict[str, list[Job]]:
+    """Return the short trainings of each model: of several, val chooses its form and learning rate."""
     settings = run.profile.comparison
-    jobs = []
+    found = {}
     for name, forms in variants.baselines(run.profile.capture).items():
-        options = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
-        if len(options) > 1:
-            jobs += options
-    return jobs
+        found[name] = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
+    return found
 
 
-def finals(run: Run) -> list[Job]:
-    """Return CAPTURE and its baselines in full length, with every seed, as val has chosen."""
-    options = searched(run)
+def finals(run: Run, only: str = "") -> list[Job]:
+    """Return CAPTURE and its baselines, or one of them, in full length, with every seed, as val has chosen."""
+
+    def figure_on_val(job: Job) -> float:
+        chosen = evaluation.read_chosen(evaluated(run, job))
+        return max(row["val"] for method, row in chosen.items() if method.startswith(name))
+
     jobs = []
-    for name, forms in variants.baselines(run.profile.capture).items():
-        tried = [job for job in options if job.name == name]
-        best = max(tried, key=partial(figure_on_val, run), default=Job(name, forms[0], 0, 1.0, run.seed))
-        for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
-            jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
+    for name, tried in options(run).items():
+        if only in ("", name):
+            best = tried[0] if len(tried) == 1 else max(tried, key=figure_on_val)
+            for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
+                jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
     return jobs
-
-
-def figure_on_val(run: Run, job: Job) -> float:
-    """Return the best figure of a job's methods on val, those of its single streams left out."""
-    chosen = evaluation.read_chosen(evaluated(run, job))
-    return max(row["val"] for method, row in chosen.items() if method.startswith(job.name))
 
 
 def ablated(run: Run) -> list[Job]:
-    """Return the ablations, with every seed."""
+    """Return the ablations, with every seed; true boxes only where all queries and items have them."""
     settings = run.profile.comparison
+    boxed = all(map(len, stages.samples(run, *evaluation.SPLITS)["boxes"]))
     jobs = []
     for group in variants.ablations(run.profile.capture).values():
         for name, variant in group.items():
-            if variant.query_regions == TRUE_BOXES and not all_boxed(run):
-                continue
-            for seed in range(run.seed, run.seed + settings.ablation_seeds):
-                jobs.append(Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed))
+            if boxed or variant.query_regions != TRUE_BOXES:
+                for seed in range(run.seed, run.seed + settings.ablation_seeds):
+                    jobs.append(Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed))
     return jobs
 
 
-def all_boxed(run: Run) -> bool:
-    """Return whether every query and gallery photo has true boxes."""
-    table = stages.photographed(run)
-    return bool((table.loc[table["split"] != "train", "boxes"].map(len) > 0).all())
-
-
-def evaluate_all(run: Run, jobs: list[Job], evaluate: Callable[[Run, Job], Path] = evaluated) -> list[Path]:
+def evaluate_all(run: Run, jobs: list[Job]) -> list[Path]:
     """Train and evaluate all jobs, several models side by side; return the evaluations' folders."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(model_name(run, job), []).append(job)
     trained_before = all((run.stages / name).is_dir() for name in groups)
     with process_map(0 if trained_before else run.profile.comparison.parallel_jobs) as map_over:
-        done = map_over(partial(evaluate_silently, evaluate, run), groups.values())
+        done = map_over(partial(evaluate_silently, run), groups.values())
         list(progress(done, "models evaluated or found", len(groups)))
-    return [evaluate(run, job) for job in jobs]
+    return [evaluated(run, job) for job in jobs]
 
 
-def evaluate_silently(evaluate: Callable[[Run, Job], Path], run: Run, jobs: list[Job]) -> None:
+def evaluate_silently(run: Run, jobs: list[Job]) -> None:
     """Evaluate the jobs of one model without progress, beside other processes with one thread."""
     if parent_process():
         torch.set_num_threads(1)
     with redirect_stdout(StringIO()):
         for job in jobs:
-            evaluate(run, job)
+            evaluated(run, job)

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from capture_lib.catalog.lists import find_lists, read_list
-from capture_lib.utils import read_text
 from capture_lib.retrieval.metrics import NO_ITEM, per_query, summarise
 from capture_lib.retrieval.ranking import Ranking
 from capture_lib.retrieval.statistics import RESAMPLES
-from capture_lib.utils import InputError, raise_faults, write_atomically
+from capture_lib.utils import InputError, raise_faults, read_text, write_atomically
 
 
 def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str, list[str]]:

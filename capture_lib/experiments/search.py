@@ -11,7 +11,7 @@ from tokenizers import BertWordPieceTokenizer
 from torch import nn
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments import stages
+from capture_lib.experiments import comparison, evaluation, stages
 from capture_lib.experiments.run import Run
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
@@ -103,8 +103,8 @@ class Searcher:
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
         square, extent = region_store.square(photo, self.regions.photo_size)
-        photos = to_tensor(square[None]).to(pick_device())
-        found = region_store.describe(photos, extent[None], self.detector, self.encoder, self.regions.max_regions)
+        square = to_tensor(square[None]).to(pick_device())
+        found = region_store.describe(square, extent[None], self.detector, self.encoder, self.regions.max_regions)
         boxes, scores, features = next(found)
         return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
 
@@ -135,16 +135,16 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     trained, profile = stages.pretrained(run), run.profile
     table = stages.samples(run, "gallery")
     if table.empty:
-        table = stages.photographed(run)
+        table = stages.samples(run)
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
     items = {}
     for row, sample in enumerate(table.itertuples()):
         items[row] = Item(sample.sample_id, run.catalog.photos[sample.sample_id], sample.caption, sample.labels)
-    words = stages.caption_words(run) if any(table["caption"]) else None
+    words = evaluation.caption_words(run) if any(table["caption"]) else None
     searcher = Searcher(
         detector=stages.trained_detector(run)[0], encoder=stages.trained_encoder(run)[0],
         tokenizer=trained.tokenizer, model=trained.model, words=words, gallery=None, items=items,
         regions=profile.regions, instances=profile.instances, batches=profile.batches,
-        choices=stages.stored_choices(run), levels=levels)
+        choices=comparison.choices(run), levels=levels)
     searcher.gallery = searcher.embed(table, store, single=True)
     return searcher

@@ -15,10 +15,11 @@ from capture_lib.retrieval.ranking import METHODS
 
 RELEASED_LAYERS = 14  # 4 text and visual, 4 cross, 6 joint: what the names of layer counts are scaled from
 LAYERS = ("066", "222", "255", "525", "552", "606", "660", "888")  # of the released configurations
-PROPOSALS, TRUE_BOXES, WHOLE = "proposals", "true boxes", "whole photo"  # kinds of regions
+PROPOSALS, TRUE_BOXES, WHOLE = "region_store", "true_boxes", "whole_photos"  # folders of regions
 OF_CAPTURE = METHODS["capture-chosen/instance"].representations
 OF_STREAMS = ("contrastive", "contrastive image")  # representations without cross and joint layers
 OF_ONE_STREAM = ("product", "joint", "joint image")  # representations without a contrastive loss
+ALL_BOXES = {"nms_iou": 1.0, "max_instances": 100}  # each is an instance, however near another
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Variant:
     batches: dict[str, object] = field(default_factory=dict)
     regions: str = PROPOSALS  # in training
     query_regions: str = PROPOSALS  # of queries and gallery
+    instances: dict[str, float] = field(default_factory=dict)
     max_regions: int = 0  # 0 = no limit
     share: float = 1.0  # of the training pairs
     batch_factor: int = 1  # a batch is so many times as large
@@ -58,14 +60,14 @@ def parameters(settings: CaptureSettings) -> int:
 
 
 def nearest(settings: CaptureSettings, layers_of: Callable[[int], dict[str, int]]) -> dict[str, int]:
-    """Return the layer counts of layers_of(1), layers_of(2) … with about the parameters of `settings`."""
+    """Return the layer counts, of layers_of(1), layers_of(2) …, with about the parameters of `settings`."""
     wanted = parameters(settings)
     distances = {}
-    for count in range(1, 50):
+    found = 0
+    while found < wanted:
+        count = len(distances) + 1
         found = parameters(replace(settings, **layers_of(count)))
         distances[count] = abs(found - wanted)
-        if found >= wanted:
-            break
     return layers_of(min(distances, key=distances.get))
 
 
@@ -131,8 +133,8 @@ def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
             "1 region": Variant(max_regions=1),
             "3 regions": Variant(max_regions=3),
             "no global token": Variant(batches={"global_token": False}),
-            TRUE_BOXES: Variant(query_regions=TRUE_BOXES),
-            WHOLE: Variant(regions=WHOLE, query_regions=WHOLE),
+            "true boxes": Variant(query_regions=TRUE_BOXES, instances=ALL_BOXES),
+            "whole photo": Variant(regions=WHOLE, query_regions=WHOLE),
         },
         "pairs": {
             "half the pairs": Variant(share=0.5),

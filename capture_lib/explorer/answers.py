@@ -13,11 +13,11 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
+from capture_lib.experiments.search import Searcher
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, represent
 from capture_lib.retrieval.ranking import METHODS, Ranking
-from capture_lib.experiments.search import Searcher
 from capture_lib.utils import InputError
 
 OWN = -1  # the number of a reader's own photo among the queries

@@ -116,13 +116,8 @@ def thumbnail(path: Path, side: int) -> str:
 def open_explorer(run: Run) -> Explorer:
     """Open a run, whatever its catalog holds: test queries, or else those of val, or else any photos."""
     searcher = open_searcher(run, LEVELS)
-    tables = (stages.samples(run, "test"), stages.samples(run, "val"), stages.photographed(run))
+    tables = (stages.samples(run, "test"), stages.samples(run, "val"), stages.samples(run))
     queries = next(table for table in tables if len(table))
-    sets = {} if searcher.choices else stages.embedded(run)
-    if "gallery" in sets and len(sets) > 1:
-        stages.choices(run, sets)
-        searcher.choices = stages.stored_choices(run)
-
     # where val chose nothing, methods take their first representation, and "capture-chosen" would be "capture"
     choices = {}
     for name, method in ranking.possible_methods(searcher.gallery).items():

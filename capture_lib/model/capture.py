@@ -84,10 +84,9 @@ class Capture(nn.Module):
             attention: return the attention maps too.
 
         Returns:
-            text_sequence (B, L, E) and region_sequence (B, R+1, E); their first tokens text_pooled and
-            region_pooled (B, E), the paper's H_TXT and H_IMG; text_contrastive and region_contrastive (B, E),
-            taken before the cross layers. With `attention` also "attention": for each of `MAP_KINDS` a list
-            over its layers of maps (B, H, queries, keys), without dropout.
+            text_sequence (B, L, E), region_sequence (B, R+1, E); their first tokens text_pooled, region_pooled (B, E);
+            text_contrastive, region_contrastive (B, E), from before the cross layers. With `attention` also
+            "attention": for each of `MAP_KINDS` a list over its layers of maps (B, H, queries, keys).
         """
         length = input_ids.shape[1] + region_features.shape[1]
         if length > self.settings.max_positions:
@@ -178,7 +177,7 @@ class Capture(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Start as BERT does: normal(0, 0.02), biases 0. PyTorch starts norms at 1 and 0 as BERT does."""
+    """Start as BERT does: normal(0, 0.02), biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):

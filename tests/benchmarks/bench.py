@@ -12,11 +12,10 @@ from bench_pretraining import fastest, pretraining
 
 from capture_lib import profiles, world
 from capture_lib.catalog.photos import fit, load_photo
-from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.search import Item, Searcher
 from capture_lib.model.capture import Capture
-from capture_lib.proposals import foregrounds, region_store
+from capture_lib.proposals import foregrounds
 from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.region_encoder import CropEncoder
 from capture_lib.retrieval import metrics, ranking
@@ -106,7 +105,7 @@ def query(repeats: int = 10) -> dict:
     """
     with TemporaryDirectory() as folder:
         searcher = untrained_searcher(Path(folder))
-    catalog = read_catalog(runs.default_catalog(profiles.get("smoke")))
+    catalog = runs.open_run("smoke").catalog
     file = next(iter(catalog.photos.values()))
     table = catalog.table[:1].assign(sample_id="query")
     photo = load_photo(file)
@@ -123,9 +122,9 @@ def query(repeats: int = 10) -> dict:
 
 def untrained_searcher(folder: Path) -> Searcher:
     """Return a searcher of the cpu profile in the smallest world, with random vectors for a gallery."""
-    catalog = read_catalog(runs.default_catalog(profiles.get("smoke")))
+    catalog = runs.open_run("smoke").catalog
     profile = profiles.get("cpu")
-    tokenizer = batches.make_tokenizer(profile.batches, catalog.table["caption"], folder)
+    tokenizer = batches.make_tokenizer(catalog.table["caption"], folder)
     torch.manual_seed(0)  # the same number of instances every time
     device = pick_device()
     detector = Detector(profile.detector).to(device, memory_format=torch.channels_last).eval()
@@ -157,7 +156,7 @@ def main() -> None:
     for work in (synthesis, search, evaluation, query, pretraining):
         results[work.__name__] = work()
         print("\n".join(lines(work.__name__, results[work.__name__])), flush=True)
-    write_json(REPORTS / "bench.json", {"hardware": runs.hardware(), "commit": runs.commit(), **results})
+    write_json(REPORTS / "bench.json", runs.origin() | results)
 
 
 if __name__ == "__main__":

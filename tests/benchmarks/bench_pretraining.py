@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from numpy.lib.format import open_memmap
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from capture_lib.model.capture import Capture, CaptureSettings
 from capture_lib.model.losses import NOT_PREDICTED, contrastive_loss, pretext_losses
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.training import pretrain
-from capture_lib.training.batches import Batch, BatchSettings, Pairs, prefetch
+from capture_lib.training.batches import Batch, BatchSettings, Pairs
 from capture_lib.training.pretrain import PretrainSettings
 
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
@@ -103,9 +104,12 @@ def random_pairs(folder: Path, rows: int, regions: int, settings: CaptureSetting
 
 def fast_step(model: Capture, device: torch.device) -> Callable[[Batch], object]:
     """Return the step of `pretrain.train`, without its schedule; the host waits for the losses once, as there."""
-    pretrain.make_ready(model, device)
+    model.to(device).train()
+    if device.type == "cuda":
+        model.compile()
     optimiser = pretrain.make_optimiser(model, SETTINGS)
-    return lambda batch: torch.stack(list(pretrain.step(model, batch, optimiser, SETTINGS).values())).tolist()
+    objective = pretrain.Objective(model, SETTINGS)
+    return lambda batch: torch.stack(list(pretrain.step(objective, batch, optimiser).values())).tolist()
 
 
 def plain_step(model: Capture, device: torch.device) -> Callable[[Batch], object]:
@@ -144,10 +148,12 @@ def check_peer(pairs: Pairs, settings: CaptureSettings) -> None:
 
 def run_steps(pairs: Pairs, batch: int, device: torch.device, step: Callable[[Batch], object], count: int) -> float:
     """Return the seconds that some steps took, waiting for their batches included."""
-    batches = prefetch(pretrain.drawn_batches(pairs, BatchSettings(), replace(SETTINGS, batch=batch), 0), device)
+    settings, gpu = replace(SETTINGS, batch=batch), device.type == "cuda"
+    batches = DataLoader(range(count), batch_size=None, num_workers=8 * gpu, pin_memory=gpu, collate_fn=lambda number: (
+        pretrain.step_batch(number, pairs, BatchSettings(), settings, 0)))
     started = time.perf_counter()
-    for _, masked in zip(range(count), batches, strict=False):
-        step(masked)
+    for masked in batches:
+        step({name: value.to(device, non_blocking=True) for name, value in masked.items()})
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
@@ -157,7 +163,8 @@ def count_flop(model: Capture, pairs: Pairs, batch: int = 8) -> float:
     """Return the FLOP of a sample, forward and backward."""
     masked = pairs.masked_batch(np.arange(batch), BatchSettings(), torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as counter:
-        pretrain.step(model.train(), masked, torch.optim.SGD(model.parameters(), 0.0), SETTINGS)
+        objective = pretrain.Objective(model.train(), SETTINGS)
+        pretrain.step(objective, masked, torch.optim.SGD(model.parameters(), 0.0))
     return counter.get_total_flops() / batch
 
 

@@ -4,7 +4,6 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import drawn

@@ -16,7 +16,7 @@ PARAMETERS = {"profile": "str", "catalog": "str", "out": "str", "seed": "int"}
 HEADER = ["Goal", "Question", "In the paper", "Cost", "Needs", "Before", "After"]
 VOICES = ("> **Paper.** ", "> **Released code.** ")  # whatever is quoted is theirs; plain text is ours
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-MAKERS = re.compile(r"\bstages\.(composites|trained_\w+|region_store|pretrained|embedded)\(|open_searcher\(|"
+MAKERS = re.compile(r"\bstages\.(composites|trained_\w+|region_store|pretrained)\(|open_searcher\(|"
                     r"comparison\.(evaluations|compared)\(")
 
 

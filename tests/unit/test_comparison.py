@@ -20,7 +20,7 @@ SIZES = {"train": 40, "gallery": 16, "val": 8, "test": 8}
 PROFILE = replace(TINY, comparison=ComparisonSettings(epochs=1, seeds=2, parallel_jobs=0))
 FEW = {"recipe": {"recipe": Variant()},
        "some": {"1 region": Variant(max_regions=1), "half the pairs": Variant(share=0.5),
-                TRUE_BOXES: Variant(query_regions=TRUE_BOXES)}}
+                "true boxes": Variant(query_regions=TRUE_BOXES, instances=variants.ALL_BOXES)}}
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,15 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "ablations", lambda settings: FEW)
 
 
-def read_chosen(run: Run) -> dict[str, list[dict]]:
-    return evaluation.by_method(comparison.evaluations(run), evaluation.read_chosen)
-
-
 def test_every_method_is_evaluated_for_every_seed_and_nothing_is_made_twice(run: Run, monkeypatch):
     trainings, train = [], pretrain.train
     monkeypatch.setattr(pretrain, "train", lambda *args: trainings.append(args[4].name) or train(*args))
-    scores = comparison.compared(run)
+    scores, _ = comparison.compared(run)
     baselines = {f"{name}/{level}" for name in ("capture", "capture-chosen", "two-stream", "one-stream", "dual-encoder")
                  for level in ("instance", "image")} | {"image-stream", "text-stream"}
     assert {name for name, tables in scores.items() if len(tables) == 2} == baselines
     once = {"image-only", "text-only", "late-fusion", "chance", "popularity"}
-    once |= {f"ablation/{name}{product}" for name in ("recipe", "1 region", "half the pairs", TRUE_BOXES)
+    once |= {f"ablation/{name}{product}" for name in ("recipe", "1 region", "half the pairs", "true boxes")
              for product in ("", ", product")}
     assert {name for name, tables in scores.items() if len(tables) == 1} == once
     assert all(table.shape == (8, 18) and table.to_numpy().min() >= 0 and table.to_numpy().max() <= 1
@@ -55,27 +51,30 @@ def test_every_method_is_evaluated_for_every_seed_and_nothing_is_made_twice(run:
     # 3 ablations: true boxes are searched by the model of the recipe
     assert len(trainings) == 1 + 1 + 2 * 3 + 2 + 3 and len(set(trainings)) == len(trainings)
     monkeypatch.setattr(pretrain, "train", None)
-    again = comparison.compared(run)
+    again, _ = comparison.compared(run)
     assert all(left.equals(right) for name in scores for left, right in zip(scores[name], again[name], strict=True))
 
 
 def test_the_first_seed_of_capture_is_evaluated_as_notebook_05_does(run: Run):
-    sets = stages.embedded(run)
-    chosen, _ = stages.choices(run, sets)
-    for name in ("capture/instance", "capture-chosen/image", "image-only", "late-fusion"):
-        ranked = ranking.rank(sets["test"], sets["gallery"], ranking.METHODS[name].level, chosen[name])
-        expected = ranking.score(ranked, sets["test"], sets["gallery"])
-        pd.testing.assert_frame_equal(comparison.compared(run)[name][0], expected)
-        assert read_chosen(run)[name][0]["representation"] == chosen[name]
+    sets = evaluation.embed(run, stages.pretrained(run).model, evaluation.caption_words(run))
+    scores, chosen = comparison.compared(run)
+    for name, row in comparison.choices(run).items():
+        assert chosen[name][0] == row
+        best = ranking.choose(ranking.METHODS[name], sets["val"], sets["gallery"])
+        assert best == (row["representation"], row["tried"])
+        ranked = ranking.rank(sets["test"], sets["gallery"], ranking.METHODS[name].level, row["representation"])
+        pd.testing.assert_frame_equal(scores[name][0], ranking.score(ranked, sets["test"], sets["gallery"]))
 
 
 def test_val_chooses_and_test_does_not(run: Run):
-    jobs = comparison.searched(run)
-    assert len(jobs) == 2  # the forms of one-stream
-    best = max(jobs, key=lambda job: comparison.figure_on_val(run, job)).variant
-    final = [job for job in comparison.finals(run) if job.name == "one-stream"]
+    jobs = comparison.options(run)["one-stream"]
+    assert len(jobs) == 2  # its forms
+    found = [evaluation.read_chosen(comparison.evaluated(run, job)) for job in jobs]
+    figures = [max(row["val"] for row in chosen.values()) for chosen in found]
+    best = jobs[int(np.argmax(figures))].variant
+    final = comparison.finals(run, "one-stream")
     assert [job.seed for job in final] == [0, 1] and all(job.variant == best for job in final)
-    for rows in read_chosen(run).values():
+    for rows in comparison.compared(run)[1].values():
         for row in rows:
             assert row["val"] == max(row["tried"].values()) == row["tried"][row["representation"]]
 
@@ -94,8 +93,8 @@ def test_a_job_has_the_same_steps_whatever_its_data_and_its_batch(run: Run):
 
 
 def test_the_best_regions_alone_may_be_used(run: Run):
-    table, folder = stages.samples(run, "test"), stages.region_store(run)[1]
-    every, one = (evaluation.pairs_of(run, table, folder, Variant(max_regions=limit)) for limit in (0, 1))
+    table = stages.samples(run, "test")
+    every, one = (evaluation.pairs_of(run, table, Variant(max_regions=limit)) for limit in (0, 1))
     assert one.store.features.shape[1] == 1 and one.store.counts.max() == 1
     np.testing.assert_array_equal(one.store.boxes[:, 0], every.store.boxes[:, 0])
     assert one.batch(np.arange(3))["region_features"].shape[1] == 2  # and the global token
@@ -118,34 +117,23 @@ def test_stores_with_other_boxes(run: Run):
         np.testing.assert_allclose(true.features[row, :len(boxes)], alone, atol=2e-2)
 
 
-def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path):
-    rng = np.random.default_rng(0)
-    columns = pd.MultiIndex.from_product([["standard", "released"], ["mAP@10", "mAR@50"]])
-    scores = {name: pd.DataFrame(rng.random((5, 4)), columns=columns) for name in ("c, product", "a/b")}
-    evaluation.write_evaluation(tmp_path, scores, {"a/b": {"val": 0.5}})
-    found = evaluation.read_scores(tmp_path)
-    assert list(found) == list(scores) and evaluation.read_chosen(tmp_path) == {"a/b": {"val": 0.5}}
-    for name, table in scores.items():
-        pd.testing.assert_frame_equal(found[name], table)
-
-
 def test_without_captions_only_what_needs_no_training_is_compared(tmp_path: Path):
     mute = Run(PROFILE, make_catalog(tmp_path / "shop", **SIZES, captions=False), tmp_path / "report", 0)
-    assert set(comparison.compared(mute)) == {"image-only", "chance", "popularity"}
+    assert set(comparison.compared(mute)[0]) == {"image-only", "chance", "popularity"}
 
 
 def test_without_labels_or_queries_nothing_is_compared(tmp_path: Path):
     few = Run(PROFILE, make_catalog(tmp_path / "no val", 4, 4, 0, 4), tmp_path / "report", 0)
-    assert comparison.compared(few) == {}
+    assert comparison.compared(few) == ({}, {})
     catalog = make_catalog(tmp_path / "no labels", 4, 4, 4, 4)
     catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
-    assert comparison.compared(replace(few, catalog=catalog)) == {}
+    assert comparison.compared(replace(few, catalog=catalog)) == ({}, {})
 
 
 def test_true_boxes_are_searched_with_only_where_all_have_them(tmp_path: Path):
     catalog = make_catalog(tmp_path / "shop", **SIZES)
     run = Run(PROFILE, catalog, tmp_path / "report", 0)
-    assert f"ablation/{TRUE_BOXES}" in {job.name for job in comparison.ablated(run)}
+    assert "ablation/true boxes" in {job.name for job in comparison.ablated(run)}
     rows = catalog.table.index[catalog.table["split"] == "val"]
     catalog.table.at[rows[0], "boxes"] = []
-    assert f"ablation/{TRUE_BOXES}" not in {job.name for job in comparison.ablated(run)}
+    assert "ablation/true boxes" not in {job.name for job in comparison.ablated(run)}

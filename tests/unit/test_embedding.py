@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple:
                           "caption": [f"kind{i} 色 {i}" for i in range(7)],
                           "labels": [[f"label {i}"] for i in range(7)]})
     settings = batches.BatchSettings(text_length=8)
-    tokenizer = batches.make_tokenizer(settings, table["caption"], tmp_path_factory.mktemp("tokenizer"))
+    tokenizer = batches.make_tokenizer(table["caption"], tmp_path_factory.mktemp("tokenizer"))
     pairs = batches.make_pairs(table, random_store(8), tokenizer, settings)
     return table, pairs, pretrain.build_model(replace(TOY, output=12), pairs, seed=0).eval()
 

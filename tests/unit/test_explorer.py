@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from capture_lib.catalog.table import read_catalog, write_catalog
-from capture_lib.experiments import stages
+from capture_lib.experiments import comparison, evaluation, stages
 from capture_lib.experiments.run import Run
 from capture_lib.explorer.answers import OWN, State
 from capture_lib.explorer.view import PIECES, Explorer, open_explorer
@@ -29,7 +29,7 @@ def explorer(smoke_run: Run) -> Explorer:
 
 @pytest.fixture(scope="module")
 def sides(smoke_run: Run) -> dict[str, EmbeddedSet]:
-    return stages.embedded(smoke_run)
+    return evaluation.embed(smoke_run, stages.pretrained(smoke_run).model, evaluation.caption_words(smoke_run))
 
 
 @pytest.mark.parametrize("name", ["capture-chosen/instance", "capture/image", "image-only", "text-only", "late-fusion"])
@@ -165,8 +165,8 @@ def test_a_catalog_of_photos_alone_can_be_explored(tmp_path: Path):
 
 
 def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_run: Run, monkeypatch):
-    unjudged = {name: found | {"val": None} for name, found in stages.stored_choices(smoke_run).items()}
+    unjudged = {name: found | {"val": None} for name, found in comparison.choices(smoke_run).items()}
     assert "capture-chosen/instance" in unjudged
-    monkeypatch.setattr(stages, "stored_choices", lambda run: unjudged)
+    monkeypatch.setattr(comparison, "choices", lambda run: unjudged)
     shown = open_explorer(smoke_run)
     assert "capture-chosen" not in shown.methods and next(iter(shown.methods)) == "capture"

@@ -275,7 +275,7 @@ def test_a_checkpoint_holds_the_tied_decoder_once_and_leaves_other_files_alone(t
                                                                "training.json"]
 
 
-@pytest.mark.parametrize(("change", "fault"), [({"widht": 16}, "unknown key 'widht'"),
+@pytest.mark.parametrize(("change", "fault"), [({"widht": 16}, "unexpected keyword argument 'widht'"),
                                                ({"width": None}, "missing key 'width'")])
 def test_a_wrong_key_in_the_configuration_is_named(tmp_path, change, fault):
     build().save_pretrained(tmp_path)

@@ -36,7 +36,7 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     detector, encoder = Detector(TINY.detector).eval(), CropEncoder(TINY.encoder).eval()
     width = 4 * TINY.encoder.channels
     table = catalog.split("gallery")
-    tokenizer = batches.make_tokenizer(TINY.batches, table["caption"], folder)
+    tokenizer = batches.make_tokenizer(table["caption"], folder)
     model = Capture(replace(TINY.capture, vocabulary=tokenizer.get_vocab_size(), region_features=width)).eval()
     words = Words(list(table["caption"]) * 2, TINY.retrieval, 0)
     items = {row: Item(sample.sample_id, catalog.photos[sample.sample_id], sample.caption, sample.labels)

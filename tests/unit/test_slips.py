@@ -35,7 +35,7 @@ def padded_batch(lengths: list[int]) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def pairs(tmp_path) -> batches.Pairs:
     captions = [f"abc 精华{chr(0x4E00 + i)} 面霜" for i in range(12)]
-    tokenizer = batches.make_tokenizer(SETTINGS, captions, tmp_path)
+    tokenizer = batches.make_tokenizer(captions, tmp_path)
     table = pd.DataFrame({"sample_id": [f"photo-{i}" for i in range(12)], "caption": captions})
     return batches.make_pairs(table, random_store(12), tokenizer, SETTINGS)
 
@@ -78,9 +78,9 @@ def test_the_prefix_of_fixed_length_needs_dataparallel():
 
 
 def test_zeroed_regions_in_the_mean_shrink_the_global_token(pairs):
-    drawn = pairs.draw(np.arange(12), replace(SETTINGS, zeroed=1.0), torch.Generator().manual_seed(0))
-    ours = batches.hide(drawn)["region_features"]
-    real, zeroed = drawn["valid"], drawn["zeroed"]
+    batch = pairs.masked_batch(np.arange(12), replace(SETTINGS, zeroed=1.0), torch.Generator().manual_seed(0))
+    ours = batch["region_features"]
+    real, zeroed = batch["region_mask"][:, 1:].bool(), batch["region_labels"].bool()
     seen = real & ~zeroed
     released = ours[:, 1:].sum(1) / real.sum(1, keepdim=True)  # over all regions, as if the zeros were features
     shrunk = seen.sum(1) / real.sum(1)
@@ -109,10 +109,7 @@ def test_no_masked_token_gives_nan_there_and_zero_here():
 def test_masking_in_place_would_reach_retrieval(pairs):
     """A loader that masks the arrays it holds hands masked input to whoever reads them next; ours never does."""
     before = pairs.batch(np.arange(12))
-    drawn = pairs.draw(np.arange(12), SETTINGS, torch.Generator().manual_seed(0))
-    in_place = before["region_features"].clone()
-    in_place[:, 1:][drawn["zeroed"]] = 0  # what the next reader of a masked array would get
-    assert not torch.equal(in_place, before["region_features"])
-    batches.hide(drawn)
+    masked = pairs.masked_batch(np.arange(12), SETTINGS, torch.Generator().manual_seed(0))
+    assert not torch.equal(masked["region_features"], before["region_features"])  # what the next reader would get
     after = pairs.batch(np.arange(12))
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -81,7 +81,8 @@ def test_every_variant_learns_from_a_batch(name: str, variant: variants.Variant,
     optimiser = pretrain.make_optimiser(model, settings)
     batch = pairs.masked_batch(torch.arange(16).numpy(), batch_settings, torch.Generator().manual_seed(0),
                                pretrain.MATCHING in settings.tasks)
-    losses = [sum(pretrain.step(model, batch, optimiser, settings).values()).item() for _ in range(15)]
+    objective = pretrain.Objective(model, settings)
+    losses = [sum(pretrain.step(objective, batch, optimiser).values()).item() for _ in range(15)]
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -93,7 +94,7 @@ def test_the_contrastive_loss_after_the_joint_layers_reaches_other_heads(tmp_pat
     for place in (pretrain.BEFORE_CROSS, pretrain.AFTER_JOINT):
         model.zero_grad()
         settings = pretrain.PretrainSettings(tasks=("contrastive",), contrast=place)
-        sum(pretrain.losses_of(model, batch, settings).values()).backward()
+        sum(pretrain.Objective(model, settings)(batch).values()).backward()
         trained[place] = {name for name in ("text_output", "text_contrastive")
                           if getattr(model, name).dense.weight.grad is not None}
     assert trained == {pretrain.BEFORE_CROSS: {"text_contrastive"}, pretrain.AFTER_JOINT: {"text_output"}}
