@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import evaluation, stages, variants
@@ -101,19 +102,15 @@ def boxed_store(run: Run, kind: str) -> Path:
         boxes = [np.array([[0, 0, *size[:2]]]) for size in sizes]
         if kind == TRUE_BOXES:
             boxes = [np.stack(list(own)) for own in table["boxes"]]
-        features = region_store.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
-        fractions = [own / size for own, size in zip(boxes, sizes, strict=True)]
-
         # a row a photo, zeros behind its last region
-        counts = np.array([len(own) for own in boxes], np.int32)
-        valid = np.arange(counts.max()) < counts[:, None]  # (N, R)
-        arrays = {"counts": counts, "scores": valid.astype(np.float32),
-                  "features": np.zeros((*valid.shape, features.shape[1]), np.float16),
-                  "boxes": np.zeros((*valid.shape, 4), np.float32)}
-        arrays["features"][valid] = features
-        arrays["boxes"][valid] = np.concatenate(fractions)
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
+        counts = [len(own) for own in boxes]
+        features = region_store.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
+        fractions = [torch.from_numpy(own / size).float() for own, size in zip(boxes, sizes, strict=True)]
+        rows = {"features": torch.from_numpy(features).half().split(counts), "boxes": fractions,
+                "scores": torch.ones(sum(counts)).split(counts)}
+        for name, parts in rows.items():
+            np.save(folder / f"{name}.npy", pad_sequence(parts, batch_first=True).numpy())
+        np.save(folder / "counts.npy", np.array(counts, np.int32))
         (folder / "ids.txt").write_text("\n".join(table["sample_id"]), encoding="utf-8")
 
     read = table[["sample_id", "image", "boxes"]]
