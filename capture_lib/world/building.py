@@ -142,18 +142,8 @@ def settings_of(folder: Path) -> WorldSettings | None:
     return WorldSettings(**note)
 
 
-def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
-    """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}."""
-    return (_redraw(settings, sample_id).pieces > 0).astype(np.uint8)
-
-
-def on_plain_background(settings: WorldSettings, sample_id: str) -> bool:
-    """Redraw a photo and return True if its background is plain, False if it is busy."""
-    return _redraw(settings, sample_id).plain
-
-
-def _redraw(settings: WorldSettings, sample_id: str) -> Photo:
-    """Draw a photo of a world again; InputError if the world has no such sample."""
+def redraw(settings: WorldSettings, sample_id: str) -> Photo:
+    """Draw a photo of a world again, with its truth: `pieces` and `plain`; InputError if there is no such sample."""
     split, _, number = sample_id.partition("-")
     if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
         raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")

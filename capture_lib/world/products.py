@@ -1,6 +1,5 @@
 """Products of invented brands: brand × line × kind × shade, scent or size. The words are in `products.json`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -110,21 +109,3 @@ def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> lis
         for v in rng.permutation(len(variants))[:4]:
             products.append(Product(brand, line, line, kind, silhouette, variants[v], line_name, claim, noun))
     return products
-
-
-# ---- siblings: products that differ in one thing alone
-def common_traits(product: Product, sort: str) -> tuple:
-    """Return all that siblings which differ in their "shade" (or scent), "size" or "line" alone have in common."""
-    shared = (product.brand, product.kind, product.noun, product.silhouette)
-    variant = product.variant
-    if sort == "shade":
-        return *shared, product.line, variant.scale, variant.rgb is None
-    if sort == "size":
-        return *shared, product.line, variant.rgb
-    return *shared, product.look, product.claim, variant
-
-
-def as_one(products: Sequence[Product], sort: str) -> dict[str, str]:
-    """Map labels to labels such that siblings of a sort all get the label of the first."""
-    first = {common_traits(product, sort): product.label for product in reversed(products)}
-    return {product.label: first[common_traits(product, sort)] for product in products}
