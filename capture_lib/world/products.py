@@ -61,7 +61,20 @@ def make_products(total: int, brands: int, seed: int) -> list[Product]:
     rng = np.random.default_rng([seed, 101])
     products = []
     for brand, count in enumerate(brand_sizes(total, brands)):
-        products += _brand_products(brand, count, rng)
+        names = rng.permutation(LINES).tolist()
+        # line after line until the brand has its number of products
+        of_brand, last = [], []
+        for line in range(count):
+            if last and rng.random() < SETTINGS.twin_share:
+                # most products of the line before, under another name
+                chosen = sorted(rng.permutation(len(last))[:max(1, len(last) * 2 // 3)])
+                last = [replace(last[i], line=line, line_name=names[line]) for i in chosen]
+            else:
+                last = _line_products(brand, line, names[line], rng)
+            of_brand += last
+            if len(of_brand) >= count:
+                break
+        products += of_brand[:count]
     return [products[i] for i in rng.permutation(len(products))]
 
 
@@ -71,23 +84,6 @@ def brand_sizes(total: int, brands: int) -> list[int]:
     sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
     sizes[0] += total - sizes.sum()
     return sizes.tolist()
-
-
-def _brand_products(brand: int, count: int, rng: Generator) -> list[Product]:
-    """Draw line after line until the brand has `count` products."""
-    names = rng.permutation(LINES).tolist()
-    products, last = [], []
-    for line in range(count):
-        if last and rng.random() < SETTINGS.twin_share:
-            # most products of the line before, under another name
-            chosen = sorted(rng.permutation(len(last))[:max(1, len(last) * 2 // 3)])
-            last = [replace(last[i], line=line, line_name=names[line]) for i in chosen]
-        else:
-            last = _line_products(brand, line, names[line], rng)
-        products += last
-        if len(products) >= count:
-            break
-    return products[:count]
 
 
 def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> list[Product]:
