@@ -1,8 +1,7 @@
 """Pictures of the rendered world's products: one RGBA cut-out a product, lit from the upper left.
 
-Most parts are turned bodies (an outline rotated about the vertical axis), so shading, highlights and lettering bend
-around them; cartons and sachets are flat polygons. Here u runs over a part from its left edge to its right one, v
-from its top (0) to its foot (1).
+Most parts are turned bodies: an outline rotated about the vertical axis; cartons and sachets are flat polygons.
+Here u runs over a part from its left edge to its right one, v from its top (0) to its foot (1).
 """
 
 import cv2

@@ -83,8 +83,18 @@ class Look:
 def look_of(brand: int, look: int, seed: int) -> Look:
     """Draw the dress of a line; twin lines share one `look`, and only the lettering tells them apart."""
     of_brand = np.random.default_rng([seed, 201, brand])
+    of_colours = np.random.default_rng([seed, 202, brand, look])
     of_line = np.random.default_rng([seed, 203, brand, look])
-    body, accent, ink = _colours(brand, look, seed)
+    # the brand's palette, its body turned for every further line
+    body, accent, ink = map(tuple, PALETTES[(7 * brand + seed) % len(PALETTES)])
+    if brand >= len(PALETTES):  # palettes return in other colours
+        body, accent = _turn_hue(body, 40, 1.0), _turn_hue(accent, 40, 1.0)
+    if look:
+        degrees = float(of_colours.choice([-70, -35, 35, 70, 150]))
+        body = _turn_hue(body, degrees, float(of_colours.uniform(0.82, 1.1)))
+    if sum(body) > 480 and sum(ink) > 480:
+        ink = mix(ink, BLACK, 0.75)
+    # what its products are made of, and what is printed on them
     caps = (
         Surface(GOLD, "metal"), Surface(SILVER, "metal"), Surface(ROSE, "metal"), Surface((28, 28, 30)),
         Surface((248, 248, 246)), Surface(accent, "matte"), Surface((176, 128, 82), "wood"),
@@ -99,19 +109,6 @@ def look_of(brand: int, look: int, seed: int) -> Look:
         petals=int(of_line.integers(2, 9)), depth=float(of_line.choice([-0.35, 0.2, 0.35, 0.6])),
         ring=bool(of_line.integers(2)), stripes=int(of_line.integers(0, 4)),
     )
-
-
-def _colours(brand: int, look: int, seed: int) -> tuple[RGB, RGB, RGB]:
-    """Return body, accent and ink of a line: the brand's palette, its body turned for every further line."""
-    rng = np.random.default_rng([seed, 202, brand, look])
-    body, accent, ink = map(tuple, PALETTES[(7 * brand + seed) % len(PALETTES)])
-    if brand >= len(PALETTES):  # palettes return in other colours
-        body, accent = _turn_hue(body, 40, 1.0), _turn_hue(accent, 40, 1.0)
-    if look:
-        body = _turn_hue(body, float(rng.choice([-70, -35, 35, 70, 150])), float(rng.uniform(0.82, 1.1)))
-    if sum(body) > 480 and sum(ink) > 480:
-        ink = mix(ink, BLACK, 0.75)
-    return body, accent, ink
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
