@@ -94,7 +94,7 @@ def test_the_names_of_older_files_are_understood(tmp_path):
     ({"text_heads": 2}, "num_attention_heads is 4 where the model has 2"),
     ({"text_ffn": 64}, "intermediate_size is 32 where the model has 64"),
     ({"max_positions": 30}, "max_position_embeddings is 20 where the model has 30"),
-    ({"text_layers": 4}, "num_hidden_layers is 3, fewer than the model's text_layers 4")])
+    ({"text_layers": 4}, "num_hidden_layers is 3 where the model has 4")])
 def test_a_model_of_other_sizes_is_refused_and_left_alone(tmp_path, change, fault):
     saved(tmp_path)
     model = fresh(**change)
