@@ -1,6 +1,5 @@
 """Shop captions of the rendered world; every word list, in `captions.json`, is our own."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,6 @@ from capture_lib.world.tables import read_settings, read_table
 
 WORDS = read_table("captions")
 PADDING = WORDS["promises"] + WORDS["people"] + WORDS["sales"]
-COUNTS = WORDS["counts"]  # how a set of one piece, of two, ... is called
 CAPTIONS = read_settings("caption_settings")
 
 
@@ -55,7 +53,7 @@ def write_caption(products: list[Product], count: int, decoys: list[Product], rn
     return text
 
 
-def _pick(rng: Generator, words: Sequence[str]) -> str:
+def _pick(rng: Generator, words: list[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
@@ -97,8 +95,9 @@ def _filler(count: int, decoys: list[Product], settings: SimpleNamespace, rng: G
         decoy = decoys[int(rng.integers(len(decoys)))]
         words.append(decoy.line_name if rng.random() < 0.5 else _pick(rng, KINDS[decoy.kind].short))
     if rng.random() < (0.6 if count > 1 else 0.15):
-        counted = rng.random() < 0.6
-        words.append(_pick(rng, COUNTS[min(count, len(COUNTS)) - 1] if counted else WORDS["sets"]))
+        # the list for so many pieces, or the last there is
+        counted = WORDS["counts"][:count][-1]
+        words.append(_pick(rng, counted if rng.random() < 0.6 else WORDS["sets"]))
     for chance, key in ((settings.gift, "gifts"), (settings.number, "numbers"), (settings.latin, "latin")):
         if rng.random() < chance:
             words.append(_pick(rng, WORDS[key]))

@@ -37,10 +37,8 @@ class WorldSettings:
     scenes: str = ""  # a folder of photos to use as busy backgrounds; empty for drawn ones
 
     def __post_init__(self) -> None:
-        if self.products < 20 or self.size < 64:
-            raise InputError(f"world {self.name!r}: needs 20 products and photos of 64 pixels at least")
-        if self.seed < 0:
-            raise InputError(f"world {self.name!r}: seed {self.seed} is negative; use 0 or more")
+        if self.products < 20 or self.size < 64 or self.seed < 0:
+            raise InputError(f"world {self.name!r}: needs 20 products, photos of 64 pixels and a seed of 0 at least")
 
     @property
     def brands(self) -> int:

@@ -59,11 +59,16 @@ VARIANTS = {
 def make_products(total: int, brands: int, seed: int) -> list[Product]:
     """Draw `total` products of the first `brands` brands, in random order (so any slice mixes brands)."""
     rng = np.random.default_rng([seed, 101])
+    # products per brand, at least 2, as unequal as the published 392: 53, 29, 29, 27, 27, 21, ... , 1
+    share = (np.arange(brands) + 18.0) ** -2.6
+    sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
+    sizes[0] += total - sizes.sum()
     products = []
-    for brand, count in enumerate(brand_sizes(total, brands)):
+    for brand, count in enumerate(sizes.tolist()):
         names = rng.permutation(LINES).tolist()
         # line after line until the brand has its number of products
-        of_brand, last = [], []
+        of_brand = []
+        last = []
         for line in range(count):
             if last and rng.random() < SETTINGS.twin_share:
                 # most products of the line before, under another name
@@ -76,14 +81,6 @@ def make_products(total: int, brands: int, seed: int) -> list[Product]:
                 break
         products += of_brand[:count]
     return [products[i] for i in rng.permutation(len(products))]
-
-
-def brand_sizes(total: int, brands: int) -> list[int]:
-    """Return products per brand, each at least 2, as unequal as the published 392: 53, 29, 29, 27, 27, 21, ... , 1."""
-    share = (np.arange(brands) + 18.0) ** -2.6
-    sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
-    sizes[0] += total - sizes.sum()
-    return sizes.tolist()
 
 
 def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> list[Product]:

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from capture_lib.world import backdrops, promotion
 from capture_lib.world.drawing import draw_product
 from capture_lib.world.layouts import STAGING, Layout, Pose, Shot
-from capture_lib.world.packaging import HEIGHTS
+from capture_lib.world.packaging import FORMS
 from capture_lib.world.products import Product
 
 CELLS = 56  # side of the small picture in which a try is evaluated
@@ -95,7 +95,7 @@ def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> L
     aspects = [of_product[0].shape[1] / of_product[0].shape[0] for of_product in pictures]
     if len(products) == 1:
         return shot.single(aspects[0])
-    heights = [HEIGHTS[product.silhouette] * product.variant.scale for product in products]
+    heights = [FORMS[product.silhouette]["height"] * product.variant.scale for product in products]
     for _ in range(12):  # tries; then the plainest arrangement is taken
         layout = shot.group(heights, aspects)
         if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
