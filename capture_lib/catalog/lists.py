@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from capture_lib.catalog.checks import is_url
-from capture_lib.catalog.table import Catalog, merged, read_catalog, write_catalog
+from capture_lib.catalog.table import Catalog, is_url, merged, read_catalog, write_catalog
 from capture_lib.utils import InputError, raise_faults, read_text
 
 LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released: ours
@@ -21,14 +20,11 @@ COLUMNS = ["sample_id", "caption", "image", "mirror", "labels"]
 
 
 def read_list(file: Path) -> pd.DataFrame:
-    """Read one released list: the columns `COLUMNS`; the index is the line in the file.
-
-    The published lists have CRLF line ends: a reader that keeps the `\\r` counts 523 labels in test for 392.
-    """
+    """Read one released list: the columns `COLUMNS`; the index is the line in the file."""
     rows = {}
     faults = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):  # a caption may hold \u2028
-        fields = line.strip("\r").split(FIELD_SEPARATOR)
+        fields = line.strip("\r").split(FIELD_SEPARATOR)  # with its \r kept, test would have 523 labels for 392
         if len(fields) in (4, 5):
             labels = split_labels(fields[4]) if len(fields) == 5 else []
             rows[number] = (*(field.strip() for field in fields[:4]), labels)
