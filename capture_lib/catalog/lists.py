@@ -44,8 +44,6 @@ def split_labels(text: str) -> list[str]:
 
 def find_lists(folder: Path) -> dict[str, Path]:
     """Return the released lists of a folder by our split, known by train, dev, test or gallery in the name."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; give the one that holds the released lists")
     lists: dict[str, Path] = {}
     for file in sorted(Path(folder).glob("*.txt")):
         for theirs, split in LIST_SPLITS.items():
@@ -54,7 +52,7 @@ def find_lists(folder: Path) -> dict[str, Path]:
                     raise InputError(f"{folder}: {lists[split].name} and {file.name} are both {theirs} lists; keep one")
                 lists[split] = file
     if not lists:
-        raise InputError(f"{folder}: no list here; expected files such as product1m_test_ossurl_v2.txt")
+        raise InputError(f"{folder}: no such folder, or no list in it, such as product1m_test_ossurl_v2.txt")
     return lists
 
 

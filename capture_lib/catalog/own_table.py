@@ -16,11 +16,9 @@ from capture_lib.utils import InputError, progress, raise_faults, read_text, wri
 
 REQUIRED = ("sample_id", "image")
 
-def from_table(file: Path, images: Path, out: Path, add: bool = False) -> catalogs.Catalog:
-    """Make the catalog `out` of a table and its photos, or `add` them to it; print the columns that are unknown.
 
-    The photos lie below the folder `images`. InputError has a line for each fault; nothing is written then.
-    """
+def from_table(file: Path, images: Path, out: Path, add: bool = False) -> catalogs.Catalog:
+    """Make the catalog `out` of a table and its photos below `images`, or `add` to it; InputError has all faults."""
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
     faults: list[str] = []
@@ -59,8 +57,6 @@ def check_photo(photo: Path, target: Path, images: Path) -> None:
 
 def read_table(file: Path, faults: list[str]) -> pd.DataFrame:
     """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such table")
     table = catalogs.read_parquet(file) if file.suffix == ".parquet" else read_csv(file, faults)
     for name in REQUIRED:
         if name not in table:
@@ -118,8 +114,6 @@ def read_csv(file: Path, faults: list[str]) -> pd.DataFrame:
             place = f"{file}, line {reader.line_num + 1}"  # a quoted cell may span lines
     except csv.Error as error:
         faults.append(f"{place}: not a CSV table from here on ({error}); save it as CSV with commas and double quotes")
-    if not header:
-        raise InputError(f"{file}: the table is empty; expected a header with {', '.join(REQUIRED)}")
     if len(set(header)) < len(header):
         raise InputError(f"{file}, line 1: a column name occurs twice in the header; keep one")
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=header, dtype=object)
