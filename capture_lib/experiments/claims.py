@@ -42,24 +42,27 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
         for better, baseline in claim["comparisons"]:
             compared = f"{better} − {baseline}" + (f" ({among})" if among else "")
             result = {"compared": compared, "better": better, "baseline": baseline, "among": among, "wanted": wanted}
-            result |= dict.fromkeys((*MEASURES, "queries", "trainings"))
-            rows[-1]["comparisons"].append(result)
+            rows[-1]["comparisons"].append(result | dict.fromkeys((*MEASURES, "queries", "trainings")))
 
     # measure them, and adjust all p values as one family
     planned = [result for row in rows for result in row["comparisons"]]
     measure(planned, scores, combination)
     for result in planned:
         if result["better"] == RECALL and proposals and proposals.get("recall@0.5"):
-            result |= recall_effect(proposals)
+            # above our threshold, with the p value of a normal distribution
+            low, value, high = (proposals["recall@0.5"][key] - MIN_RECALL for key in ("low", "value", "high"))
+            error = max((high - low) / (2 * 1.96), 1e-9)
+            p = max(erfc(abs(value) / error / sqrt(2)), 1 / (FLIPS + 1))
+            result |= {"effect": value, "low": low, "high": high, "p_raw": p, "queries": proposals.get("photos"),
+                       "trainings": [1, 1]}
     measured = [result for result in planned if result["effect"] is not None]
     for result, p in zip(measured, holm([result["p_raw"] for result in measured]), strict=True):
         result["p"] = float(p)
     for result in planned:
         result["outcome"] = outcome(result["wanted"], result["effect"], result["p"])
     for row in rows:
-        results = row["comparisons"]
-        shown = next((result for result in results if result in measured), results[0])
-        row["verdict"] = verdict([result["outcome"] for result in results])
+        row["verdict"] = verdict([result["outcome"] for result in row["comparisons"]])
+        shown = next((result for result in row["comparisons"] if result in measured), row["comparisons"][0])
         row |= {key: shown[key] for key in ("compared", *MEASURES)}
     return rows
 
@@ -94,15 +97,6 @@ def measure(results: list[dict], scores: Scores, combination: np.ndarray) -> Non
         noise.append(pooled_noise([np.stack(ways) for ways in models.values() if ways]))
     for result, p in zip(measured, p_values(pairs, noise), strict=True):
         result["p_raw"] = float(p)
-
-
-def recall_effect(proposals: dict) -> dict:
-    """Return recall@0.5 above our threshold, with the p value of a normal distribution."""
-    low, value, high = (proposals["recall@0.5"][key] - MIN_RECALL for key in ("low", "value", "high"))
-    error = max((high - low) / (2 * 1.96), 1e-9)
-    p = max(erfc(abs(value) / error / sqrt(2)), 1 / (FLIPS + 1))
-    return {"effect": value, "low": low, "high": high, "p_raw": p, "queries": proposals.get("photos"),
-            "trainings": [1, 1]}
 
 
 def training_of(method: str) -> str:

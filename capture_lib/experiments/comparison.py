@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
+from itertools import product
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -95,11 +96,10 @@ def boxed_store(run: Run, kind: str) -> Path:
         table = table[table["boxes"].map(len) > 0]
 
     def make(folder: Path) -> None:
-        paths = [run.catalog.photos[sample] for sample in table["sample_id"]]
+        paths = list(table["sample_id"].map(run.catalog.photos))
         sizes = [np.tile(load_photo(path).shape[1::-1], 2) for path in paths]  # width, height, twice
-        boxes = [np.array([[0, 0, *size[:2]]]) for size in sizes]
-        if kind == TRUE_BOXES:
-            boxes = [np.stack(list(own)) for own in table["boxes"]]
+        whole = [np.array([[0, 0, *size[:2]]]) for size in sizes]
+        boxes = [np.stack(list(own)) for own in table["boxes"]] if kind == TRUE_BOXES else whole
         features = region_store.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
 
         # a row a photo, zeros behind its last region
@@ -152,8 +152,8 @@ def untrained(run: Run) -> Path:
         evaluation.evaluate(folder, sets, methods, depth, rankings)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
-    return run.stage(sys.modules[__name__], settings, [run.stages / PROPOSALS], stages.samples(run)[READ], make,
-                     name="comparison/untrained")
+    read = stages.samples(run)[READ]
+    return run.stage(sys.modules[__name__], settings, [run.stages / PROPOSALS], read, make, name="comparison/untrained")
 
 
 def methods_of(job: Job) -> dict[str, Method]:
@@ -175,10 +175,8 @@ def choices(run: Run) -> dict[str, dict]:
     """Return what val chose for each method of notebook 05, by name; nothing without queries or gallery."""
     if stages.samples(run, "gallery").empty or stages.samples(run, "val", "test").empty:
         return {}
-    chosen = evaluation.read_chosen(untrained(run))
-    if stages.pretrained(run).model:
-        chosen |= evaluation.read_chosen(evaluated(run, capture(run)))
-    return chosen
+    of_capture = evaluation.read_chosen(evaluated(run, capture(run))) if stages.pretrained(run).model else {}
+    return evaluation.read_chosen(untrained(run)) | of_capture
 
 
 def compared(run: Run) -> tuple[Scores, dict[str, list[dict]]]:
@@ -218,7 +216,7 @@ def options(run: Run) -> dict[str, list[Job]]:
     settings = run.profile.comparison
     found = {}
     for name, forms in variants.baselines(run.profile.capture).items():
-        found[name] = [Job(name, form, settings.epochs, rate, run.seed) for form in forms for rate in settings.rates]
+        found[name] = [Job(name, *tried, run.seed) for tried in product(forms, [settings.epochs], settings.rates)]
     return found
 
 
@@ -255,8 +253,8 @@ def evaluate_all(run: Run, jobs: list[Job]) -> list[Path]:
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(model_name(run, job), []).append(job)
-    trained_before = all((run.stages / name).is_dir() for name in groups)
-    with process_map(0 if trained_before else run.profile.comparison.parallel_jobs) as map_over:
+    found = all((run.stages / name).is_dir() for name in groups)
+    with process_map(0 if found else run.profile.comparison.parallel_jobs) as map_over:
         done = map_over(partial(evaluate_silently, run), groups.values())
         list(progress(done, "models evaluated or found", len(groups)))
     return [evaluated(run, job) for job in jobs]

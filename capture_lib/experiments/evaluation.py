@@ -23,8 +23,7 @@ from capture_lib.utils import write_json
 SPLITS = ("val", "test", "gallery")
 
 
-def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED,
-             regions: str = PROPOSALS) -> batches.Pairs:
+def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED, regions: str = PROPOSALS) -> batches.Pairs:
     """Return samples as pairs, with the regions of a store and the settings of a variant."""
     store = open_store(run.stages / regions)
     limit = variant.max_regions
@@ -37,11 +36,10 @@ def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED,
 
 def caption_words(run: Run) -> Words | None:
     """Return n-gram vectors fitted on train; None where train or a side of a search lacks captions."""
-    captions = [caption for caption in stages.samples(run, "train")["caption"] if caption]
+    captions = list(filter(None, stages.samples(run, "train")["caption"]))
     compared = [stages.samples(run, split)["caption"] for split in SPLITS]
-    if len(captions) < stages.MIN_PAIRS or not all(any(texts) for texts in compared if len(texts)):
-        return None
-    return Words(captions, run.profile.retrieval, run.seed)
+    enough = len(captions) >= stages.MIN_PAIRS and all(any(texts) for texts in compared if len(texts))
+    return Words(captions, run.profile.retrieval, run.seed) if enough else None
 
 
 def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant = UNCHANGED,
@@ -61,8 +59,7 @@ def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Meth
              rankings: dict[str, list[Ranking]]) -> None:
     """Choose each method's representation on val, rank test by it; write choices and figures.
 
-    `rankings` of test, by name, are evaluated too. Without labels, the first representation is
-    chosen, and there are no figures.
+    `rankings` of test, by name, are evaluated too. Without labels, there are no figures.
     """
     test = sets.get("test")
     val = sets.get("val")

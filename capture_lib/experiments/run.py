@@ -25,7 +25,6 @@ import pandas as pd
 
 from capture_lib import profiles, utils, world
 from capture_lib.catalog.table import Catalog, read_catalog
-from capture_lib.profiles import Profile
 from capture_lib.utils import ROOT, InputError, is_main_process, wait_for_everyone
 
 RECORD = "stage.json"  # what a stage was made from
@@ -34,9 +33,9 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-pyt
 
 @dataclass(frozen=True)
 class Run:
-    """A profile, a catalog, a seed, and the folder `out` for figures."""
+    """A profile on a catalog with a seed, and the folder `out` for figures."""
 
-    profile: Profile
+    profile: profiles.Profile
     catalog: Catalog
     out: Path
     seed: int
@@ -64,7 +63,11 @@ class Run:
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
         record = pd.json_normalize(values).to_dict("records")[0]
-        stored = read_record(folder)
+        before = {}  # flat records, by folder
+        for place in (folder, unfinished):
+            file = place / RECORD
+            before[place] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        stored = before[folder]
         wait_for_everyone()  # all have looked before one changes anything
         if stored == record:
             return folder
@@ -77,8 +80,8 @@ class Run:
             said = ", ".join(changed) or "its record"
             utils.say(f"{folder.relative_to(self.stages)}: made anew, because {said} changed")
 
-        # start in an empty folder, or go on in that of an interrupted process
-        if is_main_process() and read_record(unfinished) != record:
+        # start in an empty folder, or in that of an interrupted process
+        if is_main_process() and before[unfinished] != record:
             utils.remove(unfinished)
             unfinished.mkdir(parents=True)
             utils.write_json(unfinished / RECORD, record)
@@ -99,7 +102,7 @@ class Run:
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
-        parameters["pretrain"] |= {"bert": Path(self.profile.pretrain.bert).name, "log": ""}  # not where it lay
+        parameters["pretrain"]["bert"] = Path(self.profile.pretrain.bert).name  # not where it lay
         provenance = origin() | {
             "stem": stem, "profile": self.profile.name, "seed": self.seed, "catalog": self.catalog.name,
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
@@ -121,12 +124,6 @@ def open_run(profile: str = "smoke", catalog: str = "", out: str = "", seed: int
     found = read_catalog(catalog or folder)
     reports = utils.REPORTS / (f"{profile}-{found.name}" if catalog else profile)
     return Run(chosen, found, Path(out).resolve() if out else reports, seed)
-
-
-def read_record(folder: Path) -> dict:
-    """Return the record of a stage, flat; nothing where there is none."""
-    file = folder / RECORD
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 @cache

@@ -36,9 +36,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Hit(Item):
-    """A photo of the gallery that answers a query; its score is the cosine."""
+    """An item that answers a query."""
 
-    score: float = 0.0
+    score: float = 0.0  # the cosine
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Searcher:
         boxes, scores = store.boxes[0], store.scores[0]
         best = {"method": "image-only", "representation": "regions", "val": -1.0}
         if not find_instances(boxes, scores, self.instances):
-            return Answer(best["method"], best["representation"], photo, boxes[:0], scores[:0], [])
+            return Answer("image-only", "regions", photo, boxes[:0], scores[:0], [])
 
         # a vector of each instance, as the best method has it
         row = {"sample_id": "query", "caption": caption, "labels": []}
@@ -116,10 +116,9 @@ class Searcher:
 
     def index(self, representation: str, level: str = "instance") -> faiss.Index:
         """Return an index of the gallery, built at the first query."""
-        key = level, representation
-        if key not in self.indices:
-            self.indices[key] = ranking.build_index(self.vectors(representation, level))
-        return self.indices[key]
+        if (level, representation) not in self.indices:
+            self.indices[level, representation] = ranking.build_index(self.vectors(representation, level))
+        return self.indices[level, representation]
 
     def vectors(self, representation: str, level: str = "instance") -> np.ndarray:
         """Return the gallery's vectors (G, D) float32."""
@@ -127,24 +126,19 @@ class Searcher:
 
 
 def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
-    """Load a run's stages, training what is missing, and embed the gallery at some levels.
-
-    A catalog without a gallery is searched as a whole.
-    """
+    """Load a run's stages, training what is missing, and embed its gallery (or all photos) at some levels."""
     store, _ = stages.region_store(run)
-    trained, profile = stages.pretrained(run), run.profile
+    trained = stages.pretrained(run)
+    profile = run.profile
     table = stages.samples(run, "gallery")
     if table.empty:
         table = stages.samples(run)
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
-    items = {}
-    for row, sample in enumerate(table.itertuples()):
-        items[row] = Item(sample.sample_id, run.catalog.photos[sample.sample_id], sample.caption, sample.labels)
+    photos = table["sample_id"].map(run.catalog.photos)
+    items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
     words = evaluation.caption_words(run) if any(table["caption"]) else None
-    searcher = Searcher(
-        detector=stages.trained_detector(run)[0], encoder=stages.trained_encoder(run)[0],
-        tokenizer=trained.tokenizer, model=trained.model, words=words, gallery=None, items=items,
-        regions=profile.regions, instances=profile.instances, batches=profile.batches,
-        choices=comparison.choices(run), levels=levels)
+    searcher = Searcher(stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained.tokenizer,
+                        trained.model, words, None, items, profile.regions, profile.instances,
+                        profile.batches, comparison.choices(run), levels)
     searcher.gallery = searcher.embed(table, store, single=True)
     return searcher

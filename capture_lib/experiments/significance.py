@@ -11,19 +11,14 @@ CHUNK = 500  # flips at once
 Noise = tuple[float, float]  # a variance, and the degrees of freedom it is known with
 
 
-def p_values(compared: Sequence[tuple[Scores, Scores, bool]],
-             known: Sequence[Noise | None] | None = None, flips: int = FLIPS, seed: int = 0
-             ) -> np.ndarray:
+def p_values(compared: Sequence[tuple[Scores, Scores, bool]], known: Sequence[Noise | None] | None = None,
+             flips: int = FLIPS, seed: int = 0) -> np.ndarray:
     """Return two-sided p values (C,) of comparisons (a, b, together) by a sign-flip test.
 
     Were both methods alike, each query's difference could as well have the other sign: p is
     the share of random signs, the observed ones among them, whose mean is as far from 0.
-    Draws get the noise of trainings, where a side has several, by Student's t.
-
-    Args:
-        compared: sides and `together` as in `statistics.paired_difference`.
-        known: the noise of a training in each comparison, from `pooled_noise`; a side's own
-            counts where it is larger.
+    Draws get the noise of trainings, where a side has several, by Student's t; `known`: that
+    noise in each comparison, from `pooled_noise`; a side's own counts where it is larger.
     """
     rng = np.random.default_rng([seed, 2])
     longest = max([np.shape(a)[-1] for a, _, _ in compared], default=0)
@@ -52,23 +47,19 @@ def p_values(compared: Sequence[tuple[Scores, Scores, bool]],
 
 
 def pooled_noise(models: Sequence[np.ndarray]) -> Noise | None:
-    """Return the variance of a training's mean over queries, pooled over models.
-
-    Args:
-        models: (M, S, Q) each, M methods of S trainings; None where all have S = 1.
-    """
+    """Return the variance of a training's mean over queries, pooled over models (M, S, Q): M methods,
+    S trainings; None where all have S = 1."""
     variance = freedom = 0
     for model in models:
-        if model.shape[1] > 1:
-            means = model.mean(2)  # (M, S)
-            variance += means.var(1, ddof=1).mean() * (model.shape[1] - 1)
-            freedom += model.shape[1] - 1
+        trainings = model.shape[1]
+        if trainings > 1:
+            variance += model.mean(2).var(1, ddof=1).mean() * (trainings - 1)
+            freedom += trainings - 1
     return (float(variance) / freedom, freedom) if freedom else None
 
 
 def noise_of_difference(sides: Sequence[np.ndarray], known: Noise | None) -> Noise:
-    """Return the standard error, by trainings, of a difference between sides (S, Q), and its
-    degrees of freedom (Welch): (0, 1) where no side has several trainings."""
+    """Return the standard error, by trainings, of a difference of sides (S, Q), with Welch's degrees of freedom."""
     variance, freedom = known or (0.0, 0)
     error = spread = 0.0  # squared, and for Welch's formula
     for side in sides:
@@ -76,9 +67,7 @@ def noise_of_difference(sides: Sequence[np.ndarray], known: Noise | None) -> Noi
             part = max(side.mean(1).var(ddof=1), variance) / len(side)
             error += part
             spread += part**2 / (len(side) - 1)
-    if error == 0:
-        return 0.0, 1.0
-    return float(np.sqrt(error)), float(max(error**2 / spread, freedom))
+    return float(np.sqrt(error)), float(max(error**2 / spread, freedom)) if error else 1.0
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

@@ -1,10 +1,8 @@
-"""The stages of a run: each function returns what its stage made, and makes it and all before it.
-
-So any notebook can be opened on its own; `python -m capture_lib.experiments.stages` makes all beforehand.
-"""
+"""The stages of a run: each function returns what its stage made, and makes it and all before it."""
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pandas as pd
@@ -52,26 +50,23 @@ def composites(run: Run) -> Path:
 
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
     """Return the region proposal network and its folder (notebook 03)."""
-    settings = run.profile.detector
-    source = composites(run)
-
-    def make(folder: Path) -> None:
-        utils.write_json(folder / "history.json", detection.train(settings, source, folder, run.seed))
-
-    folder = run.stage(detection, settings, [source], None, make)
-    return detection.load(settings, folder), folder
+    return trained_on_composites(run, detection, run.profile.detector)
 
 
 def trained_encoder(run: Run) -> tuple[nn.Module, Path]:
     """Return the region encoder and its folder (notebook 03)."""
-    settings = run.profile.encoder
+    return trained_on_composites(run, encoding, run.profile.encoder)
+
+
+def trained_on_composites(run: Run, module: ModuleType, settings: object) -> tuple[nn.Module, Path]:
+    """Return the network of a module that trains on composites, and its folder."""
     source = composites(run)
 
     def make(folder: Path) -> None:
-        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed))
+        utils.write_json(folder / "history.json", module.train(settings, source, folder, run.seed))
 
-    folder = run.stage(encoding, settings, [source], None, make)
-    return encoding.load(settings, folder), folder
+    folder = run.stage(module, settings, [source], None, make)
+    return module.load(settings, folder), folder
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
@@ -89,9 +84,9 @@ def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
 
 
 class Pretrained(NamedTuple):
-    """CAPTURE (None where the catalog has too few pairs), its tokenizer and its pretext tasks."""
+    """CAPTURE with its tokenizer and its pretext tasks."""
 
-    model: Capture | None
+    model: Capture | None  # where there are enough pairs
     tokenizer: "batches.BertWordPieceTokenizer"
     tasks: tuple[str, ...]
     folder: Path

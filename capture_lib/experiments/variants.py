@@ -54,7 +54,7 @@ class ComparisonSettings:
 
 @cache
 def parameters(settings: CaptureSettings) -> int:
-    """Return how many parameters a model of these sizes has."""
+    """Return a model's number of parameters."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in Capture(settings).parameters())
 
@@ -76,9 +76,7 @@ def layer_counts(text: int, cross: int, joint: int) -> dict[str, int]:
 def scaled(name: str, settings: CaptureSettings) -> dict[str, int]:
     """Return a released configuration's layer counts at the profile's depth; 1 at least where it has any."""
     depth = settings.text_layers + settings.cross_layers + settings.joint_layers
-    counts = []
-    for released in map(int, name):
-        counts.append(max(1, round(released * depth / RELEASED_LAYERS)) if released else 0)
+    counts = [max(min(1, int(n)), round(int(n) * depth / RELEASED_LAYERS)) for n in name]
     return layer_counts(*counts)
 
 
