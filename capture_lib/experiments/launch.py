@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 
 from capture_lib import utils
 from capture_lib.experiments import stages
@@ -21,15 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--catalog", default="", help="a catalog folder; default: the profile's drawn world")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--until", default="pretrain", choices=UNTIL, help="the last stage (default pretrain)")
-    parser.add_argument("--tensorboard", default="", help="a folder: log the pretraining there")
     options = parser.parse_args(arguments)
     try:
         if utils.is_main_process():  # draws the world where it is not there
             open_run(options.profile, options.catalog)
         utils.wait_for_everyone()
         run = open_run(options.profile, options.catalog, seed=options.seed)
-        logged = replace(run.profile.pretrain, log=options.tensorboard)
-        UNTIL[options.until](replace(run, profile=replace(run.profile, pretrain=logged)))
+        UNTIL[options.until](run)
         utils.say(f"{utils.display_path(run.stages)}: made until {options.until}")
     except (InputError, FloatingPointError, KeyboardInterrupt) as error:
         print(f"{parser.prog}: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)

@@ -115,7 +115,7 @@ def pretrained(run: Run) -> Pretrained:
             pretrain.train(model, pairs, profile.batches, replace(profile.pretrain, tasks=tasks), folder, run.seed)
 
     settings = {"batches": profile.batches, "capture": profile.capture, "enough": enough,
-                "pretrain": replace(profile.pretrain, keep_every=0, log="")}
+                "pretrain": replace(profile.pretrain, keep_every=0)}
     read = train[["sample_id", "split", "image", "caption"]]
     folder = run.stage(pretrain, settings, [store_folder], read, make, together=True)
     model = Capture.from_pretrained(folder).to(utils.pick_device()).eval() if enough else None

@@ -10,10 +10,8 @@ authors' released code, whose sizes are the defaults. Letters in shapes as in `c
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +82,9 @@ class Capture(nn.Module):
             attention: return the attention maps too.
 
         Returns:
-            text_sequence (B, L, E) and region_sequence (B, R+1, E); their first tokens text_pooled and
-            region_pooled (B, E), the paper's H_TXT and H_IMG; text_contrastive and region_contrastive (B, E),
-            taken before the cross layers. With `attention` also "attention": for each of `MAP_KINDS` a list
-            over its layers of maps (B, H, queries, keys), without dropout.
+            text_sequence (B, L, E), region_sequence (B, R+1, E); their first tokens text_pooled, region_pooled (B, E);
+            text_contrastive, region_contrastive (B, E), from before the cross layers. With `attention` also
+            "attention": for each of `MAP_KINDS` a list over its layers of maps (B, H, queries, keys).
         """
         length = input_ids.shape[1] + region_features.shape[1]
         if length > self.settings.max_positions:
@@ -178,24 +175,8 @@ class Capture(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Start as BERT does: normal(0, 0.02), biases 0. PyTorch starts norms at 1 and 0 as BERT does."""
+    """Start as BERT does: normal(0, 0.02), biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-@contextmanager
-def record_outputs(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Record what every part puts out, by its name in the model (`text_layers.0`, …), while the context is open."""
-    outputs: dict[str, Any] = {}
-
-    def record(name: str, part: nn.Module, inputs: tuple, output: Any) -> None:
-        outputs[name] = output
-
-    hooks = [part.register_forward_hook(partial(record, name)) for name, part in model.named_modules()]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

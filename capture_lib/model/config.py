@@ -68,9 +68,8 @@ def read_settings(path: Path) -> CaptureSettings:
     """Read the settings in a config.json; raise `InputError` for an unknown or missing key or a wrong value."""
     values = read_config(path)
     known = {field.name for field in fields(CaptureSettings)}
-    for key in sorted(values.keys() ^ known):
-        fault = "missing" if key in known else "unknown"
-        raise InputError(f"{path}: {fault} key {key!r}; the keys are {', '.join(sorted(known))}")
+    for key in known - values.keys():
+        raise InputError(f"{path}: missing key {key!r}; give the folder of a saved model")
     try:
         return CaptureSettings(**values)
     except (InputError, TypeError) as error:

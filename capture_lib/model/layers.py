@@ -1,9 +1,7 @@
-"""The layers of CAPTURE: embeddings, attention, the three kinds of layers, and the heads.
+"""The layers of CAPTURE: attention, the three kinds of layers, embeddings and heads.
 
 Letters in shapes: B samples, L text tokens, R regions (R+1 with the global token in front), T tokens of any
 one sequence, F features of a region, W width, H heads, D width of a head, E output width, V vocabulary.
-"Text" and "region" name the two streams of tokens; the layers within the second are called visual.
-
 Masks are (B, T) bool, True where a token is valid. Every sample has a valid token in both streams: [CLS] even
 without a caption, the global token even without a region. What comes out at padded positions has no meaning.
 """

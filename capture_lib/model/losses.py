@@ -21,7 +21,7 @@ TEMPERATURE = 0.07  # of the contrastive loss, in the released code
 def masked_language_loss(model: "Capture", out: Mapping[str, Tensor], labels: Tensor) -> Tensor:
     """Return the mean cross-entropy over the masked tokens; labels (B, L) int64, -1 = not predicted.
 
-    It is 0 in a batch without a masked token, where the released code gives NaN.
+    It is 0 without a masked token, where the released code gives NaN.
     """
     masked = labels != NOT_PREDICTED  # (B, L)
     logits = model.predict_words(out["text_sequence"][masked])  # (M, V): nothing else is worth decoding
@@ -45,9 +45,8 @@ def masked_region_loss(
 def nt_xent(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy between matched rows of a and b, (B, E) each.
 
-    For each of the 2B L2-normalised vectors, its partner is the positive and the other 2B-2, those of its own
-    modality too, are negatives; the mean is over all 2B. It is computed in float32 even under autocast: bfloat16
-    holds a cosine to 2 or 3 digits, and here it is divided by the temperature.
+    For each of the 2B L2-normalised vectors, its partner is the positive and the other 2B-2 are negatives. It is
+    computed in float32 even under autocast: bfloat16 holds a cosine to 2 or 3 digits.
     """
     with torch.autocast(a.device.type, enabled=False):
         vectors = F.normalize(torch.cat([a, b]).float(), dim=1)  # (2B, E)
@@ -86,8 +85,7 @@ def pretext_losses(
 ) -> dict[str, Tensor]:
     """Return the losses by name: mlm, mrp, contrastive, and itm where a batch has broken pairs; their sum is minimised.
 
-    `batch` holds what the losses above take: mlm_labels, region_labels, region_targets, and matched where half of the
-    pairs are broken; `out` is the model's output for the masked batch.
+    `batch` holds mlm_labels, region_labels, region_targets, and matched where half of the pairs are broken.
     """
     matched = batch.get("matched")
     losses = {

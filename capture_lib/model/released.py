@@ -1,9 +1,7 @@
 """The authors' checkpoints, read name for name; `released_names.json` says what is called how there and here.
 
-Queries, keys and values are three parameters in the text, visual and cross layers of the released code and
-one here, so that one matrix product gives all three. In the released cross layers 1 and v are the image, 2 and t
-the text. Source: the released code (`CAPTURE/model`), its `config/capture.json` and
-`model/cross-base/cross_config.json`.
+Queries, keys and values are three parameters there and one here. In the released cross layers 1 and v are the image,
+2 and t the text. Source: the released code (`CAPTURE/model`) and its `config/capture.json`.
 """
 
 import json
@@ -19,7 +17,6 @@ from capture_lib.utils import InputError
 
 NAMES = json.loads(Path(__file__).with_name("released_names.json").read_text(encoding="utf-8"))
 JOINT_HEADS = 8  # the released configuration has them in the joint transformer's own file
-LOSSLESS = (torch.float32, torch.float16, torch.bfloat16)  # what float32 holds bit for bit
 WORDS = "bert.embeddings.word_embeddings.weight"
 TIED_DECODER = "cls.predictions.decoder.weight"  # the same tensor as WORDS, listed twice
 
@@ -28,8 +25,7 @@ def settings_from_config(config: Mapping[str, Any]) -> CaptureSettings:
     """Return our settings for a released configuration, the dict in its JSON file; raise `InputError`.
 
     Keys that size nothing are ignored, `v_target_size` too: the file says 1,601, the training script puts the
-    2,048 of the features in its place. The joint layers' heads are not in the file: 8, as released, unless
-    the dict has `co_num_attention_heads`.
+    2,048 of the features in its place.
     """
     settings = NAMES["settings"]  # our setting: the released key
     same = NAMES["one_setting"]  # released keys that have to agree, because they are one setting here
@@ -70,22 +66,14 @@ def released_names(settings: CaptureSettings) -> dict[str, list[str]]:
 def read_released(
     state_dict: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[CaptureSettings, dict[str, Tensor]]:
-    """Return settings and weights (float32, on the CPU, new tensors) for `Capture` from a released checkpoint.
-
-    `InputError` for a parameter that is missing, unknown or of a type that float32 can't hold.
-    """
+    """Return settings and weights (float32, on the CPU, new tensors) for `Capture` from a released checkpoint."""
     settings = settings_from_config(config)
 
     # what the model uses, as float32
     released = {}
     for name, value in state_dict.items():
-        if any(part in name for part in NAMES["unused"]):
-            continue
-        tensor = torch.as_tensor(value)
-        if tensor.dtype not in LOSSLESS:
-            raise InputError(f"released checkpoint: parameter {name} is {tensor.dtype}; "
-                             "give float32, float16 or bfloat16")
-        released[name] = tensor.to("cpu", torch.float32)
+        if not any(part in name for part in NAMES["unused"]):
+            released[name] = torch.as_tensor(value).to("cpu", torch.float32)
 
     # every released name has its place, and every place its names
     names = released_names(settings)

@@ -35,7 +35,6 @@ class PretrainSettings:
     temperature: float = 0.07
     contrast: str = BEFORE_CROSS  # or AFTER_JOINT
     keep_every: int = 100  # steps after which the state is kept
-    log: str = ""  # a folder for TensorBoard's logs
     bert: str = ""  # folder or hub name of bert-base-chinese; empty = random
 
 
@@ -75,11 +74,6 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
         range(len(history), steps), batch_size=None, pin_memory=on_gpu,
         collate_fn=lambda step: step_batch(step, pairs, batches, settings, seed),
         num_workers=8 * on_gpu, multiprocessing_context="fork" if on_gpu else None)
-    if settings.log:
-        from accelerate.tracking import TensorBoardTracker
-
-        tracker = TensorBoardTracker("pretraining", settings.log, purge_step=len(history) + 1)
-        tracker.start()
 
     def note() -> str:
         return ", ".join(f"{name} {loss:.3f}" for name, loss in history[-1].items())
@@ -93,8 +87,6 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
         torch.manual_seed(int(dropout.integers(2**63)))
         losses = step(objective, batch, optimiser)
         history.append({name: loss.item() for name, loss in losses.items()})
-        if settings.log:
-            tracker.log(history[-1] | {"learning_rate": rate}, len(history))
         if not np.isfinite(sum(history[-1].values())):
             raise FloatingPointError(f"pretraining: step {len(history)} has a loss that is "
                                      f"not finite ({note()}); lower learning_rate")
@@ -112,11 +104,15 @@ def train(model: Capture, pairs: Pairs, batches: BatchSettings, settings: Pretra
 def step(objective: nn.Module, batch: Batch, optimiser: AdamW) -> dict[str, Tensor]:
     """Take one optimiser step on a masked batch; return its losses by name, each of weight 1."""
     accelerator = utils.accelerator()
+    # forward
     losses = objective(batch)
+    # backward
     optimiser.zero_grad()
     accelerator.backward(sum(losses.values()))
+    # clip the gradients, then move the weights
     accelerator.clip_grad_norm_(objective.parameters(), 1.0)
     optimiser.step()
+    # of many processes, the mean of their losses
     values = torch.stack(list(losses.values())).detach()
     return dict(zip(losses, accelerator.reduce(values, "mean"), strict=True))
 

@@ -196,7 +196,8 @@ def test_a_photo_of_ones_own_with_hostile_words(page, tmp_path):
     assert page.evaluate("window.hacked") is None and page.input_value('[data-name="caption"]') == HOSTILE
     assert page.locator(".card.unknown").count() == 10  # nobody knows what it shows
     keep(page, "explorer-own")
-    for name, content, said in (("broken.jpg", b"no photo", "not a photo"), ("large.tif", bytes(8 * 2**20 + 1), "larger than 8 MB"),
+    for name, content, said in (("broken.jpg", b"no photo", "not a photo"),
+                                ("large.tif", bytes(8 * 2**20 + 1), "larger than 8 MB"),
                                 ("none.jpg", b"", "not a photo")):
         (tmp_path / name).write_bytes(content)
         page.set_input_files('input[type="file"]', tmp_path / name)
