@@ -25,7 +25,8 @@ def write_caption(products: list[Product], count: int, decoys: list[Product], rn
     name, other = BRANDS[products[0].brand]
     brand = []
     if rng.random() < settings.brand:
-        name = name.lower() if rng.random() < 0.1 else name
+        if rng.random() < 0.1:
+            name = name.lower()
         brand.append(f"{name}/{other}" if rng.random() < settings.both else name)
     elif rng.random() < settings.other:
         brand.append(other)
