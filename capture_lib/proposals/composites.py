@@ -32,7 +32,7 @@ class SynthesisSettings:
     workers: int = 2  # processes beside this one
 
 
-def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
+def candidates(catalog: Catalog, max_count: int) -> dict:
     """Return the ids of photos that may show one product; True where the catalog says so."""
     table = catalog.table[catalog.table["sample_id"].isin(catalog.photos)]
     # known: what the catalog calls single, and the gallery, single by definition
@@ -144,8 +144,7 @@ def compose(file: Path, owners: np.ndarray, number: int, settings: SynthesisSett
                 break
     if settings.light:
         photo = photo * (1 + 0.15 * light * np.linspace([1], [-1], size, dtype=np.float32))
-    # read the boxes off what is still visible, unless most of a foreground is hidden
-    visible = seen / areas
+    visible = seen / areas  # with less than 0.4 of it in sight, a foreground has no box
     boxes = np.zeros((count, 4), np.float32)
     for k in np.flatnonzero(visible >= 0.4):
         x, y, w, h = cv2.boundingRect(np.uint8(topmost == k + 1))

@@ -37,9 +37,8 @@ class Detector(nn.Module):
         from torchvision.models.detection import rpn
         self.settings = settings
         channels = settings.channels
-        maps = (2, 3, 4)  # strides 8, 16, 32
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
-        widths = self.backbone.feature_info.channels()  # each to C channels
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2, 3, 4))
+        widths = self.backbone.feature_info.channels()  # at strides 8, 16 and 32
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         self.fuse = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
@@ -48,9 +47,8 @@ class Detector(nn.Module):
         head = rpn.RPNHead(channels, anchors.num_anchors_per_location()[0])
         self.rpn = rpn.RegionProposalNetwork(
             anchors, head, fg_iou_thresh=0.6, bg_iou_thresh=0.3,
-            batch_size_per_image=64, positive_fraction=0.5,  # of anchors in the losses
-            pre_nms_top_n={"training": 300, "testing": 600},
-            post_nms_top_n={"training": 100, "testing": 100}, nms_thresh=settings.nms)
+            batch_size_per_image=64, positive_fraction=0.5, nms_thresh=settings.nms,
+            pre_nms_top_n={"training": 300, "testing": 600}, post_nms_top_n={"training": 100, "testing": 100})
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""

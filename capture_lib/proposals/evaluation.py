@@ -1,7 +1,5 @@
 """How good proposals are. True boxes, xyxy in pixels or fractions, serve evaluation only."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy import ndarray
 
@@ -11,8 +9,8 @@ from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import box_overlap
 from capture_lib.proposals.region_store import RegionSettings, locate, photo_batches
 
-Found = list[tuple]  # boxes (n, 4), best first; scores (n,)
-Truth = list[ndarray]  # true boxes (t, 4) of each photo
+Found = list  # boxes (n, 4), best first; scores (n,)
+Truth = list  # true boxes (t, 4) of each photo
 
 
 def best_so_far(proposals: ndarray, boxes: ndarray, count: int) -> ndarray:
@@ -34,8 +32,8 @@ def proportion_interval(hits: ndarray, totals: ndarray, seed: int) -> dict:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Found:
-    """Propose boxes (n, 4) as fractions with scores (n,) of photos searched at `size` pixels."""
+def propose(paths: list, detector: Detector, count: int, size: int) -> Found:
+    """Propose boxes (n, 4) as fractions with scores (n,) of photo files searched at `size` pixels."""
     settings = RegionSettings(photo_size=size, batch=8, workers=0)
     found = []
     for photos, extents in photo_batches(paths, settings):

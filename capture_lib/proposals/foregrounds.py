@@ -31,7 +31,7 @@ def frame_width(photo: Photo) -> int:
         change = np.linalg.norm(np.diff(strip, axis=0), axis=-1)
         steps.append(np.median(change, axis=1))
     found = np.flatnonzero(np.min(steps, axis=0) > 6)
-    return int(found[-1]) + 2 if len(found) else 0
+    return int(max(found, default=-2)) + 2
 
 
 def sharp_edges(photo: Photo) -> Edges:
@@ -92,15 +92,15 @@ def measure(outline: Outline, mask: Mask) -> tuple:
     return offset / max(mask.shape), min(x, y, right, below), solidity
 
 
-def fill(outline: Outline, like: np.ndarray) -> Mask:
-    """Return the mask inside an outline, in a photo like (H, W)."""
-    return cv2.drawContours(np.zeros(like.shape, np.uint8), [outline], -1, 1, cv2.FILLED)
+def fill(pieces: list, like: np.ndarray) -> Mask:
+    """Return the mask inside outlines, in a photo like (H, W)."""
+    return cv2.drawContours(np.zeros(like.shape, np.uint8), pieces, -1, 1, cv2.FILLED)
 
 
 def likeness(outline: Outline, edges: Edges) -> float:
     """Return how much an outline looks like that of one product: 0 or more."""
     unit = max(edges.shape) / SIDE
-    mask = fill(outline, edges)
+    mask = fill([outline], edges)
     capped = np.minimum(edges, 10)
     # a product is near the middle, solid, and holds most of the photo's edges
     offset, _, solidity = measure(outline, mask)
@@ -125,7 +125,7 @@ def initial_masks(photo: Photo, edges: Edges) -> list:
     scored = []
     for threshold in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 16.0):
         for outline in plausible_outlines(enclosed_regions(edges, threshold)):
-            mask = cv2.erode(fill(outline, edges), disc(1))  # too much by half an edge
+            mask = cv2.erode(fill([outline], edges), disc(1))  # too much by half an edge
             scored.append((likeness(outline, edges), mask))
     # and one by colour, which GrabCut finds in a small photo
     small = fit(photo, 80)
@@ -143,13 +143,13 @@ def initial_masks(photo: Photo, edges: Edges) -> list:
     # the border is background; what has other colours, and is central, may be product
     labels = np.full(halves.shape, cv2.GC_BGD, np.uint8)
     labels[2:-2, 2:-2] = cv2.GC_PR_BGD
-    y, x = np.maximum(2, np.round(np.multiply(0.05, halves.shape))).astype(int)
+    y, x = np.multiply(0.05, halves.shape).round().clip(2).astype(int)
     central = np.s_[y:-y, x:-x]
     labels[central][halves[central] > threshold] = cv2.GC_PR_FGD
     mask, _ = largest_piece(run_grabcut(small, labels, iterations=2))
     large = cv2.resize(np.float32(mask), photo.shape[1::-1])
     for outline in plausible_outlines(np.uint8(large > 0.5)):
-        scored.append((likeness(outline, edges), fill(outline, edges)))
+        scored.append((likeness(outline, edges), fill([outline], edges)))
     return [mask for _, mask in sorted(scored, key=lambda pair: -pair[0])]
 
 
@@ -181,7 +181,7 @@ def run_grabcut(photo: Photo, labels: np.ndarray, iterations: int = 1) -> Mask:
     pieces = outlines(mask)
     min_area = 0.1 * max(map(cv2.contourArea, pieces), default=0)
     large = [piece for piece in pieces if cv2.contourArea(piece) >= min_area]
-    return cv2.drawContours(np.zeros_like(mask), large, -1, 1, cv2.FILLED)
+    return fill(large, mask)
 
 
 def largest_piece(mask: Mask) -> tuple:
@@ -196,7 +196,7 @@ def largest_piece(mask: Mask) -> tuple:
 
 def iou(a: Mask, b: Mask) -> float:
     """Return the intersection over union of two masks."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
+    return (a & b).sum() / max((a | b).sum(), 1)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def box_overlap(box: ndarray, boxes: ndarray) -> ndarray:
     return shared / np.maximum(area + areas - shared, 1e-9)
 
 
-def find_instances(boxes: ndarray, scores: ndarray, settings: InstanceSettings) -> list[int]:
+def find_instances(boxes: ndarray, scores: ndarray, settings: InstanceSettings) -> list:
     """Choose the proposals (n, 4), best first, that count as products: good ones, and apart."""
     odds = scores / np.maximum(1 - scores, 1e-6)  # how sure depends on training
     chosen = []

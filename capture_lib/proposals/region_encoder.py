@@ -51,8 +51,9 @@ def crop(photos: Tensor, boxes: list, size: int, margin: float) -> Tensor:
     from torchvision.ops import roi_align
     wide = []
     for box in boxes:  # (n, 4)
-        centre = (box[:, :2] + box[:, 2:]) / 2
-        half = (box[:, 2:] - box[:, :2]) * (0.5 + margin / 2)
+        low, high = box.chunk(2, dim=1)
+        centre = (low + high) / 2
+        half = (high - low) * (0.5 + margin / 2)
         wide.append(torch.cat([centre - half, centre + half], 1))
     return roi_align(photos, wide, size, sampling_ratio=2, aligned=True)
 
@@ -71,7 +72,7 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
     modes = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     rng = np.random.default_rng([seed, 2])
     for _ in range(settings.steps):
-        # foregrounds, and two places of each; the crops of the first, then of the second
+        # foregrounds, and two places of each; the crops of the first, then of the second, in another light
         chosen = rng.choice(len(places), min(settings.batch, len(places)), replace=False)
         pairs = [rng.choice(places[i], 2, replace=False) for i in chosen]
         batches = []
@@ -85,7 +86,6 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
                 corner = (box[:2] + box[2:]) / 2 - side / 2 + step / 2 - 0.5
                 matrix = np.column_stack([np.diag(step), corner])
                 crops.append(cv2.warpAffine(composites[number], matrix, (size, size), **modes))
-            # in another light
             gain = rng.uniform(0.75, 1.25, (len(crops), 1, 1, 1)).astype(np.float32)
             tint = rng.normal(0, 0.03, (len(crops), 3, 1, 1)).astype(np.float32)
             crops = to_tensor(np.stack(crops)) * torch.from_numpy(gain)  # (B, 3, C, C)

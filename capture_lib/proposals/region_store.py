@@ -36,7 +36,7 @@ class RegionStore:
     counts: ndarray  # (N,) int32, of the R
     ids: list  # of row i, the sample
 
-    def rows(self, ids: list[str]) -> ndarray:
+    def rows(self, ids: list) -> ndarray:
         """Return the row numbers of samples: (N,) int64."""
         places = {sample: row for row, sample in enumerate(self.ids)}
         return np.array([places[sample] for sample in ids], np.int64)
@@ -54,17 +54,17 @@ def square(photo: ndarray, size: int) -> tuple:
     """Fit a photo (H, W, 3) into a white square; return it, and which share of its sides (2,)."""
     padded = np.full((size, size, 3), 255, np.uint8)
     fitted = fit(photo, size)
-    padded[: fitted.shape[0], : fitted.shape[1]] = fitted
+    padded[: len(fitted), : fitted.shape[1]] = fitted
     return padded, np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
 
 
-def read_squares(paths: list[Path], size: int) -> list:
+def read_squares(paths: list, size: int) -> list:
     """Read photos as squares (B, S, S, 3) uint8, with their extents (B, 2)."""
     squares = [square(load_photo(path), size) for path in paths]
     return [np.stack(part) for part in zip(*squares, strict=True)]
 
 
-def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator:
+def photo_batches(paths: list, settings: RegionSettings) -> Iterator:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
@@ -92,8 +92,7 @@ def locate(photos: Tensor, extents: ndarray, detector: Detector, count: int, siz
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.autocast(photos.device.type, torch.bfloat16):
         boxes, scores = detector.propose(inputs, count)
-    # cut at the white margin; then to fractions of the photo
-    limits = torch.as_tensor(np.tile(extents, 2), device=photos.device)  # (B, 4)
+    limits = torch.as_tensor(np.tile(extents, 2), device=photos.device)  # (B, 4) of the photos
     proposals = []
     for box, score, limit in zip(boxes, scores, limits, strict=True):
         box = torch.minimum(box / size, limit)
@@ -114,7 +113,7 @@ def encode(photos: Tensor, boxes: list, encoder: nn.Module) -> list:
     return [part.numpy() for part in features.cpu().split(list(map(len, boxes)))]
 
 
-def encode_boxes(paths: list[Path], boxes: list, encoder: nn.Module, settings: RegionSettings) -> ndarray:
+def encode_boxes(paths: list, boxes: list, encoder: nn.Module, settings: RegionSettings) -> ndarray:
     """Describe known boxes, (k, 4) xyxy pixels of each photo, for evaluation: (n, F)."""
     squares = []
     for path, box in zip(paths, boxes, strict=True):
