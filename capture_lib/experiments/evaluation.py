@@ -26,10 +26,9 @@ SPLITS = ("val", "test", "gallery")
 def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED, regions: str = PROPOSALS) -> batches.Pairs:
     """Return samples as pairs, with the regions of a store and the settings of a variant."""
     store = open_store(run.stages / regions)
-    limit = variant.max_regions
-    if limit:
-        store = RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
-                            np.minimum(store.counts, limit), store.ids)
+    limit = variant.max_regions or store.boxes.shape[1]
+    store = RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
+                        np.minimum(store.counts, limit), store.ids)
     tokenizer = batches.load_tokenizer(run.stages / "pretrain")
     return batches.make_pairs(table, store, tokenizer, replace(run.profile.batches, **variant.batches))
 
@@ -61,8 +60,7 @@ def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Meth
 
     `rankings` of test, by name, are evaluated too. Without labels, there are no figures.
     """
-    test = sets.get("test")
-    val = sets.get("val")
+    val, test = sets.get("val"), sets.get("test")
     labelled = val if val and any(val.labels) else None
     chosen = {}
     for name, method in methods.items():

@@ -62,7 +62,7 @@ class Searcher:
     tokenizer: BertWordPieceTokenizer
     model: Capture | None
     words: Words | None
-    gallery: EmbeddedSet | None  # set by `open_searcher`, which embeds it by the searcher itself
+    gallery: EmbeddedSet | None  # set by `open_searcher`
     items: dict[int, Item]  # by row of the gallery
     regions: RegionSettings
     instances: InstanceSettings

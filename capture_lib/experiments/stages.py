@@ -1,5 +1,7 @@
 """The stages of a run: each function returns what its stage made, and makes it and all before it."""
 
+import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +119,32 @@ def pretrained(run: Run) -> Pretrained:
     return Pretrained(model, batches.load_tokenizer(folder), tasks, folder)
 
 
+UNTIL = {"composites": composites, "detector": trained_detector, "region_encoder": trained_encoder,
+         "region_store": region_store, "pretrain": pretrained}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the stages of a run, in one process or in those of `accelerate launch -m`; return the exit code."""
+    parser = argparse.ArgumentParser("capture_lib.experiments.stages", description="Make the stages of a run.")
+    parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, gpu or product1m")
+    parser.add_argument("--catalog", default="", help="a catalog folder; default: the profile's drawn world")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", default="pretrain", choices=UNTIL, help="the last stage (default pretrain)")
+    options = parser.parse_args(arguments)
+    try:
+        if utils.is_main_process():  # draws the world where it is not there
+            open_run(options.profile, options.catalog)
+        utils.wait_for_everyone()
+        run = open_run(options.profile, options.catalog, seed=options.seed)
+        UNTIL[options.until](run)
+        utils.say(f"{utils.display_path(run.stages)}: made until {options.until}")
+    except (utils.InputError, FloatingPointError, KeyboardInterrupt) as error:
+        print(f"{parser.prog}: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 2
+    if utils.process_count() > 1:
+        utils.accelerator().end_training()
+    return 0
+
+
 if __name__ == "__main__":
-    from capture_lib.experiments.launch import main
     raise SystemExit(main())

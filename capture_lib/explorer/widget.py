@@ -8,7 +8,7 @@ import anywidget
 import traitlets
 
 from capture_lib.catalog.table import read_catalog
-from capture_lib.experiments import launch
+from capture_lib.experiments import stages
 from capture_lib.explorer.answers import OWN, State
 from capture_lib.explorer.view import PIECES, TEMPLATES, Explorer
 from capture_lib.report import figures
@@ -76,7 +76,7 @@ def serve(profile: str, catalog: Path | None, port: int | None = None, browser: 
         raise InputError(f"{catalog}: none of its photos is on disk, so there is nothing to explore")
     print("loading what was trained, or training it first if there is nothing yet …", flush=True)
     folder = str(catalog.resolve()) if catalog else ""
-    code = launch.main(["--profile", profile, "--catalog", folder])
+    code = stages.main(["--profile", profile, "--catalog", folder])
     if code:
         return code
     print("the models take some seconds to load in each page; Ctrl-C ends all", flush=True)

@@ -10,7 +10,6 @@ from launched import launch
 
 from capture_lib import profiles
 from capture_lib.catalog.table import read_catalog
-from capture_lib.experiments import launch as launch_command
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
 from capture_lib.utils import InputError
@@ -25,7 +24,7 @@ def line(folder: Path, *options: str) -> int:
     taken, real = [], stages.pretrain.step
     stages.pretrain.step = lambda *arguments: (taken.append(1), real(*arguments))[1]
     try:
-        assert launch_command.main(["--profile", "tiny", "--catalog", str(folder), *options]) == 0
+        assert stages.main(["--profile", "tiny", "--catalog", str(folder), *options]) == 0
         return len(taken)
     finally:
         stages.pretrain.step = real
@@ -81,11 +80,11 @@ def test_what_stops_it_is_one_line(tmp_path, monkeypatch, capsys, error, code, s
         raise error
 
     make_catalog(tmp_path / "one")
-    monkeypatch.setitem(launch_command.UNTIL, "pretrain", stop)
-    assert launch_command.main(["--profile", "smoke", "--catalog", str(tmp_path / "one")]) == code
+    monkeypatch.setitem(stages.UNTIL, "pretrain", stop)
+    assert stages.main(["--profile", "smoke", "--catalog", str(tmp_path / "one")]) == code
     assert capsys.readouterr().err == f"capture_lib.experiments.stages: {said}\n"
 
 
 def test_an_unknown_profile_is_one_line(capsys):
-    assert launch_command.main(["--profile", "huge"]) == 2
+    assert stages.main(["--profile", "huge"]) == 2
     assert "profile 'huge' is unknown" in capsys.readouterr().err
