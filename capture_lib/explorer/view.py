@@ -79,7 +79,7 @@ class Explorer(Answers):
         return cards
 
     def card(self, number: int, score: float = 1.0, labels: list[str] = (), origin: str = "") -> dict:
-        """Return a gallery photo as a card; it is right if it shows one of the labels asked for, where both are known."""
+        """Return a gallery photo as a card; right: it shows one of the labels asked for, None where nobody knows."""
         item = self.searcher.items[number]
         right = bool(set(item.labels) & set(labels)) if len(item.labels) and len(labels) else None
         text = "; ".join(item.labels) or item.caption or item.sample_id
