@@ -1,8 +1,7 @@
 """What the paper claims, what was measured here, and the verdict (notebook 07).
 
-`claims.json` has the claims: where each stands, what it depends on ("note"), the paper's figure where
-one is known, and its comparisons of two methods, the main one first. "among": of queries of one
-combination alone. "wanted": "not better" where the claim is that something doesn't help.
+Each claim of `claims.json` compares pairs of methods, the main pair first; "among": over queries of
+one combination alone; "wanted": "not better" where the claim is that something doesn't help.
 """
 
 import json
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from capture_lib.experiments.significance import FLIPS, Noise, holm, p_values, pooled_noise
+from capture_lib.experiments.significance import FLIPS, holm, p_values, pooled_noise
 from capture_lib.retrieval.statistics import paired_difference
 
 FIGURE = ("standard", "mAP@10")  # that claims about retrieval are tested by
@@ -24,7 +23,7 @@ RULES = {BETTER: f"holds if better, with p < {LEVEL} after Holm",
          NOT_BETTER: f"holds unless better, with p < {LEVEL} after Holm"}
 RECALL = "recall@0.5 of the proposals"
 MIN_RECALL = 0.8  # the paper gives no threshold for its proposals; ours
-UNMEASURED = dict.fromkeys(("effect", "low", "high", "p", "p_raw", "queries", "trainings"))
+MEASURES = ("effect", "low", "high", "p", "p_raw")
 CLAIMS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
 
@@ -38,13 +37,13 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
     for claim in CLAIMS:
         wanted = claim.get("wanted", BETTER)
         among = claim.get("among", "")
-        results = []
+        row = {key: claim.get(key) for key in ("claim", "source", "paper", "note")}
+        rows.append(row | {"command": command, "rule": RULES[wanted], "comparisons": []})
         for better, baseline in claim["comparisons"]:
             compared = f"{better} − {baseline}" + (f" ({among})" if among else "")
-            results.append({"compared": compared, "better": better, "baseline": baseline, "among": among,
-                            "wanted": wanted, **UNMEASURED})
-        row = {key: claim.get(key) for key in ("claim", "source", "paper", "note")}
-        rows.append(row | {"command": command, "rule": RULES[wanted], "comparisons": results})
+            result = {"compared": compared, "better": better, "baseline": baseline, "among": among, "wanted": wanted}
+            result |= dict.fromkeys((*MEASURES, "queries", "trainings"))
+            rows[-1]["comparisons"].append(result)
 
     # measure them, and adjust all p values as one family
     planned = [result for row in rows for result in row["comparisons"]]
@@ -55,25 +54,27 @@ def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, comm
     measured = [result for result in planned if result["effect"] is not None]
     for result, p in zip(measured, holm([result["p_raw"] for result in measured]), strict=True):
         result["p"] = float(p)
+    for result in planned:
+        result["outcome"] = outcome(result["wanted"], result["effect"], result["p"])
     for row in rows:
-        for result in row["comparisons"]:
-            result["outcome"] = outcome(result["wanted"], result["effect"], result["p"])
-        row["verdict"] = verdict([result["outcome"] for result in row["comparisons"]])
-        shown = next((result for result in row["comparisons"] if result in measured), row["comparisons"][0])
-        row |= {key: shown[key] for key in ("compared", "effect", "low", "high", "p", "p_raw")}
+        results = row["comparisons"]
+        shown = next((result for result in results if result in measured), results[0])
+        row["verdict"] = verdict([result["outcome"] for result in results])
+        row |= {key: shown[key] for key in ("compared", *MEASURES)}
     return rows
 
 
 def measure(results: list[dict], scores: Scores, combination: np.ndarray) -> None:
     """Add effect, interval and p value to each comparison whose two methods are there."""
-    pairs = []
-    noise = []
-    measured = []
+    every = {name: np.stack([table[FIGURE] for table in tables]) for name, tables in scores.items()}  # (S, Q)
+    pairs, noise, measured = [], [], []
     for result in results:
         if result["better"] not in scores or result["baseline"] not in scores:
             continue
-        a = figures(scores[result["better"]], combination, result["among"])
-        b = figures(scores[result["baseline"]], combination, result["among"])
+        chosen = combination == result["among"] if result["among"] else slice(None)
+        figures = {name: values[:, chosen] for name, values in every.items()}
+        a = figures[result["better"]]
+        b = figures[result["baseline"]]
         # in a small profile, two layer counts may be one model: then neither is better
         if a.shape[1] == 0 or result["wanted"] == BETTER and np.array_equal(a, b):
             continue
@@ -82,8 +83,15 @@ def measure(results: list[dict], scores: Scores, combination: np.ndarray) -> Non
         result |= {"effect": effect["value"], "low": effect["low"], "high": effect["high"],
                    "queries": a.shape[1], "trainings": [len(a), len(b)]}
         pairs.append((a, b, together))
-        noise.append(training_noise(scores, combination, result["among"], together))
         measured.append(result)
+
+        # the training noise of all models; together: of differences between ways to read one
+        models: dict[str, list[np.ndarray]] = {}
+        for name, values in figures.items():
+            models.setdefault(training_of(name), []).append(values)
+        if together:
+            models = {name: [a - b for a, b in combinations(ways, 2)] for name, ways in models.items()}
+        noise.append(pooled_noise([np.stack(ways) for ways in models.values() if ways]))
     for result, p in zip(measured, p_values(pairs, noise), strict=True):
         result["p_raw"] = float(p)
 
@@ -97,28 +105,12 @@ def recall_effect(proposals: dict) -> dict:
             "trainings": [1, 1]}
 
 
-def figures(tables: list[pd.DataFrame], combination: np.ndarray, among: str) -> np.ndarray:
-    """Return the figure of the queries of one combination ("": all) for each training: (S, Q)."""
-    values = np.stack([table[FIGURE] for table in tables])
-    return values[:, combination == among] if among else values
-
-
-def training_noise(scores: Scores, combination: np.ndarray, among: str, together: bool) -> Noise | None:
-    """Return the training noise of all models; `together`: of differences between ways to read one."""
-    models: dict[str, list[np.ndarray]] = {}
-    for name, tables in scores.items():
-        models.setdefault(training_of(name), []).append(figures(tables, combination, among))
-    if together:
-        models = {name: [a - b for a, b in combinations(ways, 2)] for name, ways in models.items()}
-    return pooled_noise([np.stack(ways) for ways in models.values() if ways])
-
-
 def training_of(method: str) -> str:
     """Return the training of a method: `capture/instance` and `capture-chosen/image` share one."""
-    if method.startswith("ablation/"):
-        return method.removesuffix(", product")
     if method in ("image-stream", "text-stream"):
         return "dual-encoder"
+    if method.startswith("ablation/"):
+        return method.removesuffix(", product")
     return method.split("/")[0].removesuffix("-chosen")
 
 

@@ -1,9 +1,9 @@
 """CAPTURE, its baselines and its ablations: trained, then evaluated on test as val chose (notebook 06).
 
-A model is a stage below `variants/`, its evaluation one below `comparison/`: after an interruption
-the next start goes on with those that are left.
+A model is a stage below `variants/`, its evaluation one below `comparison/`: made once, then found.
 """
 
+import re
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -51,10 +51,10 @@ def settings_of(run: Run, job: Job) -> dict:
     """Return all that a job's model depends on: the profile's settings, but for the variant's."""
     profile = run.profile
     variant = job.variant
-    base = replace(profile.pretrain, keep_every=0)
+    base = profile.pretrain
     # the same number of steps, whatever the data and the batch
     epochs = job.epochs * variant.batch_factor * round(1 / variant.share)
-    training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs,
+    training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs, keep_every=0,
                        learning_rate=base.learning_rate * job.rate, **variant.pretrain)
     return {"batches": replace(profile.batches, **variant.batches), "pretrain": training,
             "capture": replace(profile.capture, **variant.capture), "regions": variant.regions,
@@ -64,9 +64,8 @@ def settings_of(run: Run, job: Job) -> dict:
 def model_name(run: Run, job: Job) -> str:
     """Return the name of a model's stage: one for all jobs with the same settings."""
     settings = settings_of(run, job)
-    if settings == settings_of(run, capture(run)):
-        return "pretrain"
-    return f"variants/{digest(repr(settings).encode())}"
+    same = settings == settings_of(run, capture(run))
+    return "pretrain" if same else f"variants/{digest(repr(settings).encode())}"
 
 
 def trained(run: Run, job: Job) -> Path:
@@ -102,18 +101,17 @@ def boxed_store(run: Run, kind: str) -> Path:
         if kind == TRUE_BOXES:
             boxes = [np.stack(list(own)) for own in table["boxes"]]
         features = region_store.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
-        fractions = [own / size for own, size in zip(boxes, sizes, strict=True)]
 
         # a row a photo, zeros behind its last region
-        counts = np.array([len(own) for own in boxes], np.int32)
+        counts = np.array(list(map(len, boxes)), np.int32)
         valid = np.arange(counts.max()) < counts[:, None]  # (N, R)
-        arrays = {"counts": counts, "scores": valid.astype(np.float32),
-                  "features": np.zeros((*valid.shape, features.shape[1]), np.float16),
-                  "boxes": np.zeros((*valid.shape, 4), np.float32)}
-        arrays["features"][valid] = features
-        arrays["boxes"][valid] = np.concatenate(fractions)
-        for name, array in arrays.items():
+        fractions = np.concatenate(boxes) / np.repeat(sizes, counts, axis=0)
+        for name, values, kind_of_number in (("features", features, np.float16), ("boxes", fractions, np.float32)):
+            array = np.zeros((*valid.shape, values.shape[1]), kind_of_number)
+            array[valid] = values
             np.save(folder / f"{name}.npy", array)
+        np.save(folder / "scores.npy", valid.astype(np.float32))
+        np.save(folder / "counts.npy", counts)
         (folder / "ids.txt").write_text("\n".join(table["sample_id"]), encoding="utf-8")
 
     read = table[["sample_id", "image", "boxes"]]
@@ -122,23 +120,20 @@ def boxed_store(run: Run, kind: str) -> Path:
 
 def evaluated(run: Run, job: Job) -> Path:
     """Return the folder with a job's figures on test, as val has chosen."""
-    variant = job.variant
     source = trained(run, job)
     methods = methods_of(job)
-    retrieval = run.profile.retrieval
+    profile = run.profile
 
     def make(folder: Path) -> None:
         model = Capture.from_pretrained(source).to(pick_device()).eval()
-        levels = {method.level for method in methods.values()}
-        sets = evaluation.embed(run, model, None, variant, levels)
-        evaluation.evaluate(folder, sets, methods, retrieval.depth, {})
+        sets = evaluation.embed(run, model, None, job.variant, {method.level for method in methods.values()})
+        evaluation.evaluate(folder, sets, methods, profile.retrieval.depth, {})
 
-    settings = {"retrieval": retrieval, "instances": run.profile.instances, "job": job,
-                "batches": run.profile.batches}
+    settings = {"retrieval": profile.retrieval, "instances": profile.instances, "job": job, "batches": profile.batches}
+    upstream = [source, run.stages / job.variant.query_regions]
     read = stages.samples(run, *evaluation.SPLITS)[READ]
-    title = f"{job.name} {digest(repr(job).encode())}"
-    return run.stage(sys.modules[__name__], settings, [source, run.stages / variant.query_regions], read, make,
-                     name=f"comparison/{title.replace('/', '-').replace(' ', '-')}")
+    name = re.sub("[/ ]", "-", f"{job.name} {digest(repr(job).encode())}")
+    return run.stage(sys.modules[__name__], settings, upstream, read, make, name=f"comparison/{name}")
 
 
 def untrained(run: Run) -> Path:
@@ -150,10 +145,9 @@ def untrained(run: Run) -> Path:
         sets = evaluation.embed(run, None, evaluation.caption_words(run))
         rankings = {}
         if comparable(run):
-            test = sets["test"]
             popular = evaluation.popularity(sets["val"], sets["gallery"], depth)
-            rankings["popularity"] = [popular] * len(test.ids)
-            rankings["chance"] = evaluation.chance(test, sets["gallery"], depth, run.seed)
+            rankings["popularity"] = [popular] * len(sets["test"].ids)
+            rankings["chance"] = evaluation.chance(sets["test"], sets["gallery"], depth, run.seed)
         methods = ranking.possible_methods(sets.get("test") or sets["val"])
         evaluation.evaluate(folder, sets, methods, depth, rankings)
 
@@ -178,10 +172,7 @@ def methods_of(job: Job) -> dict[str, Method]:
 
 
 def choices(run: Run) -> dict[str, dict]:
-    """Return what val chose for each method that notebook 05 searches by, as `evaluation.read_chosen`.
-
-    Empty where there is nothing to rank: no gallery, or no queries.
-    """
+    """Return what val chose for each method of notebook 05, by name; nothing without queries or gallery."""
     if stages.samples(run, "gallery").empty or stages.samples(run, "val", "test").empty:
         return {}
     chosen = evaluation.read_chosen(untrained(run))
@@ -193,32 +184,28 @@ def choices(run: Run) -> dict[str, dict]:
 def compared(run: Run) -> tuple[Scores, dict[str, list[dict]]]:
     """Return the figures of every method on test, and what val chose for it, for every training.
 
-    Names of ablations begin with "ablation/". Nothing where a split lacks photos or labels.
+    Nothing where a split lacks photos or labels.
     """
+    if not comparable(run):
+        return {}, {}
+    folders = [untrained(run)]
+    first = stages.pretrained(run)
+    if first.model and first.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
+        for kind in {job.variant.query_regions for job in ablated(run)} - {PROPOSALS}:
+            boxed_store(run, kind)
+        searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
+        evaluate_all(run, [*searched, *ablated(run)])
+        folders += evaluate_all(run, [*finals(run), *ablated(run)])
+
     scores: Scores = {}
     chosen: dict[str, list[dict]] = {}
-    for folder in evaluations(run):
+    for folder in folders:
         table = pd.read_parquet(folder / "scores.parquet")
         for name, rows in table.groupby("method", sort=False):
             scores.setdefault(name, []).append(rows.droplevel("method"))
         for name, row in evaluation.read_chosen(folder).items():
             chosen.setdefault(name, []).append(row)
     return scores, chosen
-
-
-def evaluations(run: Run) -> list[Path]:
-    """Return the folders of all evaluations, made where they are missing."""
-    if not comparable(run):
-        return []
-    folders = [untrained(run)]
-    trained = stages.pretrained(run)
-    if trained.model and trained.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
-        for kind in {job.variant.query_regions for job in ablated(run)} - {PROPOSALS}:
-            boxed_store(run, kind)
-        searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
-        evaluate_all(run, [*searched, *ablated(run)])
-        folders += evaluate_all(run, [*finals(run), *ablated(run)])
-    return folders
 
 
 def comparable(run: Run) -> bool:
@@ -237,15 +224,14 @@ def options(run: Run) -> dict[str, list[Job]]:
 
 def finals(run: Run, only: str = "") -> list[Job]:
     """Return CAPTURE and its baselines, or one of them, in full length, with every seed, as val has chosen."""
-
     def figure_on_val(job: Job) -> float:
         chosen = evaluation.read_chosen(evaluated(run, job))
-        return max(row["val"] for method, row in chosen.items() if method.startswith(name))
+        return max(row["val"] for method, row in chosen.items() if method.startswith(job.name))
 
     jobs = []
     for name, tried in options(run).items():
         if only in ("", name):
-            best = tried[0] if len(tried) == 1 else max(tried, key=figure_on_val)
+            best = max(tried, key=figure_on_val) if len(tried) > 1 else tried[0]
             for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
                 jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
     return jobs
@@ -255,12 +241,12 @@ def ablated(run: Run) -> list[Job]:
     """Return the ablations, with every seed; true boxes only where all queries and items have them."""
     settings = run.profile.comparison
     boxed = all(map(len, stages.samples(run, *evaluation.SPLITS)["boxes"]))
+    seeds = range(run.seed, run.seed + settings.ablation_seeds)
     jobs = []
     for group in variants.ablations(run.profile.capture).values():
         for name, variant in group.items():
             if boxed or variant.query_regions != TRUE_BOXES:
-                for seed in range(run.seed, run.seed + settings.ablation_seeds):
-                    jobs.append(Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed))
+                jobs += [Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed) for seed in seeds]
     return jobs
 
 
@@ -277,7 +263,7 @@ def evaluate_all(run: Run, jobs: list[Job]) -> list[Path]:
 
 
 def evaluate_silently(run: Run, jobs: list[Job]) -> None:
-    """Evaluate the jobs of one model without progress, beside other processes with one thread."""
+    """Evaluate the jobs of one model without progress; beside other processes, with one thread."""
     if parent_process():
         torch.set_num_threads(1)
     with redirect_stdout(StringIO()):

@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import subprocess
-import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 
 import pandas as pd
@@ -44,17 +44,16 @@ class Run:
 
     @property
     def stages(self) -> Path:
-        """The folder that holds the stages of this run."""
+        """The folder of this run's stages."""
         return self.catalog.folder / "stages" / f"{self.profile.name}-seed{self.seed}"
 
-    def stage(self, module: ModuleType, settings: object, upstream: list[Path],
-              read: pd.DataFrame | None, make: Callable[[Path], None],
-              together: bool = False, name: str = "") -> Path:
+    def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
+              make: Callable[[Path], None], together: bool = False, name: str = "") -> Path:
         """Return the folder of a stage; `make(folder)` fills it unless its record fits already.
 
-        The stage is named after `module`, and rests on its code and on all that it imports. `read`:
-        rows and columns of the catalog that it reads. An interrupted `make` finds its unfinished
-        folder again. `together`: all processes make the stage; otherwise, one does.
+        It is named after `module`, rests on its code and on all that it imports, and reads the rows
+        and columns `read` of the catalog. An interrupted `make` finds its unfinished folder again.
+        `together`: all processes make the stage; otherwise, one does.
         """
         folder = self.stages / (name or module.__name__.rsplit(".", 1)[-1])
         unfinished = folder.with_name(f".{folder.name}.unfinished")
@@ -70,7 +69,13 @@ class Run:
         if stored == record:
             return folder
         if folder.exists():
-            utils.say(f"{folder.relative_to(self.stages)}: made anew, because {changes(stored, record)} changed")
+            changed = []
+            for key in sorted(stored | record) if stored else ():
+                if stored.get(key) != record.get(key):
+                    values = f" ({stored.get(key)} → {record.get(key)})" if key.startswith("settings") else ""
+                    changed.append(f"{key}{values}")
+            said = ", ".join(changed) or "its record"
+            utils.say(f"{folder.relative_to(self.stages)}: made anew, because {said} changed")
 
         # start in an empty folder, or go on in that of an interrupted process
         if is_main_process() and read_record(unfinished) != record:
@@ -96,9 +101,8 @@ class Run:
         parameters = asdict(self.profile)
         parameters["pretrain"] |= {"bert": Path(self.profile.pretrain.bert).name, "log": ""}  # not where it lay
         provenance = origin() | {
-            "stem": stem, "profile": self.profile.name, "seed": self.seed,
-            "catalog": self.catalog.name, "catalog_fingerprint": self.catalog.fingerprint(),
-            "parameters": parameters,
+            "stem": stem, "profile": self.profile.name, "seed": self.seed, "catalog": self.catalog.name,
+            "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
             "wall_time_s": round(time.perf_counter() - self.started, 1),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         file = self.out / "metrics" / f"{stem}.json"
@@ -115,24 +119,14 @@ def open_run(profile: str = "smoke", catalog: str = "", out: str = "", seed: int
         folder = utils.DATA / f"world-{chosen.world.name}"
         world.build(chosen.world, folder)
     found = read_catalog(catalog or folder)
-    name = f"{profile}-{found.name}" if catalog else profile
-    return Run(chosen, found, Path(out).resolve() if out else utils.REPORTS / name, seed)
+    reports = utils.REPORTS / (f"{profile}-{found.name}" if catalog else profile)
+    return Run(chosen, found, Path(out).resolve() if out else reports, seed)
 
 
 def read_record(folder: Path) -> dict:
     """Return the record of a stage, flat; nothing where there is none."""
     file = folder / RECORD
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def changes(stored: dict, record: dict) -> str:
-    """Return what differs between two records: `code, settings.steps (60 → 80)`."""
-    found = []
-    for name in sorted({*stored, *record}):
-        if stored.get(name) != record.get(name):
-            values = f" ({stored.get(name)} → {record.get(name)})" if name.startswith("settings") else ""
-            found.append(f"{name}{values}")
-    return ", ".join(found) if stored else "its record"
 
 
 @cache
@@ -149,7 +143,7 @@ def code_digest(module: ModuleType) -> str:
 
 def plain_code(source: str) -> bytes:
     """Return Python code without comments and layout."""
-    return ast.dump(ast.parse(textwrap.dedent(source))).encode()
+    return ast.dump(ast.parse(dedent(source))).encode()
 
 
 def digest(content: bytes) -> str:

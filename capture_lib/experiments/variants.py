@@ -1,9 +1,9 @@
 """CAPTURE with something changed: the baselines and the ablations, all settings of the same blocks.
 
-Baselines come with the same features, data, optimiser steps and about the same number of parameters.
 Layer counts are named as the released configurations: 552 has 5 text and 5 visual, 5 cross, 2 joint.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,7 +13,7 @@ import torch
 from capture_lib.model.capture import Capture, CaptureSettings
 from capture_lib.retrieval.ranking import METHODS
 
-RELEASED_LAYERS = 14  # 4 text and visual, 4 cross, 6 joint: what the names of layer counts are scaled from
+RELEASED_LAYERS = 14  # text and visual 4, cross 4, joint 6: what the counts below are scaled from
 LAYERS = ("066", "222", "255", "525", "552", "606", "660", "888")  # of the released configurations
 PROPOSALS, TRUE_BOXES, WHOLE = "region_store", "true_boxes", "whole_photos"  # folders of regions
 OF_CAPTURE = METHODS["capture-chosen/instance"].representations
@@ -61,14 +61,11 @@ def parameters(settings: CaptureSettings) -> int:
 
 def nearest(settings: CaptureSettings, layers_of: Callable[[int], dict[str, int]]) -> dict[str, int]:
     """Return the layer counts, of layers_of(1), layers_of(2) …, with about the parameters of `settings`."""
-    wanted = parameters(settings)
-    distances = {}
-    found = 0
-    while found < wanted:
-        count = len(distances) + 1
-        found = parameters(replace(settings, **layers_of(count)))
-        distances[count] = abs(found - wanted)
-    return layers_of(min(distances, key=distances.get))
+    def excess(count: int) -> int:
+        return parameters(replace(settings, **layers_of(count))) - parameters(settings)
+
+    larger = next(count for count in itertools.count(1) if excess(count) >= 0)
+    return layers_of(min(range(1, larger + 1), key=lambda count: abs(excess(count))))
 
 
 def layer_counts(text: int, cross: int, joint: int) -> dict[str, int]:
@@ -108,37 +105,24 @@ def baselines(settings: CaptureSettings) -> dict[str, list[Variant]]:
 
 def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
     """Return CAPTURE with one thing changed, by question and by name."""
-    def with_tasks(*tasks: str, batch_factor: int = 1) -> Variant:
-        return Variant(pretrain={"tasks": tasks}, batch_factor=batch_factor)
-
+    tasks = {"mlm alone": ("mlm",), "mrp alone": ("mrp",), "contrastive alone": ("contrastive",),
+             "without mlm": ("mrp", "contrastive"), "without mrp": ("mlm", "contrastive"),
+             "without contrastive": ("mlm", "mrp"), "with itm": ("mlm", "mrp", "contrastive", "itm")}
+    pretext = {name: Variant(pretrain={"tasks": trained}) for name, trained in tasks.items()}
+    pretext["with itm, double batch"] = replace(pretext["with itm"], batch_factor=2)
+    pretext["contrastive after joint"] = Variant(pretrain={"contrast": "after joint"})
+    masks = {f"mask {share:.0%}": {"masked_tokens": share, "masked_regions": share} for share in (0.05, 0.4)}
+    shares = {"half the pairs": 0.5, "a quarter of the pairs": 0.25, "an eighth of the pairs": 0.125}
     return {
         "recipe": {"recipe": UNCHANGED},
-        "pretext tasks": {
-            "mlm alone": with_tasks("mlm"),
-            "mrp alone": with_tasks("mrp"),
-            "contrastive alone": with_tasks("contrastive"),
-            "without mlm": with_tasks("mrp", "contrastive"),
-            "without mrp": with_tasks("mlm", "contrastive"),
-            "without contrastive": with_tasks("mlm", "mrp"),
-            "with itm": with_tasks("mlm", "mrp", "contrastive", "itm"),
-            "with itm, double batch": with_tasks("mlm", "mrp", "contrastive", "itm", batch_factor=2),
-            "contrastive after joint": Variant(pretrain={"contrast": "after joint"}),
-        },
+        "pretext tasks": pretext,
         "layers": {f"layers {name}": Variant(scaled(name, settings)) for name in LAYERS},
-        "masking": {
-            "mask 5%": Variant(batches={"masked_tokens": 0.05, "masked_regions": 0.05}),
-            "mask 40%": Variant(batches={"masked_tokens": 0.4, "masked_regions": 0.4}),
-        },
+        "masking": {name: Variant(batches=mask) for name, mask in masks.items()},
         "regions": {
             "1 region": Variant(max_regions=1),
             "3 regions": Variant(max_regions=3),
             "no global token": Variant(batches={"global_token": False}),
             "true boxes": Variant(query_regions=TRUE_BOXES, instances=ALL_BOXES),
-            "whole photo": Variant(regions=WHOLE, query_regions=WHOLE),
-        },
-        "pairs": {
-            "half the pairs": Variant(share=0.5),
-            "a quarter of the pairs": Variant(share=0.25),
-            "an eighth of the pairs": Variant(share=0.125),
-        },
+            "whole photo": Variant(regions=WHOLE, query_regions=WHOLE)},
+        "pairs": {name: Variant(share=share) for name, share in shares.items()},
     }

@@ -77,12 +77,9 @@ def check_config(path: Path, settings: CaptureSettings) -> None:
     config = read_config(path)
     wanted = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "vocab_size": settings.vocabulary,
               "hidden_size": settings.width, "max_position_embeddings": settings.max_positions,
-              "num_attention_heads": settings.text_heads, "intermediate_size": settings.text_ffn}
+              "num_attention_heads": settings.text_heads, "intermediate_size": settings.text_ffn,
+              "num_hidden_layers": max(settings.text_layers, config.get("num_hidden_layers", 0))}
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: {key} is {config[key]!r} where the model has {value!r}; give another BERT, such "
                              "as bert-base-chinese with its vocab.txt, or change the model")
-    layers = config.get("num_hidden_layers", 0)
-    if settings.text_layers > layers:
-        raise InputError(f"{path}: num_hidden_layers is {layers}, fewer than the model's text_layers "
-                         f"{settings.text_layers}; take fewer text layers")

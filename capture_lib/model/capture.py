@@ -10,10 +10,8 @@ authors' released code, whose sizes are the defaults. Letters in shapes as in `c
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,19 +180,3 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-@contextmanager
-def record_outputs(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Record what every part puts out, by its name in the model (`text_layers.0`, …), while the context is open."""
-    outputs: dict[str, Any] = {}
-
-    def record(name: str, part: nn.Module, inputs: tuple, output: Any) -> None:
-        outputs[name] = output
-
-    hooks = [part.register_forward_hook(partial(record, name)) for name, part in model.named_modules()]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

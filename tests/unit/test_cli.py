@@ -107,7 +107,7 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("run", "--profile", "huge"): "'huge' is not one of 'smoke', 'cpu', 'thorough', 'gpu', 'product1m'",
         ("run", "--profile", "product1m"): "--catalog",
         ("run", "--profile", "smoke", "--catalog", tmp_path / "none"): "no catalog.parquet",
-        ("run", "--profile", "smoke", "--only", "77"): "'77'",
+        ("run", "--profile", "smoke", "--only", "77"): "no notebook 77",
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "no such table",
         ("catalog", "--table", tmp_path, *images): "no such table",
