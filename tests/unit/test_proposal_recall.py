@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from torchvision.ops import box_iou
 
-from capture_lib.experiments import instances, proposal_recall
+from capture_lib.experiments import proposal_recall
+from capture_lib.proposals import instances
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval.statistics import bootstrap
 from capture_lib.utils import NOTEBOOKS
@@ -27,7 +28,7 @@ THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 def notebook() -> SimpleNamespace:
     """The functions that stand in notebook 03, with the names they take from it."""
     book = nbformat.read(NOTEBOOKS / "03_detector.ipynb", as_version=4)
-    names = {"np": np, "torch": torch, "evaluation": evaluation, "instances": instances, "bootstrap": bootstrap,
+    names = {"np": np, "torch": torch, "proposal_recall": proposal_recall, "instances": instances, "bootstrap": bootstrap,
              "COCO": COCO, "COCOeval_faster": COCOeval_faster, "seed": 0, "thresholds": (0.5, 0.75)}
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -97,7 +98,7 @@ def test_ap_and_ar_are_those_of_the_definitions(notebook, seed, most):
     assert 0 < ours["AP@0.75"] < ours["AP@0.5"] < 1
 
 
-def mean_recall(notebook: SimpleNamespace, found: proposal_recall.Found, truth: proposal_recall.Truth, most: int) -> float:
+def mean_recall(notebook: SimpleNamespace, found: list, truth: list, most: int) -> float:
     best = [proposal_recall.best_so_far(boxes, true, most) for (boxes, _), true in zip(found, truth, strict=True)]
     return float(np.mean([notebook.recall(best, threshold, most)["value"] for threshold in THRESHOLDS]))
 
