@@ -28,7 +28,8 @@ THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 def notebook() -> SimpleNamespace:
     """The functions that stand in notebook 03, with the names they take from it."""
     book = nbformat.read(NOTEBOOKS / "03_detector.ipynb", as_version=4)
-    names = {"np": np, "torch": torch, "proposal_recall": proposal_recall, "instances": instances, "bootstrap": bootstrap,
+    names = {"np": np, "torch": torch, "proposal_recall": proposal_recall, "instances": instances,
+             "bootstrap": bootstrap,
              "COCO": COCO, "COCOeval_faster": COCOeval_faster, "seed": 0, "thresholds": (0.5, 0.75)}
     for cell in book.cells:
         if cell.cell_type == "code":
