@@ -1,5 +1,4 @@
 """How good proposals are. True boxes, xyxy in pixels or fractions, serve evaluation only."""
-
 import numpy as np
 from numpy import ndarray
 

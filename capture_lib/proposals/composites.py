@@ -1,5 +1,4 @@
 """Paste foregrounds on drawn scenes: composites whose boxes are known, though nobody drew one."""
-
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +38,6 @@ def candidates(catalog: Catalog, max_count: int) -> dict:
     single = table["products"] == "single"
     single &= table["split"].isin(["train", "gallery"])
     single &= table["combination"] != HELD_OUT
-    # unknown: where the catalog says nothing, the mask decides
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)
     known |= dict.fromkeys(table[unknown]["sample_id"], False)

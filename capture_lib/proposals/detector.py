@@ -1,5 +1,4 @@
 """The region proposal network, trained on composites alone: no annotated box is needed."""
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +80,8 @@ class Detector(nn.Module):
         """Return each photo's `count` best boxes, (n, 4) xyxy pixels, and scores in [0, 1]."""
         anchors, logits, deltas = self.predict(photos)
         boxes = self.rpn.box_coder.decode(deltas.float(), anchors).view(len(photos), -1, 4)
-        boxes, scores = self.rpn.filter_proposals(
-            boxes, logits.float(), [photos.shape[-2:]] * len(photos), [boxes.shape[1]])
+        sizes = [photos.shape[-2:]] * len(photos)
+        boxes, scores = self.rpn.filter_proposals(boxes, logits.float(), sizes, [boxes.shape[1]])
         return [box[:count] for box in boxes], [score[:count] for score in scores]
 
     def features(self, photos: Tensor, boxes: list) -> Tensor:

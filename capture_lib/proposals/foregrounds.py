@@ -1,5 +1,4 @@
 """Cut products out of photos by GrabCut, without a label, and reject masks that look wrong."""
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def sharp_edges(photo: Photo) -> Edges:
     unit = max(photo.shape[:2]) / SIDE
     lab = np.float32(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB))  # (H, W, 3) in 0..255
     half = cv2.resize(lab, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    soft = gradient_norm(half, 1.5 * unit)  # of soft edges alone
+    soft = gradient_norm(half, 1.5 * unit)  # of soft edges
     soft = cv2.resize(soft, lab.shape[1::-1]) / 2
     sharp = gradient_norm(lab, unit) - 0.7 * soft
     return np.maximum(sharp, 0) * unit
@@ -131,10 +130,10 @@ def initial_masks(photo: Photo, edges: Edges) -> list:
     small = fit(photo, 80)
     blurred = cv2.GaussianBlur(small, (3, 3), 0)
     lab = np.float32(cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB))
-    rim = max(2, round(0.04 * min(small.shape[:2])))  # and the border's main colours
+    rim = max(2, round(0.04 * min(small.shape[:2])))  # of the border
     sides = (lab[:rim], lab[-rim:], lab[:, :rim], lab[:, -rim:])
     border = np.concatenate([side.reshape(-1, 3) for side in sides])
-    cv2.setRNGSeed(0)  # k-means draws
+    cv2.setRNGSeed(0)  # k-means starts at random
     stop = (cv2.TERM_CRITERIA_MAX_ITER, 8, 0)
     _, _, centres = cv2.kmeans(border, 4, None, stop, 1, cv2.KMEANS_PP_CENTERS)
     distances = np.linalg.norm(lab[:, :, None] - centres, axis=-1)  # (H, W, 4)
@@ -148,7 +147,7 @@ def initial_masks(photo: Photo, edges: Edges) -> list:
     labels[central][halves[central] > threshold] = cv2.GC_PR_FGD
     mask, _ = largest_piece(run_grabcut(small, labels, iterations=2))
     large = cv2.resize(np.float32(mask), photo.shape[1::-1])
-    for outline in plausible_outlines(np.uint8(large > 0.5)):
+    for outline in plausible_outlines(np.uint8(large > 0.5))[:1]:
         scored.append((likeness(outline, edges), fill([outline], edges)))
     return [mask for _, mask in sorted(scored, key=lambda pair: -pair[0])]
 
@@ -171,7 +170,7 @@ def grabcut(photo: Photo, initial: Mask) -> Mask:
 
 def run_grabcut(photo: Photo, labels: np.ndarray, iterations: int = 1) -> Mask:
     """Run OpenCV's GrabCut from its four labels (H, W) uint8; remove specks and fill holes."""
-    cv2.setRNGSeed(0)  # so do its colour clusters
+    cv2.setRNGSeed(0)  # it starts at random
     bgr = np.ascontiguousarray(photo[..., ::-1])
     try:
         cv2.grabCut(bgr, labels, None, None, None, iterations, cv2.GC_INIT_WITH_MASK)

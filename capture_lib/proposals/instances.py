@@ -1,5 +1,4 @@
 """Which proposals of a photo count as products: the instances that a query is made of."""
-
 from dataclasses import dataclass
 
 import numpy as np

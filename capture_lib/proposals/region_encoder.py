@@ -1,5 +1,4 @@
 """What a region looks like: our encoder of crops; the paper's RoIAlign is `Detector.features`."""
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

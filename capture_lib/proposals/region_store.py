@@ -1,5 +1,4 @@
 """The region store: boxes, scores and features of every photo's proposals, made once."""
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
