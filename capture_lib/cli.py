@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, FloatingPointError) as error:  # the second: a loss without a value
         line = str(error)
     except OSError as error:  # a full disk, for example
-        reason = error.strerror or str(error) or type(error).__name__
-        line = f"{error.filename}: {reason}" if error.filename else reason
+        line = error.strerror or str(error) or type(error).__name__
+        line = f"{error.filename}: {line}" if error.filename else line
     except KeyboardInterrupt:
         line = "interrupted; what was done is kept; go on with the same command (`run --resume`)"
         code = 130
@@ -57,7 +57,6 @@ def run(
     from capture_lib import profiles
     from capture_lib.catalog.table import read_catalog
     from capture_lib.report import execute, site
-
     if profiles.get(profile).world is None and catalog is None:
         raise InputError(f"profile {profile} has no world: name a catalog with --catalog DIR")
     name = f"{profile}-{read_catalog(catalog).folder.resolve().name}" if catalog else profile
@@ -111,14 +110,13 @@ def catalog(
         made = read_catalog(out)
 
     # tell what it holds, what it lacks, and what is odd in the lists
-    counts = made.table["split"].value_counts().to_string(header=False)
-    print(made.folder, counts, *made.remarks(), sep="\n")
+    print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
     if lists:
         oddities = released.quality(lists)
         with write_atomically(made.folder / "quality.csv") as beside:
             oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # as spreadsheets want
-        text = oddities.drop(columns="example").to_string(index=False, header=False)
-        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:", text, sep="\n")
+        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
+        print(oddities.drop(columns="example").to_string(index=False, header=False))
 
 
 @app.command()
@@ -135,7 +133,6 @@ def download(
     """Fetch the photos of a catalog."""
     from capture_lib.catalog import download as fetching
     from capture_lib.catalog.table import read_catalog
-
     samples = read_catalog(catalog)
     if export:
         print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
@@ -144,13 +141,13 @@ def download(
         taken, left = fetching.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, or no sample")
         return 0
-    settings = fetching.DownloadSettings(connections, per_host, interval, seconds, tries)
-    missing = fetching.download(samples, settings)
+    limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries)
+    missing = fetching.download(samples, limits)
     count = len(read_catalog(catalog).photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
     if not missing.empty:
-        reasons = missing["reason"].value_counts().head(5).to_string(header=False)
-        print(f"without a photo, in {catalog / 'missing.csv'}, by reason:", reasons, sep="\n")
+        print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")
+        print(missing["reason"].value_counts().head(5).to_string(header=False))
     return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 
@@ -163,7 +160,6 @@ def evaluate(
     """Score a rankings file, in both definitions."""
     from capture_lib.experiments.evaluation_files import evaluate_lists
     from capture_lib.retrieval.metrics import DEFINITIONS
-
     result = evaluate_lists(lists, rankings)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -212,5 +208,4 @@ def explore(
 ) -> int:
     """Click through results in the browser."""
     from capture_lib.explorer import widget
-
     return widget.serve(profile, catalog, port, not no_browser)

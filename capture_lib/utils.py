@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -23,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"
-MAX_ERRORS_SHOWN = 20
 
 
 class InputError(ValueError):
@@ -32,7 +32,7 @@ class InputError(ValueError):
 
 def raise_faults(faults: list[str]) -> None:
     """Raise one InputError with a line for each fault, the first 20 of them; do nothing without faults."""
-    lines = faults[:MAX_ERRORS_SHOWN]
+    lines = faults[:20]
     if len(faults) > len(lines):
         lines.append(f"… and {len(faults) - len(lines):,} more faults of this kind")
     if lines:
@@ -45,20 +45,17 @@ def read_text(file: Path) -> str:
         raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    place = raw.find(b"\x00")  # as in UTF-16, or a binary file
-    try:
-        if place < 0:
-            return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = error.start
-    line = raw.count(b"\n", 0, place) + 1
-    raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8")
+    text = raw.decode("utf-8-sig", errors="surrogateescape")
+    wrong = re.search("[\x00\udc80-\udcff]", text)  # a zero, as in UTF-16, or a byte that did not decode
+    if wrong:
+        line = text.count("\n", 0, wrong.start()) + 1
+        raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8")
+    return text
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a path beside the file `path` to write to; it takes the file's place on success only."""
-    path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +116,7 @@ def accelerator() -> "Accelerator":
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))  # while the main process trains a detector
     # some pretext tasks leave weights unused, the same in every step
     gradients = DistributedDataParallelKwargs(static_graph=True)
-    on_cpu = not torch.cuda.is_available()
-    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience, gradients])
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience, gradients])
 
 
 def wait_for_everyone() -> None:
@@ -136,7 +132,6 @@ def process_map(workers: int, chunk: int = 1) -> Iterator[Callable[..., Iterator
         yield map
         return
     import cv2
-
     context = get_context("spawn")  # a fork of a process that runs torch may hang
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield partial(pool.map, chunksize=chunk)
@@ -155,14 +150,9 @@ def say(line: str) -> None:
 
 def progress(iterable: Iterable, label: str, total: int | None = None, note: Callable[[], str] = str) -> Iterator:
     """Iterate with a live bar for a person; print one line in a report or a log. `note` returns what to add to it."""
-    if not is_main_process():
-        yield from iterable
-        return
-
-    # a person is watching
-    if not in_report() and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    watched = not in_report() and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    if watched and is_main_process():
         from tqdm import tqdm
-
         bar = tqdm(iterable, desc=label, total=total, leave=False, mininterval=0.5)
         for item in bar:
             yield item
@@ -179,23 +169,16 @@ def progress(iterable: Iterable, label: str, total: int | None = None, note: Cal
     say(f"{label}: {count:,} in {time.perf_counter() - started:.1f} s{last}")
 
 
-# ---- torch, imported only where it is used
-
-
 def pick_device() -> "torch.device":
     """Return the GPU where there is one, of several this process's; otherwise the CPU."""
     import torch
-
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, so that a stage gives the same whatever ran before it."""
     import numpy as np
     import torch
-
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

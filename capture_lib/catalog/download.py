@@ -1,7 +1,4 @@
-"""Fetching the photos of a catalog: both addresses of each, verified, resumable.
-
-A request goes wherever an address leads: fetch a stranger's catalog from where that does no harm.
-"""
+"""Fetching a catalog's photos, verified and resumable. Requests go wherever its addresses lead: mind a stranger's."""
 
 import json
 import threading
@@ -14,9 +11,8 @@ import httpx
 import pandas as pd
 import tenacity
 
-from capture_lib.catalog.checks import is_url
 from capture_lib.catalog.photos import load_photo
-from capture_lib.catalog.table import Catalog
+from capture_lib.catalog.table import Catalog, is_url
 from capture_lib.utils import InputError, progress, write_atomically
 
 HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "capture-lib"}

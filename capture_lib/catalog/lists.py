@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from capture_lib.catalog.checks import is_url
-from capture_lib.catalog.table import Catalog, merged, read_catalog, write_catalog
+from capture_lib.catalog.table import Catalog, is_url, merged, read_catalog, write_catalog
 from capture_lib.utils import InputError, raise_faults, read_text
 
 LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released: ours
@@ -21,14 +20,11 @@ COLUMNS = ["sample_id", "caption", "image", "mirror", "labels"]
 
 
 def read_list(file: Path) -> pd.DataFrame:
-    """Read one released list: the columns `COLUMNS`; the index is the line in the file.
-
-    The published lists have CRLF line ends: a reader that keeps the `\\r` counts 523 labels in test for 392.
-    """
+    """Read one released list: the columns `COLUMNS`; the index is the line in the file."""
     rows = {}
     faults = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):  # a caption may hold \u2028
-        fields = line.strip("\r").split(FIELD_SEPARATOR)
+        fields = line.strip("\r").split(FIELD_SEPARATOR)  # with its \r kept, test would have 523 labels for 392
         if len(fields) in (4, 5):
             labels = split_labels(fields[4]) if len(fields) == 5 else []
             rows[number] = (*(field.strip() for field in fields[:4]), labels)
@@ -48,8 +44,6 @@ def split_labels(text: str) -> list[str]:
 
 def find_lists(folder: Path) -> dict[str, Path]:
     """Return the released lists of a folder by our split, known by train, dev, test or gallery in the name."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; give the one that holds the released lists")
     lists: dict[str, Path] = {}
     for file in sorted(Path(folder).glob("*.txt")):
         for theirs, split in LIST_SPLITS.items():
@@ -58,7 +52,7 @@ def find_lists(folder: Path) -> dict[str, Path]:
                     raise InputError(f"{folder}: {lists[split].name} and {file.name} are both {theirs} lists; keep one")
                 lists[split] = file
     if not lists:
-        raise InputError(f"{folder}: no list here; expected files such as product1m_test_ossurl_v2.txt")
+        raise InputError(f"{folder}: no such folder, or no list in it, such as product1m_test_ossurl_v2.txt")
     return lists
 
 

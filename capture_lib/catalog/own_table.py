@@ -9,27 +9,24 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from capture_lib.catalog.checks import is_inside, is_url, row_faults
+from capture_lib.catalog import table as catalogs
 from capture_lib.catalog.lists import split_labels
 from capture_lib.catalog.photos import load_photo
-from capture_lib.catalog.table import EMPTY, SCHEMA, Catalog, merged, read_catalog, read_parquet, write_catalog
 from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
 
 REQUIRED = ("sample_id", "image")
 
-def from_table(file: Path, images: Path, out: Path, add: bool = False) -> Catalog:
-    """Make the catalog `out` of a table and its photos, or `add` them to it; print the columns that are unknown.
 
-    The photos lie below the folder `images`. InputError has a line for each fault; nothing is written then.
-    """
+def from_table(file: Path, images: Path, out: Path, add: bool = False) -> catalogs.Catalog:
+    """Make the catalog `out` of a table and its photos below `images`, or `add` to it; InputError has all faults."""
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
     faults: list[str] = []
     table = read_table(file, faults)
-    faults += row_faults(table)
+    faults += catalogs.row_faults(table)
     copies = {}  # from, to
     for row in progress(table.itertuples(), "photos checked", len(table)):
-        if not is_url(row.image) and is_inside(row.image):
+        if not catalogs.is_url(row.image) and catalogs.is_inside(row.image):
             photo = images / row.image
             copies[photo] = out / "images" / row.image
             try:
@@ -39,14 +36,14 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False) -> Catalo
     raise_faults(faults)
 
     # photos first, the table last: an interrupted command can be given again
-    table["image"] = [image if is_url(image) else f"images/{image}" for image in table["image"]]
-    rows = merged(out, table, add)
+    table["image"] = [image if catalogs.is_url(image) else f"images/{image}" for image in table["image"]]
+    rows = catalogs.merged(out, table, add)
     for photo, target in copies.items():
         if not target.is_file():
             with write_atomically(target) as beside:
                 shutil.copyfile(photo, beside)
-    write_catalog(rows, out)
-    return read_catalog(out)
+    catalogs.write_catalog(rows, out)
+    return catalogs.read_catalog(out)
 
 
 def check_photo(photo: Path, target: Path, images: Path) -> None:
@@ -60,26 +57,24 @@ def check_photo(photo: Path, target: Path, images: Path) -> None:
 
 def read_table(file: Path, faults: list[str]) -> pd.DataFrame:
     """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such table")
-    table = read_parquet(file) if file.suffix == ".parquet" else read_csv(file, faults)
+    table = catalogs.read_parquet(file) if file.suffix == ".parquet" else read_csv(file, faults)
     for name in REQUIRED:
         if name not in table:
             raise InputError(f"{file}: column {name} is missing; the header reads {','.join(map(str, table))!r:.120}")
     if table.empty and not faults:
         raise InputError(f"{file}: the table has no rows")
-    unknown = [str(name) for name in table if name not in SCHEMA.names]
+    unknown = [str(name) for name in table if name not in catalogs.SCHEMA.names]
     if unknown:
         print(f"note: {file}: columns that are not known here are left out: {', '.join(unknown):.200}")
     rows = [our_cells(cells, place, faults) for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
-    return pd.DataFrame(rows, index=table.index, columns=SCHEMA.names, dtype=object)
+    return pd.DataFrame(rows, index=table.index, columns=catalogs.SCHEMA.names, dtype=object)
 
 
 def our_cells(cells: dict, place: str, faults: list[str]) -> dict:
     """Return a user's row as one of ours; add a sentence to `faults` for each cell that is no list."""
-    row = {name: str(cells.get(name) or "").strip() or EMPTY.get(name) for name in SCHEMA.names}
+    row = {name: str(cells.get(name) or "").strip() or catalogs.EMPTY.get(name) for name in catalogs.SCHEMA.names}
     row["split"] = row["split"] or "train"
-    if row["image"] and not is_url(row["image"]):
+    if row["image"] and not catalogs.is_url(row["image"]):
         row["image"] = str(PurePosixPath(row["image"].replace("\\", "/")))
     labels = cells.get("labels")
     row["labels"] = list(map(str, labels)) if isinstance(labels, list) else split_labels(row["labels"] or "")
@@ -119,8 +114,6 @@ def read_csv(file: Path, faults: list[str]) -> pd.DataFrame:
             place = f"{file}, line {reader.line_num + 1}"  # a quoted cell may span lines
     except csv.Error as error:
         faults.append(f"{place}: not a CSV table from here on ({error}); save it as CSV with commas and double quotes")
-    if not header:
-        raise InputError(f"{file}: the table is empty; expected a header with {', '.join(REQUIRED)}")
     if len(set(header)) < len(header):
         raise InputError(f"{file}, line 1: a column name occurs twice in the header; keep one")
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=header, dtype=object)

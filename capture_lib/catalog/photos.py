@@ -16,17 +16,14 @@ def load_photo(path: Path) -> np.ndarray:
     """Return a photo upright as (H, W, 3) uint8 RGB; InputError: no such file, undecodable, too large."""
     try:
         with Image.open(path, formats=FORMATS) as photo:
-            if photo.width * photo.height > MAX_PIXELS:
-                size = f"{photo.width}×{photo.height}"
-                raise InputError(f"{path}: {size} pixels are too many; make the photo smaller")
-            return to_rgb(ImageOps.exif_transpose(photo))
+            if photo.width * photo.height <= MAX_PIXELS:
+                return to_rgb(ImageOps.exif_transpose(photo))
     except FileNotFoundError:
         raise InputError(f"{path}: no such photo") from None
-    except InputError:
-        raise
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: the photo does not decode ({reason:.80})") from None
+    raise InputError(f"{path}: {photo.width}×{photo.height} pixels are too many; make the photo smaller")
 
 
 def fit(photo: np.ndarray, size: int) -> np.ndarray:

@@ -1,18 +1,23 @@
 """A catalog: a folder with `catalog.parquet`, one row a sample, and `images/`; data/README.md has its columns."""
 
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture_lib.catalog.checks import SPLITS, is_url, row_faults
+from capture_lib.catalog.photos import MAX_PIXELS
 from capture_lib.utils import InputError, raise_faults, write_atomically
 
+SPLITS = ("train", "val", "test", "gallery")
+SAFE_ID = re.compile(  # without what paths, CSV files and the eye trip over
+    r"[^\s/\\,:\"'<>|?*\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]{1,128}")
 TEXT = pa.string()
 SCHEMA = pa.schema({
     "sample_id": TEXT, "split": TEXT, "caption": TEXT, "image": TEXT, "mirror": TEXT,
@@ -106,10 +111,7 @@ def write_catalog(table: pd.DataFrame, folder: Path) -> None:
 
 
 def merged(folder: Path, table: pd.DataFrame, add: bool = False) -> pd.DataFrame:
-    """Return the rows that the catalog in `folder` shall have: with `add` its old ones, then those of `table`.
-
-    InputError names a faulty row, an id with other content or, without `add`, a catalog of other rows.
-    """
+    """Return the catalog's rows to be: with `add` its old ones, then the table's; InputError where they disagree."""
     table = checked(table)
     if not add and not (Path(folder) / "catalog.parquet").is_file():
         return table
@@ -119,8 +121,7 @@ def merged(folder: Path, table: pd.DataFrame, add: bool = False) -> pd.DataFrame
     known = {row[0]: row for row in old.itertuples(index=False, name=None)}
     rows = list(table.itertuples(index=False, name=None))
     if not add and list(known.values()) != rows:
-        raise InputError(f"{folder}: a catalog with other rows is there already; add to it with --add, "
-                         "or name another folder with --out")
+        raise InputError(f"{folder}: a catalog with other rows is there already; use --add, or another --out")
     raise_faults([f"{place}, sample_id {row[0]!r}: the catalog has this id with other content; use another id"
                   for place, row in zip(table.index, rows, strict=True) if known.get(row[0], row) != row])
     return pd.concat([old, table[~table["sample_id"].isin(known)]])
@@ -146,3 +147,60 @@ def read_parquet(file: Path) -> pd.DataFrame:
         raise InputError(f"{file}: not a readable parquet file ({reason})") from None
     table.index = [f"{file}, row {number + 1}" for number in table.index]
     return table.where(table.notna(), None)
+
+
+# ---- what every row must hold: one sentence for each cell that breaks it
+
+
+def row_faults(table: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each fault; the table's index names the rows, as in "mine.csv, line 7"."""
+    first: dict[str, str] = {}
+    for row in table.itertuples():
+        where = f"{row.Index}, sample_id {str(row.sample_id)!r:.80}"
+        if row.sample_id in first:
+            yield f"{where}: this id occurs twice ({first[row.sample_id]} has it too); ids must be unique"
+        first.setdefault(row.sample_id, row.Index)
+        for fault in cell_faults(row):
+            yield f"{where}: {fault}"
+
+
+def cell_faults(row: tuple) -> Iterator[str]:
+    """Yield the faults of one row's cells."""
+    identity = str(row.sample_id)
+    if not SAFE_ID.fullmatch(identity) or set(identity) == {"."}:
+        yield "an id must be 1 to 128 characters without spaces, commas, quotes, slashes or colons"
+    if row.split not in SPLITS:
+        yield f"split {str(row.split)!r:.40} is unknown; use one of {', '.join(SPLITS)}"
+    if not is_url(row.image) and not is_inside(row.image):
+        yield f"image {str(row.image)!r:.80} must be a URL or a path below the folder, without '..'"
+    if row.mirror and not is_url(row.mirror):
+        yield f"mirror {str(row.mirror)!r:.80} must be a URL or empty"
+    if row.products not in ("single", "multi", None):
+        yield f"products {str(row.products)!r:.40} is unknown; use single, multi or an empty cell"
+    if len(row.box_labels) != len(row.boxes):
+        yield f"field box_labels: {len(row.box_labels)} labels for {len(row.boxes)} boxes; give one a box"
+    for box in row.boxes:
+        if not is_box(box):
+            yield f"field boxes: {str(box)!r:.60} is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
+
+
+def is_box(box: object) -> bool:
+    """Return True for a list of four numbers [x1, y1, x2, y2] in pixels that has an area."""
+    if not isinstance(box, list) or [type(side) in (int, float) for side in box] != [True] * 4:
+        return False
+    x1, y1, x2, y2 = box
+    return all(abs(side) < MAX_PIXELS for side in box) and x1 < x2 and y1 < y2  # not so of NaN
+
+
+def is_url(image: object) -> bool:
+    """Return True for a web address, False for a path."""
+    return bool(re.fullmatch(r"https?://[^\x00-\x1f]+", str(image)))
+
+
+def is_inside(image: object) -> bool:
+    """Return True where a relative path stays below its folder."""
+    text = str(image).replace("\\", "/")
+    path = PurePosixPath(text)
+    if not path.parts or path.is_absolute() or "\x00" in text:
+        return False
+    return ".." not in path.parts and ":" not in path.parts[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from capture_lib.experiments.significance import FLIPS, Noise, holm, p_values, pooled_noise
+from capture_lib.experiments.significance import FLIPS, holm, p_values, pooled_noise
 from capture_lib.retrieval.statistics import paired_difference
 
 FIGURE = ("standard", "mAP@10")  # that claims about retrieval are tested by

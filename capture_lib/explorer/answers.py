@@ -170,5 +170,4 @@ class Answers:
         perplexity = min(30, (len(numbers) - 1) / 3)
         tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=self.run.seed)
         places = tsne.fit_transform(self.searcher.vectors(representation, level)[numbers])
-        low = places.min(0)
-        return numbers, (places - low) / np.maximum(places.max(0) - low, 1e-9)
+        return numbers, (places - places.min(0)) / np.maximum(np.ptp(places, 0), 1e-9)

@@ -73,13 +73,12 @@ class Explorer(Answers):
         ranked = self.ranking(state)
         labels = self.query(state.query).labels
         merged = state.level == "instance" and state.box is None
-        cards = []
-        for row, score, instance in list(zip(ranked.rows, ranked.scores, ranked.instances, strict=True))[:count]:
-            cards.append(self.card(int(row), score, labels, f"box {instance + 1}" if merged else ""))
-        return cards
+        hits = list(zip(ranked.rows, ranked.scores, ranked.instances, strict=True))[:count]
+        return [self.card(int(row), score, labels, f"box {instance + 1}" if merged else "")
+                for row, score, instance in hits]
 
     def card(self, number: int, score: float = 1.0, labels: list[str] = (), origin: str = "") -> dict:
-        """Return a gallery photo as a card; it is right if it shows one of the labels asked for, where both are known."""
+        """Return a gallery photo as a card; right: it shows one of the labels asked for, None where nobody knows."""
         item = self.searcher.items[number]
         right = bool(set(item.labels) & set(labels)) if len(item.labels) and len(labels) else None
         text = "; ".join(item.labels) or item.caption or item.sample_id

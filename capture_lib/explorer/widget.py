@@ -33,9 +33,9 @@ class ExplorerWidget(anywidget.AnyWidget):
         self.state = explorer.settle(State())
 
         # the font must hold every character that may be shown
-        texts = [*explorer.queries["caption"], *explorer.queries["labels"].explode().astype(str)]
-        for item in explorer.searcher.items.values():
-            texts += [item.caption, *item.labels]
+        texts = []
+        for row in [*explorer.queries.itertuples(), *explorer.searcher.items.values()]:
+            texts += [row.caption, *row.labels]
         self.font = figures.font_face("".join(texts))
         self.draw()
         self.on_msg(self.hear)

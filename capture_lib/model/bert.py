@@ -20,9 +20,9 @@ def bert_folder(bert: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(bert), allow_patterns=FILES))
-    except Exception as error:  # the network's, the hub's and the name's own errors, some of many lines
+    except Exception as error:  # of many kinds, some of many lines
         raise InputError(f"{bert}: neither a folder nor a model that the Hugging Face hub gives "
-                         f"({type(error).__name__}); give a folder with {', '.join(FILES)}") from None
+                         f"({type(error).__name__}); give a folder with {FILES}") from None
 
 
 @torch.no_grad()
@@ -36,15 +36,17 @@ def start_from_bert(model: Capture, bert: str | Path) -> None:
     from transformers import BertModel
 
     folder = bert_folder(bert)
+    weights = folder / WEIGHTS_FILE
     check_config(folder / CONFIG_FILE, model.settings)
     try:
         source, report = BertModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
-    except Exception as error:  # transformers' errors are of many kinds and lines
-        raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read as a BERT ({type(error).__name__})") from None
+    except Exception as error:
+        name = type(error).__name__
+        raise InputError(f"{weights}: cannot be read as a BERT ({name})") from None
     missing = [name for name in sorted(report["missing_keys"]) if not name.startswith("pooler.")]
     if missing:
-        raise InputError(f"{folder / WEIGHTS_FILE}: missing parameter {missing[0]}; give the whole model")
+        raise InputError(f"{weights}: missing parameter {missing[0]}")
 
     # the embeddings of words, positions and types
     embeddings = source.embeddings
@@ -77,12 +79,9 @@ def check_config(path: Path, settings: CaptureSettings) -> None:
     config = read_config(path)
     wanted = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "vocab_size": settings.vocabulary,
               "hidden_size": settings.width, "max_position_embeddings": settings.max_positions,
-              "num_attention_heads": settings.text_heads, "intermediate_size": settings.text_ffn}
+              "num_attention_heads": settings.text_heads, "intermediate_size": settings.text_ffn,
+              "num_hidden_layers": max(settings.text_layers, config.get("num_hidden_layers", 0))}
     for key, value in wanted.items():
         if config.get(key, value) != value:
-            raise InputError(f"{path}: {key} is {config[key]!r} where the model has {value!r}; give another BERT, such "
-                             "as bert-base-chinese with its vocab.txt, or change the model")
-    layers = config.get("num_hidden_layers", 0)
-    if settings.text_layers > layers:
-        raise InputError(f"{path}: num_hidden_layers is {layers}, fewer than the model's text_layers "
-                         f"{settings.text_layers}; take fewer text layers")
+            raise InputError(f"{path}: {key} is {config[key]!r} where the model has {value!r}; "
+                             "give another BERT with its vocab.txt, or change the model")

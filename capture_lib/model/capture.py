@@ -10,10 +10,8 @@ authors' released code, whose sizes are the defaults. Letters in shapes as in `c
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +63,9 @@ class Capture(nn.Module):
         self.region_decoder = nn.Linear(s.width, s.region_features)
 
         self.apply(initialise)
-        for layer in self.joint_layers:  # PyTorch's own start, which the released code leaves in place here
+        for layer in self.joint_layers:  # as the released code, PyTorch's own start
             nn.init.xavier_uniform_(layer.attention.qkv.weight)
-        if s.matching:  # made last: with or without it, everything else has the same start
+        if s.matching:  # made last: all else has the same start
             self.match_head = nn.Linear(s.output, 2)
             initialise(self.match_head)
 
@@ -90,8 +88,9 @@ class Capture(nn.Module):
         """
         length = input_ids.shape[1] + region_features.shape[1]
         if length > self.settings.max_positions:
-            raise InputError(f"a sample has {length} tokens and regions, more than max_positions "
-                             f"{self.settings.max_positions}; shorten the text or take fewer regions")
+            limit = self.settings.max_positions
+            raise InputError(f"a sample has {length} tokens and regions, "
+                             f"more than max_positions {limit}")
         maps = {kind: [] if attention else None for kind in MAP_KINDS}
         text_mask = text_mask.bool()
         region_mask = region_mask.bool()
@@ -155,7 +154,7 @@ class Capture(nn.Module):
         with write_atomically(Path(folder) / config.CONFIG_FILE) as path:
             path.write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
         with write_atomically(Path(folder) / config.WEIGHTS_FILE) as path:
-            save_file(self.state_dict(), path, metadata={"format": "pt"})  # as Hugging Face marks its own
+            save_file(self.state_dict(), path, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Capture":
@@ -170,9 +169,8 @@ class Capture(nn.Module):
             model = cls(settings)
         try:
             model.load_state_dict(weights, assign=True)
-        except RuntimeError as error:  # torch names what is missing, unexpected or of a wrong size, in many lines
-            fault = " ".join(str(error).split())
-            raise InputError(f"{source}: {fault} Weights and configuration must belong together.") from None
+        except RuntimeError as error:  # names what does not fit, in many lines
+            raise InputError(f"{source}: {' '.join(str(error).split())}") from None
         return model.eval()
 
 
@@ -182,19 +180,3 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-@contextmanager
-def record_outputs(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Record what every part puts out, by its name in the model (`text_layers.0`, …), while the context is open."""
-    outputs: dict[str, Any] = {}
-
-    def record(name: str, part: nn.Module, inputs: tuple, output: Any) -> None:
-        outputs[name] = output
-
-    hooks = [part.register_forward_hook(partial(record, name)) for name, part in model.named_modules()]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

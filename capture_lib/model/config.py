@@ -35,7 +35,7 @@ class CaptureSettings:
     joint_heads: int = 8
     output: int = 512  # E, of H_TXT, H_IMG and the contrastive vectors
     dropout: float = 0.1
-    matching: bool = False  # a head for image-text matching (ITM), which the final model leaves out
+    matching: bool = False  # a head for image-text matching (ITM)
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -43,17 +43,18 @@ class CaptureSettings:
                 continue
             minimum = 0 if name.endswith("_layers") else 1
             if not isinstance(value, int) or value < minimum:
-                raise InputError(f"CaptureSettings: {name} is {value!r}; give a whole number from {minimum} up")
+                raise InputError(f"CaptureSettings: {name} is {value!r}; "
+                                 f"give a whole number from {minimum} up")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"CaptureSettings: dropout is {self.dropout}; give a number from 0 to below 1")
+            raise InputError(f"CaptureSettings: dropout is {self.dropout}; give 0 to below 1")
 
         # every head gets an equal share of its width
         for kind in ("text", "visual", "cross", "joint"):
             width = "cross_width" if kind == "cross" else "width"
             heads = getattr(self, f"{kind}_heads")
             if getattr(self, width) % heads:
-                raise InputError(f"CaptureSettings: {width} {getattr(self, width)} is not a multiple of "
-                                 f"{kind}_heads {heads}; change one of the two")
+                raise InputError(f"CaptureSettings: {width} {getattr(self, width)} is not "
+                                 f"a multiple of {kind}_heads {heads}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -82,4 +83,4 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # missing or damaged, each with an error of its own
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as weights ({reason}); give a .safetensors file") from None
+        raise InputError(f"{path}: cannot be read as weights ({reason})") from None

@@ -16,7 +16,7 @@ from capture_lib.model.config import CaptureSettings
 from capture_lib.utils import InputError
 
 NAMES = json.loads(Path(__file__).with_name("released_names.json").read_text(encoding="utf-8"))
-JOINT_HEADS = 8  # the released configuration has them in the joint transformer's own file
+JOINT_HEADS = 8  # in a file of its own there
 WORDS = "bert.embeddings.word_embeddings.weight"
 TIED_DECODER = "cls.predictions.decoder.weight"  # the same tensor as WORDS, listed twice
 
@@ -28,16 +28,16 @@ def settings_from_config(config: Mapping[str, Any]) -> CaptureSettings:
     2,048 of the features in its place.
     """
     settings = NAMES["settings"]  # our setting: the released key
-    same = NAMES["one_setting"]  # released keys that have to agree, because they are one setting here
+    same = NAMES["one_setting"]  # released keys that have to agree
     for key in (*settings.values(), *same, "hidden_act", "v_biattention_id"):
         if key not in config:
             raise InputError(f"released configuration: key {key!r} is missing; add it")
     for key, other in same.items():
         if config[key] != config[other]:
-            raise InputError(f"released configuration: {key} {config[key]} differs from {other} {config[other]}; "
-                             "this model has one setting for both")
+            raise InputError(f"released configuration: {key} {config[key]} differs from "
+                             f"{other} {config[other]}; this model has one setting for both")
     if config["hidden_act"] != "gelu":
-        raise InputError(f"released configuration: hidden_act {config['hidden_act']!r}; this model knows 'gelu' only")
+        raise InputError(f"released configuration: hidden_act {config['hidden_act']!r}, not 'gelu'")
     return CaptureSettings(
         **{ours: config[theirs] for ours, theirs in settings.items()},
         cross_layers=len(config["v_biattention_id"]),
@@ -80,10 +80,9 @@ def read_released(
     expected = {TIED_DECODER}.union(*names.values())
     for name in sorted(expected ^ released.keys()):
         fault = "missing" if name in expected else "unknown"
-        raise InputError(f"released checkpoint: {fault} parameter {name}; "
-                         "weights and configuration must belong together")
+        raise InputError(f"released checkpoint: {fault} parameter {name}")
     if not torch.equal(released[TIED_DECODER], released[WORDS]):
-        raise InputError(f"released checkpoint: {TIED_DECODER} differs from {WORDS}; here they are one tensor")
+        raise InputError(f"released checkpoint: {TIED_DECODER} differs from {WORDS}")
 
     weights = {}
     for ours, theirs in names.items():

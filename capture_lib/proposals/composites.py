@@ -1,5 +1,4 @@
 """Paste foregrounds on drawn scenes: composites whose boxes are known, though nobody drew one."""
-
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -14,37 +13,31 @@ from capture_lib.catalog.table import HELD_OUT, Catalog
 from capture_lib.proposals.foregrounds import Photo, extract_foreground
 from capture_lib.utils import process_map, progress
 
-MIN_VISIBLE = 0.4  # share of a foreground: with less of it in sight it has no box
-Layer = np.ndarray  # (S, S, 4) uint8 RGBA, a foreground as large as the composite
-
 
 @dataclass(frozen=True)
 class SynthesisSettings:
     """Defaults of the cpu profile."""
-
-    photos: int = 2_000  # candidates that GrabCut is tried on
-    foreground_size: int = 112  # longer side of a foreground, pixels; photos are cut at twice it
+    photos: int = 2_000  # tried by GrabCut
+    foreground_size: int = 112  # longer side, pixels; cut at twice it
     composites: int = 6_000
     size: int = 128  # side of a composite, pixels
     max_products: int = 5
     tilt: float = 8.0  # standard deviation, degrees
-    overlap: float = 0.6  # the most that those above may cover of a foreground
+    overlap: float = 0.6  # the most that may be hidden
     blending: bool = True  # soft edges
-    light: bool = True  # foregrounds as bright as the scene, all of it lit from one side
+    light: bool = True  # as bright as the scene, lit from one side
     shadow: bool = True
-    distractors: bool = True  # things in the scene that are no product
-    workers: int = 2  # processes; 0 = none beside this one
+    distractors: bool = True  # no products
+    workers: int = 2  # processes beside this one
 
 
-def candidates(catalog: Catalog, max_count: int) -> dict[str, bool]:
+def candidates(catalog: Catalog, max_count: int) -> dict:
     """Return the ids of photos that may show one product; True where the catalog says so."""
-    table = catalog.table
-    table = table[table["sample_id"].isin(catalog.photos)]
+    table = catalog.table[catalog.table["sample_id"].isin(catalog.photos)]
     # known: what the catalog calls single, and the gallery, single by definition
     single = table["products"] == "single"
     single &= table["split"].isin(["train", "gallery"])
-    single &= table["combination"] != HELD_OUT  # brands held out of training
-    # unknown: where the catalog says nothing, the mask decides
+    single &= table["combination"] != HELD_OUT
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)
     known |= dict.fromkeys(table[unknown]["sample_id"], False)
@@ -60,24 +53,22 @@ def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path)
     kept = {}
     rejected = Counter()
     with process_map(settings.workers, chunk=16) as map_over:
-        found = map_over(work, paths, known.values())
-        found = progress(found, "foregrounds cut", len(paths))
+        found = progress(map_over(work, paths, known.values()), "foregrounds cut", len(paths))
         for sample, result in zip(known, found, strict=True):
             if isinstance(result, list):
-                rejected.update(result)  # the reasons
+                rejected.update(result)
             else:
                 kept[sample] = result
-    foregrounds = np.array(list(kept.values()), np.uint8)
-    np.save(folder / "foregrounds.npy", foregrounds.reshape(-1, size, size, 4))
+    foregrounds = np.array(list(kept.values()), np.uint8).reshape(-1, size, size, 4)
+    np.save(folder / "foregrounds.npy", foregrounds)
     (folder / "ids.txt").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
-    counts = {"tried": len(paths), "kept": len(kept), "rejected": rejected}
-    return {"source": catalog.name, **counts}
+    return {"source": catalog.name, "tried": len(paths), "kept": len(kept), "rejected": rejected}
 
 
 def draw_scene(size: int, rng: Generator) -> Photo:
     """Draw a background (size, size, 3): a gradient with blotches, stripes, a table or none."""
-    corners = rng.integers(30, 256, (2, 2, 3))  # their colours
-    if rng.random() < 0.35:  # shop photos often have a plain background
+    corners = rng.integers(30, 256, (2, 2, 3))
+    if rng.random() < 0.35:  # plain, as in shop photos
         white = rng.integers(225, 256)
         corners = np.minimum(white + rng.integers(-8, 9, (2, 2, 3)), 255)
     scene = np.float32(cv2.resize(np.uint8(corners), (size, size)))
@@ -94,12 +85,10 @@ def draw_scene(size: int, rng: Generator) -> Photo:
         period = rng.uniform(4, 40)
         y, x, _ = np.mgrid[:size, :size, :1]
         along = x * np.cos(angle) + y * np.sin(angle)
-        amplitude = rng.uniform(5, 40)
-        scene += amplitude * np.sin(along * 6.283 / period)
+        scene += rng.uniform(5, 40) * np.sin(along * 6.283 / period)
     elif kind == 3:  # the edge of a table
         edge = int(rng.uniform(0.3, 0.8) * size)
-        colour = rng.integers(60, 240, 3)
-        scene[edge:] = 0.5 * (scene[edge:] + colour)
+        scene[edge:] = 0.5 * (scene[edge:] + rng.integers(60, 240, 3))
     return np.uint8(scene.clip(0, 255))
 
 
@@ -116,28 +105,27 @@ def draw_distractors(scene: Photo, rng: Generator) -> None:
             cv2.rectangle(scene, (x, y, width + 1, r + 1), colour, -1)
 
 
-def compose(file: Path, owners: np.ndarray, number: int, settings: SynthesisSettings,
-            seed: int) -> tuple:
+def compose(file: Path, owners: np.ndarray, number: int, settings: SynthesisSettings, seed: int) -> tuple:
     """Paste foregrounds `owners` (K,) of a file; return photo, boxes (K, 4), visible shares (K,)."""
     foregrounds = np.load(file, mmap_mode="r")  # (N, s, s, 4)
     size = settings.size
     count = len(owners)
-    rng = default_rng([seed, number])  # its own, whichever process composes
+    rng = default_rng([seed, number])
     photo = draw_scene(size, rng)
     streams = rng.spawn(count + 1)  # so that a switch moves nothing else
     if settings.distractors:
         draw_distractors(photo, streams[-1])
-    span = rng.uniform(0.35, 0.9) if count == 1 else rng.uniform(0.3, 0.6)  # rough height
+    span = rng.uniform(0.35, 0.9) if count == 1 else rng.uniform(0.3, 0.6)
     spread = rng.uniform(0.6, 1)  # close together or apart
     order = (rng.permutation(count) + 0.5) / count
-    slots = 0.5 + spread * (order - 0.5)  # rough places from left to right
-    light = rng.uniform(-1, 1)  # from the left (1) or from the right (-1)
-    topmost = np.zeros((size, size), np.uint8)  # number of the uppermost foreground, from 1
+    slots = 0.5 + spread * (order - 0.5)  # from left to right
+    light = rng.uniform(-1, 1)  # from the left if positive
+    topmost = np.zeros((size, size), np.uint8)  # what lies on top, from 1
     areas = np.ones(count)
-    seen = np.zeros(count, int)  # pixels that no other hides
+    seen = np.zeros(count, int)  # pixels in sight
     for k, owner in enumerate(owners):
-        allowed = np.maximum(settings.overlap * areas - (areas - seen), 0)  # pixels to hide
-        for _ in range(6):  # places, until it hides no other too much; else it is left out
+        allowed = np.maximum(settings.overlap * areas - (areas - seen), 0)
+        for _ in range(6):  # until it hides no other too much
             x = (slots[k] + rng.uniform(-0.2, 0.2) / count) * size
             y = rng.uniform(0.3, 0.75) * size
             height = size * span * rng.uniform(0.7, 1.3)
@@ -153,19 +141,17 @@ def compose(file: Path, owners: np.ndarray, number: int, settings: SynthesisSett
                 areas[k] = max(seen[k], 1)
                 break
     if settings.light:
-        fall = np.linspace([1], [-1], size, dtype=np.float32)  # (S, 1)
-        photo = photo * (1 + 0.15 * light * fall)
-    # read the boxes off what is still visible
-    visible = seen / areas
+        photo = photo * (1 + 0.15 * light * np.linspace([1], [-1], size, dtype=np.float32))
+    visible = seen / areas  # with less than 0.4 of it in sight, a foreground has no box
     boxes = np.zeros((count, 4), np.float32)
-    for k in np.flatnonzero(visible >= MIN_VISIBLE):
+    for k in np.flatnonzero(visible >= 0.4):
         x, y, w, h = cv2.boundingRect(np.uint8(topmost == k + 1))
         boxes[k] = (x, y, x + w, y + h)
     return np.uint8(photo.clip(0, 255)), boxes, visible
 
 
-def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre: tuple) -> Layer:
-    """Return a foreground scaled to `height` pixels and tilted by `angle` degrees."""
+def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre: tuple) -> np.ndarray:
+    """Return (S, S, 4): a foreground scaled to `height` pixels and tilted by `angle` degrees."""
     h, w = np.argwhere(foreground[..., 3]).max(axis=0) + 1
     middle = (w / 2, h / 2)
     matrix = cv2.getRotationMatrix2D(middle, angle, height / max(h, w))
@@ -173,25 +159,20 @@ def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre:
     return cv2.warpAffine(foreground, matrix, (size, size))
 
 
-def paste(photo: Photo, layer: Layer, light: float, settings: SynthesisSettings,
-          rng: Generator) -> Photo:
+def paste(photo: Photo, layer: np.ndarray, light: float, settings: SynthesisSettings, rng: Generator) -> Photo:
     """Return the photo (S, S, 3) with a layer on it; light comes from the left (1) or right (-1)."""
     alpha = np.float32(layer[..., 3:]) / 255
     colours = np.float32(layer[..., :3])
     gain = rng.uniform(0.85, 1.15) * rng.uniform(0.94, 1.06, 3)
     softness = rng.uniform(0.3, 0.8)
-    if settings.shadow and rng.random() < 0.7:  # on the side away from the light
+    if settings.shadow and rng.random() < 0.7:
         unit = len(photo) / 128
-        down = rng.uniform(0, 5) * unit
-        aside = 6 * unit * light
-        shift = np.float32([[1, 0, aside], [0, 1, down]])
+        shift = np.float32([[1, 0, 6 * unit * light], [0, 1, rng.uniform(0, 5) * unit]])
         shadow = cv2.warpAffine(alpha, shift, layer.shape[:2])
         shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(1.5, 4) * unit)
-        darkness = rng.uniform(0.2, 0.5)
-        photo = photo * (1 - darkness * shadow[..., None])
-    if settings.light:  # brightness nearer to that of the scene
-        area = max(alpha.sum(), 1)
-        mean = (colours * alpha).sum() / (3 * area)
+        photo = photo * (1 - rng.uniform(0.2, 0.5) * shadow[..., None])
+    if settings.light:  # nearer to the scene's
+        mean = (colours * alpha).sum() / (3 * max(alpha.sum(), 1))
         ratio = (photo.mean() + 60) / (mean + 60)
         colours = colours * np.float32(ratio ** 0.2 * gain)
     if settings.blending:
@@ -202,7 +183,7 @@ def paste(photo: Photo, layer: Layer, light: float, settings: SynthesisSettings,
 def sample_owners(composites: int, foregrounds: int, max_products: int, seed: int) -> list:
     """Sample 1, 2 … `max_products` foregrounds (K,) for one composite after the other."""
     ends = np.cumsum(1 + np.arange(composites) % max_products)
-    orders = []  # without replacement, so that all are used about equally often
+    orders = []  # each is used about equally often
     for epoch in range(ends[-1] // foregrounds + 1):
         rng = default_rng([seed, 7, epoch])
         orders.append(rng.permutation(foregrounds))
@@ -212,14 +193,13 @@ def sample_owners(composites: int, foregrounds: int, max_products: int, seed: in
 def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> None:
     """Write `composites.npy` (M, S, S, 3), and `boxes`, `owners` and `visible` of up to K in each."""
     file = folder / "foregrounds.npy"
-    foregrounds = len(np.load(file, mmap_mode="r"))
     count = settings.composites
-    sampled = sample_owners(count, foregrounds, settings.max_products, seed)
+    sampled = sample_owners(count, len(np.load(file, mmap_mode="r")), settings.max_products, seed)
     size = settings.size
     photos = open_memmap(folder / "composites.npy", "w+", np.uint8, (count, size, size, 3))
     shape = (count, settings.max_products)
     boxes = np.zeros((*shape, 4), np.float32)  # xyxy pixels; zeros for none
-    owners = np.full(shape, -1, np.int32)  # rows of foregrounds.npy; -1 for none
+    owners = np.full(shape, -1, np.int32)  # rows; -1 for none
     visible = np.zeros(shape, np.float32)  # shares
     work = partial(compose, file, settings=settings, seed=seed)
     with process_map(settings.workers, chunk=50) as map_over:

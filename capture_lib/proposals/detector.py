@@ -1,5 +1,4 @@
 """The region proposal network, trained on composites alone: no annotated box is needed."""
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +15,29 @@ from capture_lib.utils import pick_device, progress
 @dataclass(frozen=True)
 class DetectorSettings:
     """Defaults of the cpu profile."""
-
     backbone: str = "resnet10t"  # any timm name
     size: int = 128  # side of a composite, pixels
-    enlarged: tuple[float, ...] = (1.0, 1.25, 1.5)  # scales, one at random
-    search_size: int = 192  # of photos, where products are smaller
+    enlarged: tuple = (1.0, 1.25, 1.5)  # one at random
+    search_size: int = 192
     channels: int = 128  # of the fused map
-    anchors: tuple[float, ...] = (24, 40, 64, 96)  # sides, pixels of the input
+    anchors: tuple = (24, 40, 64, 96)  # sides, pixels
     steps: int = 1_000
     batch: int = 16
     learning_rate: float = 1e-3
-    box_weight: float = 10.0  # its loss counts background anchors, too
+    box_weight: float = 10.0
     nms: float = 0.6
 
 
 class Detector(nn.Module):
     """Photos to proposals, and to the feature map that RoIAlign reads."""
-
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
-        import timm  # here and below: timm and torchvision take seconds to import
+        import timm  # as torchvision, slow to import
         from torchvision.models.detection import rpn
         self.settings = settings
         channels = settings.channels
-        maps = (2, 3, 4)  # at strides 8, 16 and 32
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=maps)
-        widths = self.backbone.feature_info.channels()  # each to the same, to be added
+        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(2, 3, 4))
+        widths = self.backbone.feature_info.channels()  # at strides 8, 16 and 32
         self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         self.fuse = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
@@ -49,10 +45,9 @@ class Detector(nn.Module):
         anchors = rpn.AnchorGenerator((settings.anchors,), ((0.5, 1.0, 2.0),))  # ratios
         head = rpn.RPNHead(channels, anchors.num_anchors_per_location()[0])
         self.rpn = rpn.RegionProposalNetwork(
-            anchors, head, fg_iou_thresh=0.6, bg_iou_thresh=0.3,  # of positives, negatives
-            batch_size_per_image=64, positive_fraction=0.5,  # sampled for the losses
-            pre_nms_top_n={"training": 300, "testing": 600},
-            post_nms_top_n={"training": 100, "testing": 100}, nms_thresh=settings.nms)
+            anchors, head, fg_iou_thresh=0.6, bg_iou_thresh=0.3,
+            batch_size_per_image=64, positive_fraction=0.5, nms_thresh=settings.nms,
+            pre_nms_top_n={"training": 300, "testing": 600}, post_nms_top_n={"training": 100, "testing": 100})
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
@@ -62,19 +57,18 @@ class Detector(nn.Module):
             fused = fused + F.interpolate(level(coarse), fused.shape[-2:], mode="bilinear")
         return self.fuse(fused)
 
-    def predict(self, photos: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    def predict(self, photos: Tensor) -> tuple:
         """Return anchors, B times (A, 4) xyxy pixels; logits (B·A, 1); box deltas (B·A, 4)."""
         from torchvision.models.detection import image_list, rpn
         feature_map = self.feature_map(photos)
         images = image_list.ImageList(photos, [photos.shape[-2:]] * len(photos))
         anchors = self.rpn.anchor_generator(images, [feature_map])
-        logits, deltas = self.rpn.head([feature_map.float()])  # each a list of one map
+        logits, deltas = self.rpn.head([feature_map.float()])
         return anchors, *rpn.concat_box_prediction_layers(logits, deltas)
 
-    def losses(self, photos: Tensor, boxes: list[Tensor]) -> dict[str, Tensor]:
+    def losses(self, photos: Tensor, boxes: list) -> dict:
         """Return objectness and box loss against true boxes, B times (n, 4) xyxy pixels."""
         anchors, logits, deltas = self.predict(photos)
-        # label each anchor, and encode how far it is from the box that it fits best
         truth = [{"boxes": box} for box in boxes]
         labels, matched = self.rpn.assign_targets_to_anchors(anchors, truth)
         targets = self.rpn.box_coder.encode(matched, anchors)
@@ -82,15 +76,15 @@ class Detector(nn.Module):
         return {"objectness": objectness, "box": self.settings.box_weight * box}
 
     @torch.inference_mode()
-    def propose(self, photos: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]]:
+    def propose(self, photos: Tensor, count: int) -> tuple:
         """Return each photo's `count` best boxes, (n, 4) xyxy pixels, and scores in [0, 1]."""
         anchors, logits, deltas = self.predict(photos)
         boxes = self.rpn.box_coder.decode(deltas.float(), anchors).view(len(photos), -1, 4)
-        boxes, scores = self.rpn.filter_proposals(
-            boxes, logits.float(), [photos.shape[-2:]] * len(photos), [boxes.shape[1]])
+        sizes = [photos.shape[-2:]] * len(photos)
+        boxes, scores = self.rpn.filter_proposals(boxes, logits.float(), sizes, [boxes.shape[1]])
         return [box[:count] for box in boxes], [score[:count] for score in scores]
 
-    def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
+    def features(self, photos: Tensor, boxes: list) -> Tensor:
         """Pool boxes to 2×2 cells of the map by RoIAlign: (sum of n, C·2·2)."""
         from torchvision.ops import roi_align
         feature_map = self.feature_map(photos)
@@ -103,7 +97,7 @@ def to_tensor(photos: np.ndarray) -> Tensor:
     return photos.permute(0, 3, 1, 2).float() / 255
 
 
-def composite_batches(folder: Path, settings: DetectorSettings, seed: int) -> Iterator[tuple]:
+def composite_batches(folder: Path, settings: DetectorSettings, seed: int) -> Iterator:
     """Yield composites (B, 3, S, S), varied, and their boxes, B times (n, 4) xyxy pixels."""
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
@@ -126,7 +120,7 @@ def composite_batches(folder: Path, settings: DetectorSettings, seed: int) -> It
         yield photos, [boxes[boxes[:, 3] > 0] for boxes in slots]
 
 
-def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int) -> list[dict]:
+def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int) -> list:
     """Train a detector on composites, save it and return the losses of every step by name."""
     device = pick_device()
     detector = Detector(settings).to(device, memory_format=torch.channels_last).train()

@@ -1,5 +1,4 @@
 """Cut products out of photos by GrabCut, without a label, and reject masks that look wrong."""
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from capture_lib.catalog.photos import fit, load_photo
 
 Photo = np.ndarray  # (H, W, 3) uint8 RGB
 Mask = np.ndarray  # (H, W) uint8 in {0, 1}
-Edges = np.ndarray  # (H, W) float32, Lab units a pixel in a photo of 224 pixels
-Outline = np.ndarray  # (n, 1, 2) int32, the pixels x, y of a contour
-SIDE = 224  # longer side of a photo to which all distances in pixels below belong
-THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 16.0)  # of edges
-SQUARE = np.ones((3, 3), np.uint8)  # kernel of the smallest morphology
+Edges = np.ndarray  # (H, W) float32, Lab units a pixel
+Outline = np.ndarray  # (n, 1, 2) int32 x, y
+SIDE = 224  # longer side to which distances in pixels belong
+SQUARE = np.ones((3, 3), np.uint8)
 
 
 def disc(radius: int) -> np.ndarray:
@@ -26,13 +24,13 @@ def frame_width(photo: Photo) -> int:
     """Return the width in pixels of a frame or a line along the border: 0 without one."""
     lab = np.float32(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB))  # (H, W, 3) in 0..255
     depth = round(0.08 * min(photo.shape[:2]))
-    steps = []  # in colour, at each distance, along most of a side
+    steps = []  # at each distance, along most of a side
     for turn in range(4):
-        strip = np.rot90(lab, turn)[:depth + 1, depth:-depth]  # along one side, no corners
+        strip = np.rot90(lab, turn)[:depth + 1, depth:-depth]  # no corners
         change = np.linalg.norm(np.diff(strip, axis=0), axis=-1)
         steps.append(np.median(change, axis=1))
     found = np.flatnonzero(np.min(steps, axis=0) > 6)
-    return int(found[-1]) + 2 if len(found) else 0
+    return int(max(found, default=-2)) + 2
 
 
 def sharp_edges(photo: Photo) -> Edges:
@@ -40,7 +38,7 @@ def sharp_edges(photo: Photo) -> Edges:
     unit = max(photo.shape[:2]) / SIDE
     lab = np.float32(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB))  # (H, W, 3) in 0..255
     half = cv2.resize(lab, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    soft = gradient_norm(half, 1.5 * unit)  # more blur lowers that of a sharp edge alone
+    soft = gradient_norm(half, 1.5 * unit)  # of soft edges
     soft = cv2.resize(soft, lab.shape[1::-1]) / 2
     sharp = gradient_norm(lab, unit) - 0.7 * soft
     return np.maximum(sharp, 0) * unit
@@ -52,15 +50,14 @@ def gradient_norm(lab: np.ndarray, sigma: float) -> Edges:
     across = cv2.Scharr(blurred, -1, 1, 0)
     down = cv2.Scharr(blurred, -1, 0, 1)
     squares = across * across + down * down
-    total = cv2.transform(squares, np.ones((1, 3), np.float32))  # summed over channels
+    total = cv2.transform(squares, np.ones((1, 3), np.float32))
     return cv2.sqrt(total) / 32
 
 
 def enclosed_regions(edges: Edges, threshold: float) -> Mask:
     """Return what a flood fill from the border misses: edges above a threshold stop it."""
-    walls = np.uint8(edges > threshold)
-    walls = cv2.morphologyEx(walls, cv2.MORPH_CLOSE, SQUARE)
-    filled = np.pad(walls, 1)  # a margin, so that the fill reaches all sides
+    walls = cv2.morphologyEx(np.uint8(edges > threshold), cv2.MORPH_CLOSE, SQUARE)
+    filled = np.pad(walls, 1)  # a margin to flow round
     cv2.floodFill(filled, None, (0, 0), 2)
     enclosed = np.uint8(filled[1:-1, 1:-1] < 2)
     radius = max(1, round(3 * max(edges.shape) / SIDE))  # drop what is thinner
@@ -72,50 +69,45 @@ def outlines(mask: Mask) -> tuple:
     return cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
 
 
-def plausible_outlines(mask: Mask) -> list[Outline]:
+def plausible_outlines(mask: Mask) -> list:
     """Return the contours with a product's size and place: near the middle, off the border."""
     found = []
     for outline in outlines(mask):
         area = cv2.contourArea(outline) / mask.size
         offset, distance, _ = measure(outline, mask)
-        central = offset < 0.3 and distance >= 0.01 * mask.shape[1]
-        if central and 0.02 < area < 0.7:
+        if offset < 0.3 and distance >= 0.01 * mask.shape[1] and 0.02 < area < 0.7:
             found.append(outline)
     return found
 
 
 def measure(outline: Outline, mask: Mask) -> tuple:
-    """Return an outline's offset from the middle, distance to the border in pixels, and solidity."""
+    """Return an outline's offset from the middle, as a share, its pixels to the border, solidity."""
     x, y, w, h = cv2.boundingRect(outline)
     right = mask.shape[1] - x - w
     below = mask.shape[0] - y - h
-    distance = min(x, y, right, below)
-    offset = np.hypot(x - right, y - below) / 2
-    offset = float(offset) / max(mask.shape)  # as a fraction of the longer side
+    offset = float(np.hypot(x - right, y - below)) / 2
     hull = cv2.contourArea(cv2.convexHull(outline))
-    solidity = cv2.contourArea(outline) / max(hull, 1.0)  # 1 for a box, less with bays
-    return offset, distance, solidity
+    solidity = cv2.contourArea(outline) / max(hull, 1.0)  # 1 for a box
+    return offset / max(mask.shape), min(x, y, right, below), solidity
 
 
-def fill(outline: Outline, like: np.ndarray) -> Mask:
-    """Return the mask inside an outline, in a photo like (H, W)."""
-    mask = np.zeros(like.shape, np.uint8)
-    return cv2.drawContours(mask, [outline], -1, 1, cv2.FILLED)
+def fill(pieces: list, like: np.ndarray) -> Mask:
+    """Return the mask inside outlines, in a photo like (H, W)."""
+    return cv2.drawContours(np.zeros(like.shape, np.uint8), pieces, -1, 1, cv2.FILLED)
 
 
 def likeness(outline: Outline, edges: Edges) -> float:
     """Return how much an outline looks like that of one product: 0 or more."""
     unit = max(edges.shape) / SIDE
-    mask = fill(outline, edges)
-    capped = np.minimum(edges, 10)  # a steeper edge counts no more
+    mask = fill([outline], edges)
+    capped = np.minimum(edges, 10)
     # a product is near the middle, solid, and holds most of the photo's edges
     offset, _, solidity = measure(outline, mask)
-    held = cv2.mean(capped, mask)[0] * mask.sum()
-    share = held / max(capped.sum(), 1e-6)
+    share = cv2.mean(capped, mask)[0] * mask.sum() / max(capped.sum(), 1e-6)
     score = solidity ** 3 * share ** 0.5
     nearby = cv2.dilate(edges, SQUARE)
     columns, rows = outline[:, 0].T
-    weakest = np.quantile(nearby[rows, columns], 0.1)  # of the edges on which it lies
+    weakest = np.quantile(nearby[rows, columns], 0.1)
     score = score * weakest / (3 + weakest)
     # a ring round it has no more edges than the photo's border, else a cap is missing
     ring = cv2.dilate(mask, SQUARE, iterations=round(18 * unit))
@@ -127,58 +119,46 @@ def likeness(outline: Outline, edges: Edges) -> float:
     return float(score * (1 - offset) ** 2)
 
 
-def initial_masks(photo: Photo, edges: Edges) -> list[Mask]:
+def initial_masks(photo: Photo, edges: Edges) -> list:
     """Return the masks from which GrabCut may start, the one most like a product first."""
     scored = []
-    for threshold in THRESHOLDS:
+    for threshold in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 16.0):
         for outline in plausible_outlines(enclosed_regions(edges, threshold)):
-            mask = fill(outline, edges)
-            mask = cv2.erode(mask, disc(1))  # edges enclose half an edge too much
+            mask = cv2.erode(fill([outline], edges), disc(1))  # too much by half an edge
             scored.append((likeness(outline, edges), mask))
-    for outline in colour_outlines(photo):
-        scored.append((likeness(outline, edges), fill(outline, edges)))
-    scored.sort(key=lambda pair: -pair[0])
-    return [mask for _, mask in scored]
-
-
-def colour_outlines(photo: Photo) -> list[Outline]:
-    """Return the outline of what GrabCut finds by colour in a small photo, if plausible."""
+    # and one by colour, which GrabCut finds in a small photo
     small = fit(photo, 80)
-    height, width = small.shape[:2]
     blurred = cv2.GaussianBlur(small, (3, 3), 0)
     lab = np.float32(cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB))
-    rim = max(2, round(0.04 * min(height, width)))  # the border and its four main colours
+    rim = max(2, round(0.04 * min(small.shape[:2])))  # of the border
     sides = (lab[:rim], lab[-rim:], lab[:, :rim], lab[:, -rim:])
     border = np.concatenate([side.reshape(-1, 3) for side in sides])
-    cv2.setRNGSeed(0)  # k-means starts its clusters at random
+    cv2.setRNGSeed(0)  # k-means starts at random
     stop = (cv2.TERM_CRITERIA_MAX_ITER, 8, 0)
     _, _, centres = cv2.kmeans(border, 4, None, stop, 1, cv2.KMEANS_PP_CENTERS)
     distances = np.linalg.norm(lab[:, :, None] - centres, axis=-1)  # (H, W, 4)
-    halves = 2 * distances.min(axis=-1)  # to the nearest of them
-    grey = np.uint8(halves.clip(0, 255))
-    threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
-    far = halves > threshold
+    halves = 2 * distances.min(axis=-1)
+    threshold, _ = cv2.threshold(np.uint8(halves.clip(0, 255)), 0, 255, cv2.THRESH_OTSU)
     # the border is background; what has other colours, and is central, may be product
-    labels = np.full((height, width), cv2.GC_BGD, np.uint8)
+    labels = np.full(halves.shape, cv2.GC_BGD, np.uint8)
     labels[2:-2, 2:-2] = cv2.GC_PR_BGD
-    y = max(2, round(0.05 * height))
-    x = max(2, round(0.05 * width))
+    y, x = np.multiply(0.05, halves.shape).round().clip(2).astype(int)
     central = np.s_[y:-y, x:-x]
-    labels[central][far[central]] = cv2.GC_PR_FGD
+    labels[central][halves[central] > threshold] = cv2.GC_PR_FGD
     mask, _ = largest_piece(run_grabcut(small, labels, iterations=2))
     large = cv2.resize(np.float32(mask), photo.shape[1::-1])
-    return plausible_outlines(np.uint8(large > 0.5))[:1]
+    for outline in plausible_outlines(np.uint8(large > 0.5))[:1]:
+        scored.append((likeness(outline, edges), fill([outline], edges)))
+    return [mask for _, mask in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def grabcut(photo: Photo, initial: Mask) -> Mask:
     """Return the mask of one iteration of GrabCut (Rother et al. 2004) from an initial mask."""
     unit = max(photo.shape[:2]) / SIDE
     # what is near the border may be product or not, all else is certain
-    inside = cv2.erode(initial, disc(round(8 * unit)))
-    near = cv2.dilate(initial, disc(round(6 * unit)))
     labels = np.where(initial, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    labels[inside > 0] = cv2.GC_FGD
-    labels[near == 0] = cv2.GC_BGD
+    labels[cv2.erode(initial, disc(round(8 * unit))) > 0] = cv2.GC_FGD
+    labels[cv2.dilate(initial, disc(round(6 * unit))) == 0] = cv2.GC_BGD
     # crop to where the mask may change, so that the background's colours are those nearby
     around = cv2.dilate(initial, SQUARE, iterations=round(12 * unit))
     x, y, w, h = cv2.boundingRect(around)
@@ -190,17 +170,17 @@ def grabcut(photo: Photo, initial: Mask) -> Mask:
 
 def run_grabcut(photo: Photo, labels: np.ndarray, iterations: int = 1) -> Mask:
     """Run OpenCV's GrabCut from its four labels (H, W) uint8; remove specks and fill holes."""
-    cv2.setRNGSeed(0)  # its colour clusters start at random
+    cv2.setRNGSeed(0)  # it starts at random
     bgr = np.ascontiguousarray(photo[..., ::-1])
     try:
         cv2.grabCut(bgr, labels, None, None, None, iterations, cv2.GC_INIT_WITH_MASK)
-    except cv2.error:  # product or background has no pixel, or all have one colour
+    except cv2.error:  # no pixel of either, or one colour
         return np.zeros_like(labels)
-    mask = cv2.morphologyEx(labels & 1, cv2.MORPH_OPEN, SQUARE)  # odd labels are the product's
+    mask = cv2.morphologyEx(labels & 1, cv2.MORPH_OPEN, SQUARE)  # odd labels: product
     pieces = outlines(mask)
-    min_area = 0.1 * max(map(cv2.contourArea, pieces), default=0)  # specks are smaller
+    min_area = 0.1 * max(map(cv2.contourArea, pieces), default=0)
     large = [piece for piece in pieces if cv2.contourArea(piece) >= min_area]
-    return cv2.drawContours(np.zeros_like(mask), large, -1, 1, cv2.FILLED)
+    return fill(large, mask)
 
 
 def largest_piece(mask: Mask) -> tuple:
@@ -215,28 +195,26 @@ def largest_piece(mask: Mask) -> tuple:
 
 def iou(a: Mask, b: Mask) -> float:
     """Return the intersection over union of two masks."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
+    return (a & b).sum() / max((a | b).sum(), 1)
 
 
 @dataclass(frozen=True)
 class Cut:
     """What was found in a photo: both masks are empty where nothing stands out."""
-
     mask: Mask
     initial_mask: Mask
     likeness: float = 0.0
-    agreement: float = 0.0  # share of the initial masks with an IoU above 0.8 with the mask
-    elsewhere: float = 0.0  # area of the largest one beside the mask, over the mask's
+    agreement: float = 0.0  # share of initial masks like the mask
+    elsewhere: float = 0.0  # largest one beside it, over its area
 
 
 def cut_out(photo: Photo) -> Cut:
     """Find the product of a photo."""
-    height, width = photo.shape[:2]
-    empty = np.zeros((height, width), np.uint8)
-    if min(height, width) < 16:  # pixels
+    empty = np.zeros(photo.shape[:2], np.uint8)
+    if min(empty.shape) < 16:  # pixels
         return Cut(empty, empty)
     frame = frame_width(photo)  # the product lies inside
-    inner = photo[frame:height - frame, frame:width - frame]
+    inner = photo[frame:len(photo) - frame, frame:photo.shape[1] - frame]
     edges = sharp_edges(inner)
     initial = initial_masks(inner, edges)
     if not initial:
@@ -245,26 +223,19 @@ def cut_out(photo: Photo) -> Cut:
     piece, _ = largest_piece(mask)
     found = plausible_outlines(piece)
     clarity = likeness(found[0], edges) if found else 0.0
-    agreeing = 0  # how many initial masks say the same
-    elsewhere = 0  # pixels of the largest that says something else
-    for other in initial:
-        agreeing += iou(other[::3, ::3], piece[::3, ::3]) > 0.8
-        area = other.sum()
-        if (other & piece).sum() < 0.1 * area:
-            elsewhere = max(elsewhere, area)
-    agreement = agreeing / len(initial)
-    elsewhere /= max(piece.sum(), 1)
-    mask = np.pad(mask, frame)
-    return Cut(mask, np.pad(initial[0], frame), clarity, agreement, elsewhere)
+    # how many initial masks say the same; how large the largest is that says something else
+    agreement = np.mean([iou(other[::3, ::3], piece[::3, ::3]) > 0.8 for other in initial])
+    beside = [other.sum() for other in initial if (other & piece).sum() < 0.1 * other.sum()]
+    elsewhere = max(beside, default=0) / max(piece.sum(), 1)
+    return Cut(np.pad(mask, frame), np.pad(initial[0], frame), clarity, agreement, elsewhere)
 
 
-def rejection_reasons(cut: Cut, single: bool) -> list[str]:
+def rejection_reasons(cut: Cut, single: bool) -> list:
     """Return why a mask's largest piece is not one whole product; less strict in a `single` photo."""
     piece, share = largest_piece(cut.mask)
     if not share:
         return ["empty"]
-    outline = outlines(piece)[0]
-    _, distance, solidity = measure(outline, piece)
+    _, distance, solidity = measure(outlines(piece)[0], piece)
     reasons = []
     if share < (0.65 if single else 0.9) or (cut.elsewhere > 0.2 and not single):
         reasons.append("several pieces")
@@ -281,20 +252,18 @@ def rejection_reasons(cut: Cut, single: bool) -> list[str]:
     return reasons
 
 
-def extract_foreground(path: Path, single: bool, size: int) -> np.ndarray | list[str]:
+def extract_foreground(path: Path, single: bool, size: int) -> np.ndarray | list:
     """Return a photo's product, padded to (size, size, 4) uint8 RGBA, or the rejection reasons."""
-    photo = fit(load_photo(path), 2 * size)  # a product fills about half of it
+    photo = fit(load_photo(path), 2 * size)
     cut = cut_out(photo)
     reasons = rejection_reasons(cut, single)
     if reasons:
         return reasons
     mask, _ = largest_piece(cut.mask)
-    rgba = np.dstack([photo, 255 * mask])
     x, y, w, h = cv2.boundingRect(mask)
-    cropped = rgba[y:y + h, x:x + w]
+    cropped = np.dstack([photo, 255 * mask])[y:y + h, x:x + w]
     if max(w, h) > size:
         cropped = fit(cropped, size)
     square = np.zeros((size, size, 4), np.uint8)
-    h, w = cropped.shape[:2]
-    square[:h, :w] = cropped
+    square[:len(cropped), :cropped.shape[1]] = cropped
     return square

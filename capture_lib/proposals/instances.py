@@ -1,8 +1,8 @@
 """Which proposals of a photo count as products: the instances that a query is made of."""
-
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ndarray
 
 from capture_lib.proposals.region_store import RegionStore
 
@@ -10,16 +10,15 @@ from capture_lib.proposals.region_store import RegionStore
 @dataclass(frozen=True)
 class InstanceSettings:
     """Defaults of every profile."""
-
     max_instances: int = 10
-    min_score: float = 0.5  # objectness of the best, below which a photo shows no product
-    min_odds: float = 0.1  # of an instance, as a share of the best proposal's odds
-    nms_iou: float = 0.2  # IoU above which two proposals are one instance
+    min_score: float = 0.5  # of the best; below, no product is shown
+    min_odds: float = 0.1  # over the best proposal's odds
+    nms_iou: float = 0.2  # above: one instance
 
 
-def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def box_overlap(box: ndarray, boxes: ndarray) -> ndarray:
     """Return the IoU of one box (4,) with others (n, 4), xyxy: (n,)."""
-    low = np.maximum(box[:2], boxes[:, :2])  # of what they share: (n, 2)
+    low = np.maximum(box[:2], boxes[:, :2])  # (n, 2)
     high = np.minimum(box[2:], boxes[:, 2:])
     shared = np.clip(high - low, 0, None).prod(1)  # (n,) areas
     area = (box[2:] - box[:2]).prod()
@@ -27,10 +26,10 @@ def box_overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return shared / np.maximum(area + areas - shared, 1e-9)
 
 
-def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: InstanceSettings) -> list[int]:
+def find_instances(boxes: ndarray, scores: ndarray, settings: InstanceSettings) -> list:
     """Choose the proposals (n, 4), best first, that count as products: good ones, and apart."""
-    odds = scores / np.maximum(1 - scores, 1e-6)  # (n,); how sure depends on the training
-    chosen: list[int] = []
+    odds = scores / np.maximum(1 - scores, 1e-6)  # how sure depends on training
+    chosen = []
     for region in range(len(boxes)):
         good = scores[0] >= settings.min_score and odds[region] >= settings.min_odds * odds[0]
         apart = (box_overlap(boxes[region], boxes[chosen]) <= settings.nms_iou).all()
@@ -39,14 +38,11 @@ def find_instances(boxes: np.ndarray, scores: np.ndarray, settings: InstanceSett
     return chosen
 
 
-def instances_of(store: RegionStore, rows: np.ndarray, settings: InstanceSettings) -> tuple:
-    """Return owners, counted along `rows`, and region numbers of all instances, (n,) each.
-
-    A photo without any is asked by its best proposal: every query gets a ranking.
-    """
+def instances_of(store: RegionStore, rows: ndarray, settings: InstanceSettings) -> tuple:
+    """Return owners, counted along `rows`, and region numbers of all instances, (n,) each."""
     found = []
     for owner, row in enumerate(rows):
         boxes = store.boxes[row, : store.counts[row]]
-        for region in find_instances(boxes, store.scores[row], settings) or [0]:
+        for region in find_instances(boxes, store.scores[row], settings) or [0]:  # or the best
             found.append((owner, region))
     return tuple(np.array(found, np.int64).reshape(-1, 2).T)

@@ -1,5 +1,4 @@
-"""What a region looks like: our encoder of crops. (The paper's way, RoIAlign, is `Detector.features`.)"""
-
+"""What a region looks like: our encoder of crops; the paper's RoIAlign is `Detector.features`."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ from capture_lib.utils import pick_device, progress
 @dataclass(frozen=True)
 class EncoderSettings:
     """Defaults of the cpu profile."""
-
     backbone: str = "resnet10t"  # any timm name
-    crop: int = 48  # side, pixels; 64 with half the steps was worse on val
-    channels: int = 64  # a region's vector holds four times as many numbers
-    margin: float = 0.1  # by which a box is widened, of its size
+    crop: int = 48  # side, pixels
+    channels: int = 64  # a vector holds four times as many
+    margin: float = 0.1  # of a box, on all sides
     steps: int = 1_200
     batch: int = 64  # pairs of crops
     learning_rate: float = 5e-3
@@ -30,10 +28,9 @@ class EncoderSettings:
 
 class CropEncoder(nn.Module):
     """A crop of a photo to a vector."""
-
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
-        import timm  # takes seconds, as torchvision does
+        import timm  # as torchvision, slow to import
         self.settings = settings
         self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(3,))
         narrow = nn.Conv2d(self.backbone.feature_info.channels()[0], settings.channels, 1)
@@ -43,63 +40,59 @@ class CropEncoder(nn.Module):
         """Turn (N, 3, C, C) float in [0, 1] into vectors (N, F)."""
         return self.neck(self.backbone((crops - 0.5) / 0.25)[-1])
 
-    def features(self, photos: Tensor, boxes: list[Tensor]) -> Tensor:
+    def features(self, photos: Tensor, boxes: list) -> Tensor:
         """Describe boxes, B times (n, 4) xyxy pixels of (B, 3, S, S): (sum of n, F)."""
         return self(crop(photos, boxes, self.settings.crop, self.settings.margin))
 
 
-def crop(photos: Tensor, boxes: list[Tensor], size: int, margin: float) -> Tensor:
+def crop(photos: Tensor, boxes: list, size: int, margin: float) -> Tensor:
     """Cut boxes, xyxy pixels, widened by `margin`, out of photos: (sum of n, 3, size, size)."""
     from torchvision.ops import roi_align
     wide = []
     for box in boxes:  # (n, 4)
-        centre = (box[:, :2] + box[:, 2:]) / 2
-        half = (box[:, 2:] - box[:, :2]) * (0.5 + margin / 2)
+        low, high = box.chunk(2, dim=1)
+        centre = (low + high) / 2
+        half = (high - low) * (0.5 + margin / 2)
         wide.append(torch.cat([centre - half, centre + half], 1))
     return roi_align(photos, wide, size, sampling_ratio=2, aligned=True)
 
 
-def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterator[list[Tensor]]:
+def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterator:
     """Yield two batches (B, 3, C, C) for each step: the i-th crops show one foreground."""
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
     owners = np.load(folder / "owners.npy")  # (M, K)
     # the places, composite and slot, of each foreground that two composites show
-    found: dict[int, list[np.ndarray]] = {}
+    found = {}
     for place in np.argwhere((owners >= 0) & (boxes[..., 2] > 0)):
         found.setdefault(owners[tuple(place)], []).append(place)
     places = [rows for rows in map(np.array, found.values()) if len(set(rows[:, 0])) > 1]
+    size = settings.crop
+    modes = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     rng = np.random.default_rng([seed, 2])
     for _ in range(settings.steps):
-        # foregrounds, and two places of each; the crops of the first, then of the second
+        # foregrounds, and two places of each; the crops of the first, then of the second, in another light
         chosen = rng.choice(len(places), min(settings.batch, len(places)), replace=False)
         pairs = [rng.choice(places[i], 2, replace=False) for i in chosen]
-        crops = []
+        batches = []
         for numbers, slots in np.transpose(pairs, (1, 2, 0)):  # of (2, 2, B)
-            crops.append(jittered_crops(composites[numbers], boxes[numbers, slots], settings, rng))
-        yield crops
+            here = boxes[numbers, slots]  # (B, 4), moved as proposals are
+            here = here + rng.normal(0, 0.06, here.shape) * np.tile(here[:, 2:] - here[:, :2], 2)
+            crops = []
+            for number, box in zip(numbers, here, strict=True):  # as `crop`, faster on a CPU
+                side = (box[2:] - box[:2]) * (1 + settings.margin)
+                step = side / size  # pixels of the photo a cell
+                corner = (box[:2] + box[2:]) / 2 - side / 2 + step / 2 - 0.5
+                matrix = np.column_stack([np.diag(step), corner])
+                crops.append(cv2.warpAffine(composites[number], matrix, (size, size), **modes))
+            gain = rng.uniform(0.75, 1.25, (len(crops), 1, 1, 1)).astype(np.float32)
+            tint = rng.normal(0, 0.03, (len(crops), 3, 1, 1)).astype(np.float32)
+            crops = to_tensor(np.stack(crops)) * torch.from_numpy(gain)  # (B, 3, C, C)
+            batches.append((crops + torch.from_numpy(tint)).clamp(0, 1))
+        yield batches
 
 
-def jittered_crops(photos: np.ndarray, boxes: np.ndarray, settings: EncoderSettings,
-                   rng: np.random.Generator) -> Tensor:
-    """Cut a box (B, 4) out of each photo, moved as a proposal would be, in another light."""
-    boxes = boxes + rng.normal(0, 0.06, boxes.shape) * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    crops = []
-    for photo, box in zip(photos, boxes, strict=True):
-        # as `crop`, but faster on a CPU; a pixel of the crop covers `step` pixels of the photo
-        side = (box[2:] - box[:2]) * (1 + settings.margin)
-        step = side / settings.crop
-        corner = (box[:2] + box[2:]) / 2 - side / 2 + step / 2 - 0.5
-        crops.append(cv2.warpAffine(
-            photo, np.column_stack([np.diag(step), corner]), (settings.crop, settings.crop),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE))
-    gain = rng.uniform(0.75, 1.25, (len(crops), 1, 1, 1)).astype(np.float32)
-    tint = rng.normal(0, 0.03, (len(crops), 3, 1, 1)).astype(np.float32)
-    crops = to_tensor(np.stack(crops))  # (B, 3, C, C)
-    return (crops * torch.from_numpy(gain) + torch.from_numpy(tint)).clamp(0, 1)
-
-
-def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) -> list[float]:
+def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) -> list:
     """Train the crop encoder on composites, save it and return the loss of every step."""
     device = pick_device()
     encoder = CropEncoder(settings).to(device, memory_format=torch.channels_last).train()

@@ -1,5 +1,4 @@
 """The region store: boxes, scores and features of every photo's proposals, made once."""
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy import ndarray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,9 +20,8 @@ from capture_lib.proposals.detector import Detector, to_tensor
 @dataclass(frozen=True)
 class RegionSettings:
     """Defaults of the cpu profile."""
-
     max_regions: int = 10  # paper's code: 36
-    photo_size: int = 224  # side of the square a photo is fitted into, pixels
+    photo_size: int = 224  # side of the square, pixels
     batch: int = 32
     workers: int = 2
 
@@ -30,14 +29,13 @@ class RegionSettings:
 @dataclass(frozen=True)
 class RegionStore:
     """A store of N photos, R regions at most, F numbers each; zeros where there are fewer."""
+    features: ndarray  # (N, R, F) float16
+    boxes: ndarray  # (N, R, 4) float32 xyxy, fractions
+    scores: ndarray  # (N, R) float32 objectness, best first
+    counts: ndarray  # (N,) int32, of the R
+    ids: list  # of row i, the sample
 
-    features: np.ndarray  # (N, R, F) float16
-    boxes: np.ndarray  # (N, R, 4) float32 xyxy, fractions of width and height
-    scores: np.ndarray  # (N, R) float32 objectness, best first
-    counts: np.ndarray  # (N,) int32, how many of the R are valid
-    ids: list[str]  # of row i, the sample
-
-    def rows(self, ids: list[str]) -> np.ndarray:
+    def rows(self, ids: list) -> ndarray:
         """Return the row numbers of samples: (N,) int64."""
         places = {sample: row for row, sample in enumerate(self.ids)}
         return np.array([places[sample] for sample in ids], np.int64)
@@ -51,33 +49,32 @@ def open_store(folder: Path, mode: str = "r") -> RegionStore:
     return RegionStore(*arrays, ids)
 
 
-def square(photo: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def square(photo: ndarray, size: int) -> tuple:
     """Fit a photo (H, W, 3) into a white square; return it, and which share of its sides (2,)."""
     padded = np.full((size, size, 3), 255, np.uint8)
     fitted = fit(photo, size)
-    padded[: fitted.shape[0], : fitted.shape[1]] = fitted
+    padded[: len(fitted), : fitted.shape[1]] = fitted
     return padded, np.array(photo.shape[1::-1], np.float32) / max(photo.shape[:2])
 
 
-def read_squares(paths: list[Path], size: int) -> list[np.ndarray]:
+def read_squares(paths: list, size: int) -> list:
     """Read photos as squares (B, S, S, 3) uint8, with their extents (B, 2)."""
     squares = [square(load_photo(path), size) for path in paths]
     return [np.stack(part) for part in zip(*squares, strict=True)]
 
 
-def photo_batches(paths: list[Path], settings: RegionSettings) -> Iterator[tuple]:
+def photo_batches(paths: list, settings: RegionSettings) -> Iterator:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
     loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
     try:
         for squares, extents in loader:
             yield to_tensor(squares).to(utils.pick_device()), extents
-    except utils.InputError as error:  # a worker's comes with its traceback, the message last
+    except utils.InputError as error:  # a worker's ends with it
         raise utils.InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
-def describe(photos: Tensor, extents: np.ndarray, detector: Detector, encoder: nn.Module,
-             count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def describe(photos: Tensor, extents: ndarray, detector: Detector, encoder: nn.Module, count: int) -> Iterator:
     """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square."""
     proposals = locate(photos, extents, detector, count, detector.settings.search_size)
     sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
@@ -88,16 +85,13 @@ def describe(photos: Tensor, extents: np.ndarray, detector: Detector, encoder: n
 
 
 @torch.inference_mode()
-def locate(photos: Tensor, extents: np.ndarray, detector: Detector, count: int,
-           size: int) -> list[tuple[Tensor, Tensor]]:
+def locate(photos: Tensor, extents: ndarray, detector: Detector, count: int, size: int) -> list:
     """Propose boxes (n, 4) as fractions, with scores (n,), of squares searched at `size` pixels."""
     inputs = F.interpolate(photos, (size, size), mode="bilinear", antialias=True)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     with torch.autocast(photos.device.type, torch.bfloat16):
         boxes, scores = detector.propose(inputs, count)
-
-    # cut at the white margin, where nothing lies; then to fractions of the photo
-    limits = torch.as_tensor(np.tile(extents, 2), device=photos.device)  # (B, 4)
+    limits = torch.as_tensor(np.tile(extents, 2), device=photos.device)  # (B, 4) of the photos
     proposals = []
     for box, score, limit in zip(boxes, scores, limits, strict=True):
         box = torch.minimum(box / size, limit)
@@ -110,16 +104,15 @@ def locate(photos: Tensor, extents: np.ndarray, detector: Detector, count: int,
 
 
 @torch.inference_mode()
-def encode(photos: Tensor, boxes: list[Tensor], encoder: nn.Module) -> list[np.ndarray]:
+def encode(photos: Tensor, boxes: list, encoder: nn.Module) -> list:
     """Describe boxes, B times (n, 4) xyxy pixels of the squares: B times (n, F) float32."""
     with torch.autocast(photos.device.type, torch.bfloat16):
         features = encoder.features(photos, boxes).float()
-    features = F.normalize(features) * features.shape[1] ** 0.5  # root mean square 1
+    features = F.normalize(features) * features.shape[1] ** 0.5
     return [part.numpy() for part in features.cpu().split(list(map(len, boxes)))]
 
 
-def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
-                 settings: RegionSettings) -> np.ndarray:
+def encode_boxes(paths: list, boxes: list, encoder: nn.Module, settings: RegionSettings) -> ndarray:
     """Describe known boxes, (k, 4) xyxy pixels of each photo, for evaluation: (n, F)."""
     squares = []
     for path, box in zip(paths, boxes, strict=True):
@@ -132,11 +125,21 @@ def encode_boxes(paths: list[Path], boxes: list[np.ndarray], encoder: nn.Module,
     return np.concatenate(features)
 
 
-def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module,
-            folder: Path) -> None:
+def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path) -> None:
     """Describe all photos on disk; go on where a run, of one process or several, has stopped."""
     if utils.is_main_process() and not (folder / "ids.txt").is_file():
-        begin(catalog, settings, encoder, folder)
+        # begin with zeros, which take their room on the disk, and end with the ids
+        white = torch.ones(1, 3, 64, 64, device=utils.pick_device())
+        width = encode(white, [white.new_tensor([[0, 0, 64, 64]])], encoder)[0].shape[1]
+        shape = (len(catalog.photos), settings.max_regions)  # (N, R)
+        np.save(folder / "features.npy", np.broadcast_to(np.float16(0), (*shape, width)))
+        np.save(folder / "boxes.npy", np.broadcast_to(np.float32(0), (*shape, 4)))
+        np.save(folder / "scores.npy", np.broadcast_to(np.float32(0), shape))
+        np.save(folder / "counts.npy", np.broadcast_to(np.int32(0), shape[:1]))
+        made_for = {"catalog": catalog.fingerprint(), "settings": asdict(settings)}
+        utils.write_json(folder / "meta.json", made_for | {"feature_width": width})
+        with utils.write_atomically(folder / "ids.txt") as beside:
+            beside.write_text("\n".join(catalog.photos) + "\n", encoding="utf-8")
     utils.wait_for_everyone()
     # this process's shard of the batches, but for those that are done
     store = open_store(folder, "r+")
@@ -158,22 +161,3 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
         for array in (store.features, store.boxes, store.scores):
             array.flush()
         store.counts[rows] = counts
-
-
-def begin(catalog: Catalog, settings: RegionSettings, encoder: nn.Module, folder: Path) -> None:
-    """Write arrays of zeros, which takes their room on the disk, and last `ids.txt`."""
-    white = torch.ones(1, 3, 64, 64, device=utils.pick_device())
-    width = encode(white, [white.new_tensor([[0, 0, 64, 64]])], encoder)[0].shape[1]
-    shape = (len(catalog.photos), settings.max_regions)  # (N, R)
-    try:
-        np.save(folder / "features.npy", np.broadcast_to(np.float16(0), (*shape, width)))
-        np.save(folder / "boxes.npy", np.broadcast_to(np.float32(0), (*shape, 4)))
-        np.save(folder / "scores.npy", np.broadcast_to(np.float32(0), shape))
-        np.save(folder / "counts.npy", np.broadcast_to(np.int32(0), shape[:1]))
-    except OSError as error:
-        fault = f"no room for the regions of {shape[0]:,} photos ({error.strerror})"
-        raise utils.InputError(f"{folder}: {fault}") from None
-    meta = {"catalog": catalog.fingerprint(), "settings": asdict(settings), "feature_width": width}
-    utils.write_json(folder / "meta.json", meta)
-    with utils.write_atomically(folder / "ids.txt") as beside:
-        beside.write_text("\n".join(catalog.photos) + "\n", encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`."""
+"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`.
+
+Papermill, nbformat and nbconvert are imported where they are used: they take a second.
+"""
 
 import hashlib
 import json
@@ -11,13 +14,10 @@ from unittest.mock import patch
 from capture_lib.catalog.table import read_catalog
 from capture_lib.utils import NOTEBOOKS, ROOT, InputError, write_atomically, write_json
 
-# papermill, nbformat and nbconvert are imported where they are used: they take a second
-
 MARK = ".capture-report"  # an empty file in every folder that a run made
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that the kernel's output may take to arrive when a cell has ended
-# what the kernels see: nobody is watching (no live bars, static output); no notes of a debugger
-ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
 
 class NotebookFailed(RuntimeError):

@@ -35,13 +35,12 @@ class OfflineRenderer(IPythonRenderer):
 
 def to_html(notebook: NotebookNode, title: str) -> str:
     """Return an executed notebook as an HTML page that needs no network, no script and no Chinese font."""
-    exporter = HTMLExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"),
-                            filters={"markdown2html": markdown_to_html})
+    exporter = HTMLExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"), filters={"markdown2html": render})
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     return with_font(ICON.sub("", page))
 
 
-def markdown_to_html(source: str) -> str:
+def render(source: str) -> str:
     """Render markdown cells and markdown output; nbconvert's templates call this filter."""
     renderer = OfflineRenderer(escape=False, embed_images=True, path=str(NOTEBOOKS), exclude_anchor_links=True)
     return MarkdownWithMath(renderer=renderer).render(source)

@@ -45,12 +45,12 @@ def busy_background(shot: Shot, split: str, scenes: tuple[Path, ...], horizon: f
         scene = _scene(scenes[int(rng.integers(len(scenes)))], size)
         return _focus(_crop(scene, size, size, rng), rng)
     if horizon is None:
-        return _crop(_pick_texture(UNDER, split, shot), size, size, rng)
+        return _cut_texture(UNDER, split, shot, size)
     if rng.random() < 0.4:
-        return _crop(_pick_texture(range(len(TEXTURES)), split, shot), size, size, rng)
+        return _cut_texture(range(len(TEXTURES)), split, shot, size)
     edge = int(min(rng.uniform(0.35, 0.75) * size, horizon))
-    wall = _focus(_crop(_pick_texture(WALLS, split, shot), size, edge, rng), rng)
-    table = _crop(_pick_texture(TABLES, split, shot), size, size - edge, rng)
+    wall = _focus(_cut_texture(WALLS, split, shot, edge), rng)
+    table = _cut_texture(TABLES, split, shot, size - edge)
     picture = np.concatenate([wall, table])
     distance = np.abs(np.arange(size, dtype=np.float32) - edge) / size
     picture *= (1 - 0.22 * np.exp(-distance * 14))[:, None, None]  # darker where they meet
@@ -69,9 +69,11 @@ def _scene(file: Path, size: int) -> ndarray:
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def _pick_texture(kinds: Sequence[int], split: str, shot: Shot) -> ndarray:
+def _cut_texture(kinds: Sequence[int], split: str, shot: Shot, height: int) -> ndarray:
+    """Cut a piece as wide as the photo from a texture of some kind: (height, size, 3) float32, about 0..1."""
     kind = kinds[int(shot.rng.integers(len(kinds)))]
-    return texture(kind, int(shot.rng.integers(PICTURES_EACH)), shot.size, shot.seed, split)
+    picture = texture(kind, int(shot.rng.integers(PICTURES_EACH)), shot.size, shot.seed, split)
+    return _crop(picture, shot.size, height, shot.rng)
 
 
 @lru_cache(maxsize=len(TEXTURES) * PICTURES_EACH)

@@ -34,15 +34,16 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
     # folders of photos that are not yet complete, in processes of their own where there are several
     samples = plan(settings)
     starts = range(0, len(samples), FOLDER_SIZE)
+    parts = [folder / f"parts/{number:03d}.json" for number in range(len(starts))]
     jobs = [(settings, folder, number, samples[start:start + FOLDER_SIZE])
-            for number, start in enumerate(starts) if not _boxes_file(folder, number).exists()]
+            for number, start in enumerate(starts) if not parts[number].exists()]
     workers = workers or os.cpu_count()
     with process_map(workers if workers > 1 and len(jobs) > 1 else 0) as parallel_map:
         drawn = parallel_map(_draw_folder, jobs)
         list(progress(drawn, f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)))
     boxes = []
-    for number in range(len(starts)):
-        boxes += json.loads(_boxes_file(folder, number).read_text())
+    for part in parts:
+        boxes += json.loads(part.read_text())
     write_catalog(_table(settings, samples, boxes), folder)
     remove(folder / "parts")
 
@@ -74,12 +75,8 @@ def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
         if not cv2.imwrite(str(file), photo.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise OSError(f"{file}: the photo cannot be written; is the disk full?")
         boxes.append(boxes_of(photo.pieces, len(sample.products)))
-    with write_atomically(_boxes_file(folder, number)) as beside:
+    with write_atomically(folder / f"parts/{number:03d}.json") as beside:
         beside.write_text(json.dumps(boxes))
-
-
-def _boxes_file(folder: Path, number: int) -> Path:
-    return folder / "parts" / f"{number:03d}.json"
 
 
 def _table(settings: WorldSettings, samples: list[Sample], boxes: list[list[list[float]]]) -> pd.DataFrame:
@@ -142,18 +139,8 @@ def settings_of(folder: Path) -> WorldSettings | None:
     return WorldSettings(**note)
 
 
-def true_mask(settings: WorldSettings, sample_id: str) -> np.ndarray:
-    """Redraw a photo and return where products are visible in it: (size, size) uint8 in {0, 1}."""
-    return (_redraw(settings, sample_id).pieces > 0).astype(np.uint8)
-
-
-def on_plain_background(settings: WorldSettings, sample_id: str) -> bool:
-    """Redraw a photo and return True if its background is plain, False if it is busy."""
-    return _redraw(settings, sample_id).plain
-
-
-def _redraw(settings: WorldSettings, sample_id: str) -> Photo:
-    """Draw a photo of a world again; InputError if the world has no such sample."""
+def redraw(settings: WorldSettings, sample_id: str) -> Photo:
+    """Draw a photo of a world again, with its truth: `pieces` and `plain`; InputError if there is no such sample."""
     split, _, number = sample_id.partition("-")
     if split not in SPLITS or not number.isdecimal() or int(number) >= getattr(settings, split):
         raise InputError(f"sample_id {sample_id!r}: not in world {settings.name!r}; ids look like 'gallery-000012'")

@@ -1,6 +1,5 @@
 """Shop captions of the rendered world; every word list, in `captions.json`, is our own."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,21 +10,27 @@ from capture_lib.world.tables import read_settings, read_table
 
 WORDS = read_table("captions")
 PADDING = WORDS["promises"] + WORDS["people"] + WORDS["sales"]
-COUNTS = WORDS["counts"]  # how a set of one piece, of two, ... is called
 CAPTIONS = read_settings("caption_settings")
 
 
 def write_caption(products: list[Product], count: int, decoys: list[Product], rng: Generator,
                   settings: SimpleNamespace = CAPTIONS) -> str:
-    """Write a shop title, of 54 characters at most, for a photo of distinct products of one brand in `count` pieces.
+    """Write a shop title of up to 54 characters, for a photo of distinct products of one brand in `count` pieces.
 
-    It names them only in part, and is filled with promotion up to a length drawn from the published captions.
     `decoys` are products of the same brand, shown or not.
     """
     length = round(float(np.interp(rng.random(), settings.shares, settings.lengths)))
-    # what is said of the products
     shown = [products[i] for i in rng.permutation(len(products))]
-    brand = _brand_words(products[0].brand, settings, rng)
+    # the brand mostly, now and then in small letters, with or by its other name
+    name, other = BRANDS[products[0].brand]
+    brand = []
+    if rng.random() < settings.brand:
+        if rng.random() < 0.1:
+            name = name.lower()
+        brand.append(f"{name}/{other}" if rng.random() < settings.both else name)
+    elif rng.random() < settings.other:
+        brand.append(other)
+    # a part of what there is to say of the products
     core = _fitting(brand + _mentions(shown, settings, rng), length)
     # promotion, in the room that is left; up to two words of it stand before the brand
     room = length - sum(map(len, core))
@@ -35,20 +40,22 @@ def write_caption(products: list[Product], count: int, decoys: list[Product], rn
     before = int(rng.integers(0, 3))
     behind = extra[before:]
     words = extra[:before] + core + [behind[i] for i in rng.permutation(len(behind))]
-    return _joined(words or [_pick(rng, WORDS["sales"])], length, rng.random() < settings.spaces, rng)
+    words = words or [_pick(rng, WORDS["sales"])]
+    # one title, with spaces or a plus while there is room for them
+    spaced = rng.random() < settings.spaces
+    room = length - sum(map(len, words))
+    text = words[0]
+    for word in words[1:]:
+        latin = text[-1].isascii() and word[0].isascii()
+        if room > 0 and (latin or (spaced and rng.random() < 0.5)):
+            text += " " if latin or rng.random() < 0.85 else "+"
+            room -= 1
+        text += word
+    return text
 
 
-def _pick(rng: Generator, words: Sequence[str]) -> str:
+def _pick(rng: Generator, words: list[str]) -> str:
     return words[int(rng.integers(len(words)))]
-
-
-def _brand_words(brand: int, settings: SimpleNamespace, rng: Generator) -> list[str]:
-    """Return the brand for most captions, now and then in small letters, with or by its other name."""
-    name, other = BRANDS[brand]
-    if rng.random() < settings.brand:
-        shown = name.lower() if rng.random() < 0.1 else name
-        return [f"{shown}/{other}" if rng.random() < settings.both else shown]
-    return [other] if rng.random() < settings.other else []
 
 
 def _mentions(products: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
@@ -89,8 +96,9 @@ def _filler(count: int, decoys: list[Product], settings: SimpleNamespace, rng: G
         decoy = decoys[int(rng.integers(len(decoys)))]
         words.append(decoy.line_name if rng.random() < 0.5 else _pick(rng, KINDS[decoy.kind].short))
     if rng.random() < (0.6 if count > 1 else 0.15):
-        counted = rng.random() < 0.6
-        words.append(_pick(rng, COUNTS[min(count, len(COUNTS)) - 1] if counted else WORDS["sets"]))
+        # the list for so many pieces, or the last there is
+        counted = WORDS["counts"][:count][-1]
+        words.append(_pick(rng, counted if rng.random() < 0.6 else WORDS["sets"]))
     for chance, key in ((settings.gift, "gifts"), (settings.number, "numbers"), (settings.latin, "latin")):
         if rng.random() < chance:
             words.append(_pick(rng, WORDS[key]))
@@ -104,16 +112,3 @@ def _fitting(words: list[str], length: int) -> list[str]:
         if sum(map(len, fitting)) + len(word) <= length:
             fitting.append(word)
     return fitting
-
-
-def _joined(words: list[str], length: int, spaced: bool, rng: Generator) -> str:
-    """Return the words as one title, with spaces or a plus while `length` has room for them."""
-    room = length - sum(map(len, words))
-    text = words[0]
-    for word in words[1:]:
-        latin = text[-1].isascii() and word[0].isascii()
-        if room > 0 and (latin or (spaced and rng.random() < 0.5)):
-            text += " " if latin or rng.random() < 0.85 else "+"
-            room -= 1
-        text += word
-    return text

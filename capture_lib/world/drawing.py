@@ -1,8 +1,7 @@
 """Pictures of the rendered world's products: one RGBA cut-out a product, lit from the upper left.
 
-Most parts are turned bodies (an outline rotated about the vertical axis), so shading, highlights and lettering bend
-around them; cartons and sachets are flat polygons. Here u runs over a part from its left edge to its right one, v
-from its top (0) to its foot (1).
+Most parts are turned bodies: an outline rotated about the vertical axis; cartons and sachets are flat polygons.
+Here u runs over a part from its left edge to its right one, v from its top (0) to its foot (1).
 """
 
 import cv2
@@ -10,7 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from capture_lib.world.labels import Point, decal, ornament_points
-from capture_lib.world.packaging import ASPECTS, PARTS, TABLE, Look, Part, Surface, look_of, surface_of
+from capture_lib.world.packaging import FORMS, PARTS, TABLE, Look, Part, Surface, look_of, surface_of
 from capture_lib.world.products import Product
 
 GLINT, STUDIO, FLAT_STUDIO = (TABLE[key] for key in ("glint", "studio", "flat_studio"))
@@ -18,7 +17,7 @@ GLINT, STUDIO, FLAT_STUDIO = (TABLE[key] for key in ("glint", "studio", "flat_st
 
 def draw_product(product: Product, longest: int, seed: int) -> ndarray:
     """Draw a product: (h, w, 4) float32 RGBA in 0..1, colours premultiplied, about `longest` pixels long."""
-    aspect = ASPECTS[product.silhouette]
+    aspect = FORMS[product.silhouette]["aspect"]
     look = look_of(product.brand, product.look, seed)
     height = int(longest / max(1.0, aspect))
     canvas = np.zeros((height, int(height * aspect) + 6, 4), np.float32)
@@ -30,10 +29,8 @@ def draw_product(product: Product, longest: int, seed: int) -> ndarray:
             span = np.ptp(across) if part.polygon else 2 * across.max()
             size = (max(8, int(span * height)), max(8, int(np.ptp(heights) * height)))
             printing = decal(size, product, look, surface).astype(np.float32) / 255
-        if part.role in ("mirror", "powder"):
-            _round_face(canvas, part, surface, look)
-        elif part.role == "top":
-            _printed_lid(canvas, part, surface, printing)
+        if part.role in ("mirror", "powder", "top"):
+            _round_face(canvas, part, surface, look, printing)
         elif part.polygon:
             _flat(canvas, part, surface, printing)
         else:
@@ -127,14 +124,6 @@ def _turned_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:
 
 
 # ---- round faces, seen aslant
-def _ellipse(part: Part, canvas: ndarray) -> tuple[Point, float, float]:
-    """Return centre (x, y) and half axes in pixels."""
-    height, width = canvas.shape[:2]
-    (top, half), (bottom, _) = part.outline
-    centre = ((width - 1) / 2, (top + bottom) / 2 * height)
-    return centre, half * height, (bottom - top) / 2 * height
-
-
 def _disc(canvas: ndarray, centre: Point, rx: float, ry: float, rgb: ndarray, sheen: float = 0.1) -> None:
     """Paint an ellipse, brighter to the upper left; `rgb` is (3,) or (height, width, 3) in 0..1."""
     rows = slice(max(0, int(centre[1] - ry) - 2), int(centre[1] + ry) + 3)
@@ -142,19 +131,28 @@ def _disc(canvas: ndarray, centre: Point, rx: float, ry: float, rgb: ndarray, sh
     x, y = (x - centre[0]) / rx, (y - centre[1]) / ry
     cover = np.clip((1 - np.sqrt(x ** 2 + y ** 2)) * min(rx, ry) + 0.5, 0, 1)
     light = 1 - sheen * (x + y)
-    if rgb.ndim == 3:
-        rgb = rgb[rows]
+    rgb = np.broadcast_to(rgb, (*canvas.shape[:2], 3))[rows]
     paint_over(canvas[rows], np.clip(rgb * light[..., None], 0, 1), cover)
 
 
-def _round_face(canvas: ndarray, part: Part, surface: Surface, look: Look) -> None:
-    """Paint the mirror or the powder pan of a compact; the line's ornament is pressed into the powder."""
-    centre, rx, ry = _ellipse(part, canvas)
+def _round_face(canvas: ndarray, part: Part, surface: Surface, look: Look, printing: ndarray | None) -> None:
+    """Paint the mirror or the powder pan of a compact, or the printed lid of a tin."""
+    # centre and half axes in pixels
+    height, width = canvas.shape[:2]
+    (top, half), (bottom, _) = part.outline
+    centre = ((width - 1) / 2, (top + bottom) / 2 * height)
+    rx, ry = half * height, (bottom - top) / 2 * height
     own = np.float32(surface.rgb) / 255
+    if part.role == "top":
+        _disc(canvas, centre, rx, ry, own * 0.8)
+        layer = _layer(canvas, printing, (centre[0] - rx, centre[1] - ry))
+        face = own * (1 - layer[..., 3:]) + layer[..., :3]
+        _disc(canvas, (centre[0], centre[1] - 1), rx * 0.955, ry * 0.94, face, 0.14)
+        return
     if part.role == "mirror":
         rim = own * 0.9
         face = np.float32([0.82, 0.87, 0.92])
-    else:
+    else:  # the line's ornament is pressed into the powder
         rim = np.float32([0.93, 0.92, 0.90])
         relief = np.zeros(canvas.shape[:2], np.float32)
         points = ornament_points(centre, 0.55 * ry, look, 2.6)
@@ -162,16 +160,6 @@ def _round_face(canvas: ndarray, part: Part, surface: Surface, look: Look) -> No
         face = own * (1 - 0.16 * relief[..., None])
     _disc(canvas, centre, rx, ry, rim)
     _disc(canvas, centre, rx * 0.88, ry * 0.88, face, 0.16)
-
-
-def _printed_lid(canvas: ndarray, part: Part, surface: Surface, printing: ndarray) -> None:
-    """Paint the lid of a tin, seen from above with its printing."""
-    centre, rx, ry = _ellipse(part, canvas)
-    own = np.float32(surface.rgb) / 255
-    _disc(canvas, centre, rx, ry, own * 0.8)
-    layer = _layer(canvas, printing, (centre[0] - rx, centre[1] - ry))
-    face = own * (1 - layer[..., 3:]) + layer[..., :3]
-    _disc(canvas, (centre[0], centre[1] - 1), rx * 0.955, ry * 0.94, face, 0.14)
 
 
 def _layer(canvas: ndarray, printing: ndarray, corner: Point) -> ndarray:

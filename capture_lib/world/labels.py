@@ -1,10 +1,4 @@
-"""The printing on products: brand, line, kind, small print, amount, and a line's ornament.
-
-`labels.json` holds four layouts, in fractions of a label's width and height. `span` (`oval_span` on oval paper) and
-`unit` are what the widths and heights of rows are fractions of. `marks` stand in the order of printing: rows (text,
-x, y, width, height), columns (text, x, largest height of a character), ornaments (x, y, largest radius of the
-height and of the width), stripes (left, right, top of the first, distance, thickness).
-"""
+"""The printing on products: brand, line, kind, small print, amount, and a line's ornament."""
 
 import importlib.util
 from functools import lru_cache
@@ -21,7 +15,7 @@ from capture_lib.world.tables import read_table
 Draw = ImageDraw.ImageDraw
 Point = tuple[float, float]
 
-SMALL_PRINT, LAYOUTS = read_table("labels").values()
+_, SMALL_PRINT, LAYOUTS = read_table("labels").values()
 
 
 # ---- letters and ornaments

@@ -47,6 +47,7 @@ class Layout:
 
 
 Sizes = list[tuple[float, float]]  # height and width of every product, in pixels
+Poses = dict[int, Pose]  # by the product's number
 # for how many products, at least and at most
 ARRANGEMENTS = {"line": (2, 4), "rows": (3, 12), "triangle": (3, 5), "fan": (2, 5), "flat": (2, 9), "box": (2, 7)}
 
@@ -94,7 +95,16 @@ class Shot:
         weights = np.array([getattr(self.settings, name) for name in names])
         name = str(self.rng.choice(names, p=weights / weights.sum()))
         stand = bool(name == "line" and self.rng.random() < self.settings.stand[1])
-        poses = getattr(self, name)(self._sizes(real_heights, aspects))
+        # draw the size of every product, and place it
+        low, high = (share * self.size for share in self.settings.multi_height)
+        unit = self.rng.uniform(0.75, 1.0) * high / max(real_heights)
+        sizes = []
+        for real, aspect in zip(real_heights, aspects, strict=True):
+            height = unit * real * self.rng.uniform(0.95, 1.05)
+            height = float(np.clip(height, low / max(1.0, aspect), high))
+            sizes.append((height, height * aspect))
+        placed = getattr(self, name)(sizes)
+        poses = [placed[n] for n in range(len(sizes))]
         if stand:
             poses = [replace(pose, foot=0.80 * self.size, tilt=0.0) for pose in poses]
         return Layout(name, tuple(poses), name in ("fan", "flat", "box"), stand)
@@ -112,45 +122,31 @@ class Shot:
             left += width
         return Layout("line", tuple(poses))
 
-    def _sizes(self, real_heights: list[float], aspects: list[float]) -> Sizes:
-        """Draw height and width of every product."""
-        low, high = (share * self.size for share in self.settings.multi_height)
-        unit = self.rng.uniform(0.75, 1.0) * high / max(real_heights)
-        sizes = []
-        for real, aspect in zip(real_heights, aspects, strict=True):
-            height = unit * real * self.rng.uniform(0.95, 1.05)
-            height = float(np.clip(height, low / max(1.0, aspect), high))
-            sizes.append((height, height * aspect))
-        return sizes
-
-    def line(self, sizes: Sizes) -> list[Pose]:
+    # ---- arrangements: a pose for each product, in any order
+    def line(self, sizes: Sizes) -> Poses:
         """Side by side on one line."""
-        row = self._row(self.rng.permutation(len(sizes)), sizes, self.rng.uniform(0.72, 0.92), 0.18)
-        return [row[i] for i in range(len(sizes))]
+        return self._row(self.rng.permutation(len(sizes)), sizes, self.rng.uniform(0.72, 0.92), 0.18)
 
-    def rows(self, sizes: Sizes) -> list[Pose]:
+    def rows(self, sizes: Sizes) -> Poses:
         """Two rows, tall products mostly behind."""
         tallest = np.argsort([-height * self.rng.uniform(0.7, 1.3) for height, _ in sizes])
         behind = self.rng.permutation(tallest[:len(sizes) // 2])
         before = self.rng.permutation(tallest[len(sizes) // 2:])
         return self._two_rows(behind, before, sizes)
 
-    def triangle(self, sizes: Sizes) -> list[Pose]:
+    def triangle(self, sizes: Sizes) -> Poses:
         """The tallest behind in the middle, the others before it."""
         tallest = np.argsort([-height for height, _ in sizes])
         return self._two_rows(tallest[:1], self.rng.permutation(tallest[1:]), sizes)
 
-    def _two_rows(self, behind: np.ndarray, before: np.ndarray, sizes: Sizes) -> list[Pose]:
+    def _two_rows(self, behind: np.ndarray, before: np.ndarray, sizes: Sizes) -> Poses:
         poses = self._row(behind, sizes, self.rng.uniform(0.56, 0.68), 0.08)
-        poses |= self._row(before, sizes, self.rng.uniform(0.86, 0.95), 0.10)
-        return [poses[i] for i in range(len(sizes))]
+        return poses | self._row(before, sizes, self.rng.uniform(0.86, 0.95), 0.10)
 
-    def _row(self, order: np.ndarray, sizes: Sizes, foot: float, aside: float) -> dict[int, Pose]:
-        """Stand products in a row: neighbours overlap by up to a fifth of their width or keep a small distance.
-
-        `foot`: where they stand, `aside`: deviation from the middle, both as fractions of the photo's side.
-        """
+    def _row(self, order: np.ndarray, sizes: Sizes, foot: float, aside: float) -> Poses:
+        """Stand products side by side; `foot` and `aside` (from the middle) are fractions of the photo's side."""
         size, rng = self.size, self.rng
+        # neighbours overlap by up to a fifth of their width, or keep a small distance
         overlap = rng.uniform(-0.12, 0.22) if len(order) > 1 else 0.0
         widths = np.array([sizes[i][1] for i in order])
         fit = min(1.0, 0.94 * size / (widths.sum() * (1 - overlap)))
@@ -168,7 +164,7 @@ class Shot:
             poses[int(i)] = Pose(float(x), float(y), height, float(widths[n]), tilt, shear, self._shrink())
         return poses
 
-    def fan(self, sizes: Sizes) -> list[Pose]:
+    def fan(self, sizes: Sizes) -> Poses:
         """Spread like a hand of cards, feet together."""
         size, rng = self.size, self.rng
         heights, widths = np.array(sizes).T
@@ -176,39 +172,42 @@ class Shot:
         places = (np.cumsum(widths) - widths / 2) / widths.sum() - 0.5
         angles = places * rng.uniform(20, 45) + rng.normal(0, 1.5, len(sizes))
         middle, top = rng.uniform(0.45, 0.55) * size, rng.uniform(0.44, 0.52) * size
-        poses = []
-        for (height, width), angle, place in zip(sizes, angles, places, strict=True):
-            x = middle + 0.9 * place * widths.sum() * fit
-            foot = top + 0.5 * size * (1 - np.cos(np.deg2rad(angle))) + height * fit / 2
-            poses.append(Pose(float(x), float(foot), float(height * fit), float(width * fit), float(angle)))
+        poses = {}
+        for n, (height, width) in enumerate(sizes):
+            x = middle + 0.9 * places[n] * widths.sum() * fit
+            foot = top + 0.5 * size * (1 - np.cos(np.deg2rad(angles[n]))) + height * fit / 2
+            poses[n] = Pose(float(x), float(foot), float(height * fit), float(width * fit), float(angles[n]))
         return poses
 
-    def flat(self, sizes: Sizes) -> list[Pose]:
+    def flat(self, sizes: Sizes) -> Poses:
         """Scattered over the photo; all turned alike, or each as it fell."""
         size, rng = self.size, self.rng
         columns = 2 if len(sizes) <= 4 else 3
         lines = -(-len(sizes) // columns)
         common_tilt, free = rng.uniform(-180, 180), rng.random() < 0.6
-        cell_w, cell_h, poses = size / columns, size / lines, []
-        for (height, width), cell in zip(sizes, rng.permutation(columns * lines), strict=False):
+        cell_w, cell_h = size / columns, size / lines
+        cells = rng.permutation(columns * lines)
+        poses = {}
+        for n, (height, width) in enumerate(sizes):
             fit = min(1.0, 1.12 * min(cell_w, cell_h) / max(height, width))
             tilt = rng.uniform(-180, 180) if free else common_tilt + rng.normal(0, 6)
-            x = (cell % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
-            y = (cell // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
+            x = (cells[n] % columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_w
+            y = (cells[n] // columns + 0.5 + rng.uniform(-0.1, 0.1)) * cell_h
             pose = Pose(float(x), float(y + height * fit / 2), height * fit, width * fit, float(tilt))
             # move it to where all of it is in the photo
             x1, y1, x2, y2 = pose.box()
             x = pose.x + (max(0.02 * size - x1, 0.0) + min(0.98 * size - x2, 0.0))
             foot = pose.foot + (max(0.02 * size - y1, 0.0) + min(0.98 * size - y2, 0.0))
-            poses.append(replace(pose, x=x, foot=foot))
+            poses[n] = replace(pose, x=x, foot=foot)
         return poses
 
-    def box(self, sizes: Sizes) -> list[Pose]:
+    def box(self, sizes: Sizes) -> Poses:
         """Side by side as in a gift box, in one row or two."""
         size, rng = self.size, self.rng
         order = rng.permutation(len(sizes))
         rows = [order] if len(order) <= 3 else [order[::2], order[1::2]]
-        room, gap, poses = 0.84 * size / len(rows), 0.03 * size, {}
+        room, gap = 0.84 * size / len(rows), 0.03 * size
+        poses = {}
         for n, row in enumerate(rows):
             wide = sum(sizes[i][1] for i in row) + gap * (len(row) - 1)
             high = max(sizes[i][0] for i in row)
@@ -219,4 +218,4 @@ class Shot:
                 height, width = sizes[i][0] * fit, sizes[i][1] * fit
                 poses[int(i)] = Pose(left + width / 2, middle + height / 2, height, width, float(rng.normal(0, 1.5)))
                 left += width + gap * fit
-        return [poses[i] for i in range(len(sizes))]
+        return poses

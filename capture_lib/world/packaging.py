@@ -1,6 +1,5 @@
 """How products are packed: forms, and the colours of a brand and its lines. Tables are in `packaging.json`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,7 +19,7 @@ class Part:
     """A turned body, or a flat polygon; lengths in units of the silhouette's height."""
 
     role: str  # decides the surface: body, cap, collar, neck, ...
-    outline: Sequence[tuple[float, float]]  # (height, half width) from the top, or (height, x) around a polygon
+    outline: list[tuple[float, float]]  # (height, half width) from the top, or (height, x) around a polygon
     printed: bool = False
     curve: float = 0.10  # how far edges sag in the middle, in half widths: the camera looks down a little
     slant: float = 0.0  # a top cut aslant, as on a lipstick
@@ -29,26 +28,21 @@ class Part:
     x: float = 0.0  # a turned body's axis, from the middle of the product
 
 
-def _read_part(outline: list | None = None, cylinder: list | None = None, plate: list | None = None, **others) -> Part:
-    """Return a part whose outline is written out, or a straight cylinder with rounded edges, or a flat plate."""
+def _read_part(outline: list | None = None, cylinder: list | None = None, **others) -> Part:
+    """Return a part whose outline is written out, or a straight cylinder with rounded edges."""
     if cylinder:
         top, bottom, half, c = cylinder  # c: radius of the edges
         edge = half - 0.45 * c
         outline = [(top, half - c), (top + 0.3 * c, edge), (top + c, half),
                    (bottom - c, half), (bottom - 0.3 * c, edge), (bottom, half - c)]
-    if plate:
-        top, bottom, left, right, taper = plate  # taper: how much shorter the upper edge is at either end
-        outline = [(top, left + taper), (top, right - taper), (bottom, right), (bottom, left)]
     return Part(outline=outline, **others)
 
 
 TABLE = read_table("packaging")
 PALETTES = TABLE["palettes"]  # body, accent, ink, chosen by eye: a brand takes one, its lines turn the body's hue
 PAN_STEPS = TABLE["pan_steps"]  # of eye shadows: share, and the colour that the shade is mixed with
-# width over height, real height against a bottle's, parts from back to front
-ASPECTS = {name: form["aspect"] for name, form in TABLE["silhouettes"].items()}
-HEIGHTS = {name: form["height"] for name, form in TABLE["silhouettes"].items()}
-PARTS = {name: [_read_part(**part) for part in form["parts"]] for name, form in TABLE["silhouettes"].items()}
+FORMS = TABLE["silhouettes"]  # aspect: width over height; height: the real one, against a bottle's
+PARTS = {name: [_read_part(**part) for part in form["parts"]] for name, form in FORMS.items()}  # from back to front
 
 
 # ---- the dress of a line
@@ -83,8 +77,18 @@ class Look:
 def look_of(brand: int, look: int, seed: int) -> Look:
     """Draw the dress of a line; twin lines share one `look`, and only the lettering tells them apart."""
     of_brand = np.random.default_rng([seed, 201, brand])
+    of_colours = np.random.default_rng([seed, 202, brand, look])
     of_line = np.random.default_rng([seed, 203, brand, look])
-    body, accent, ink = _colours(brand, look, seed)
+    # the brand's palette, its body turned for every further line
+    body, accent, ink = map(tuple, PALETTES[(7 * brand + seed) % len(PALETTES)])
+    if brand >= len(PALETTES):  # palettes return in other colours
+        body, accent = _turn_hue(body, 40, 1.0), _turn_hue(accent, 40, 1.0)
+    if look:
+        degrees = float(of_colours.choice([-70, -35, 35, 70, 150]))
+        body = _turn_hue(body, degrees, float(of_colours.uniform(0.82, 1.1)))
+    if sum(body) > 480 and sum(ink) > 480:
+        ink = mix(ink, BLACK, 0.75)
+    # what its products are made of, and what is printed on them
     caps = (
         Surface(GOLD, "metal"), Surface(SILVER, "metal"), Surface(ROSE, "metal"), Surface((28, 28, 30)),
         Surface((248, 248, 246)), Surface(accent, "matte"), Surface((176, 128, 82), "wood"),
@@ -99,19 +103,6 @@ def look_of(brand: int, look: int, seed: int) -> Look:
         petals=int(of_line.integers(2, 9)), depth=float(of_line.choice([-0.35, 0.2, 0.35, 0.6])),
         ring=bool(of_line.integers(2)), stripes=int(of_line.integers(0, 4)),
     )
-
-
-def _colours(brand: int, look: int, seed: int) -> tuple[RGB, RGB, RGB]:
-    """Return body, accent and ink of a line: the brand's palette, its body turned for every further line."""
-    rng = np.random.default_rng([seed, 202, brand, look])
-    body, accent, ink = map(tuple, PALETTES[(7 * brand + seed) % len(PALETTES)])
-    if brand >= len(PALETTES):  # palettes return in other colours
-        body, accent = _turn_hue(body, 40, 1.0), _turn_hue(accent, 40, 1.0)
-    if look:
-        body = _turn_hue(body, float(rng.choice([-70, -35, 35, 70, 150])), float(rng.uniform(0.82, 1.1)))
-    if sum(body) > 480 and sum(ink) > 480:
-        ink = mix(ink, BLACK, 0.75)
-    return body, accent, ink
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:

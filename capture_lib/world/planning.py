@@ -10,13 +10,11 @@ from capture_lib.catalog.table import HELD_OUT, SEEN, SPLITS, UNSEEN
 from capture_lib.utils import InputError
 from capture_lib.world.captions import write_caption
 from capture_lib.world.products import BRANDS, Product, make_products
+from capture_lib.world.tables import read_settings, read_table
 
-# pieces of a multi-product photo: published dev and test queries with as many labels (but 1, 2%, or over 7, 0.1%)
-PIECES = {2: 3956, 3: 3193, 4: 1138, 5: 542, 6: 35, 7: 120}
-REPEATED = 0.158  # share of multi-product photos with two pieces of one product (published dev and test lists)
-SETS_PER_PRODUCT = 1.06  # different sets a product (published: 417 for 392)
-QUERY_TURNS = [{"s": SEEN, "u": UNSEEN, "h": HELD_OUT}[letter] for letter in "sushususuhsusushusus"]
-CHINESE = 0.36  # share of queries about brands with a Chinese name, so that 69% of captions hold Latin letters
+PLANNING = read_settings("planning_settings")
+PIECES = dict(PLANNING.pieces)  # of a multi-product photo: how often it shows so many
+QUERY_TURNS = [{"s": SEEN, "u": UNSEEN, "h": HELD_OUT}[letter] for letter in PLANNING.query_turns]
 STEPS = (2 ** 0.5 % 1, 5 ** 0.5 / 2 % 1)  # of additive sequences: shares come out nearly exact in small worlds too
 
 ProductSet = tuple[int, ...]  # indices of different products, ascending
@@ -39,10 +37,8 @@ class WorldSettings:
     scenes: str = ""  # a folder of photos to use as busy backgrounds; empty for drawn ones
 
     def __post_init__(self) -> None:
-        if self.products < 20 or self.size < 64:
-            raise InputError(f"world {self.name!r}: needs 20 products and photos of 64 pixels at least")
-        if self.seed < 0:
-            raise InputError(f"world {self.name!r}: seed {self.seed} is negative; use 0 or more")
+        if self.products < 20 or self.size < 64 or self.seed < 0:
+            raise InputError(f"world {self.name!r}: needs 20 products, photos of 64 pixels and a seed of 0 at least")
 
     @property
     def brands(self) -> int:
@@ -55,11 +51,8 @@ class WorldSettings:
         return frozenset(range(4, self.brands, 10)) if self.brands >= 10 else frozenset({self.brands - 1})
 
 
-SIZES = {
-    "mini": WorldSettings("mini", 20, 4, 400, 200, 40, 40),
-    "small": WorldSettings("small", 70, 10, 5000, 1600, 250, 500),
-    "full": WorldSettings("full", 392, 66, 100_000, 40_033, 2_673, 6_547),  # Product1M's, but for the train split
-}
+# "full" has Product1M's numbers, but for the train split
+SIZES = {name: WorldSettings(name, **numbers) for name, numbers in read_table("sizes").items()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +116,7 @@ def sets_of(settings: WorldSettings) -> dict[str, Pool]:
     pools = {combination: {size: [] for size in PIECES} for combination in (SEEN, UNSEEN, HELD_OUT)}
     unused = np.ones(settings.products, bool)
     for size in sorted(PIECES, reverse=True):  # large ones are the hardest to place
-        wanted = SETS_PER_PRODUCT * settings.products * PIECES[size] / sum(PIECES.values())
+        wanted = PLANNING.sets_per_product * settings.products * PIECES[size] / sum(PIECES.values())
         for _ in range(int(12 * wanted) + 12):
             # half of the pairs begin with a product that no set has
             lacking = popularity * unused
@@ -185,7 +178,7 @@ def _mix_brands(sets: list[ProductSet], settings: WorldSettings) -> list[Product
     shares = _long_tail(len(sets))
     mixed, reached = [], 0.0
     for n, share in enumerate(shares):
-        lags = reached + share / 2 <= CHINESE * shares[:n + 1].sum()
+        lags = reached + share / 2 <= PLANNING.chinese * shares[:n + 1].sum()
         if chinese and (lags or not latin):
             mixed.append(chinese.pop(0))
             reached += share
@@ -239,7 +232,7 @@ def _draw_group(settings: WorldSettings, combination: str, turn: int, rng: Gener
     place, chance = [(turn + 1) * step % 1 for step in STEPS]
     shares = np.cumsum(list(PIECES.values())) / sum(PIECES.values())
     pieces = list(PIECES)[int(np.searchsorted(shares, place, side="right"))]
-    repeated = chance < REPEATED
+    repeated = chance < PLANNING.repeated
     if pieces == 2 and repeated:
         product = int(rng.choice(settings.products, p=_popularity(settings, combination == HELD_OUT)))
         return (product, product), HELD_OUT if combination == HELD_OUT else SEEN  # train shows every product alone

@@ -1,6 +1,5 @@
 """Products of invented brands: brand × line × kind × shade, scent or size. The words are in `products.json`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -60,35 +59,28 @@ VARIANTS = {
 def make_products(total: int, brands: int, seed: int) -> list[Product]:
     """Draw `total` products of the first `brands` brands, in random order (so any slice mixes brands)."""
     rng = np.random.default_rng([seed, 101])
-    products = []
-    for brand, count in enumerate(brand_sizes(total, brands)):
-        products += _brand_products(brand, count, rng)
-    return [products[i] for i in rng.permutation(len(products))]
-
-
-def brand_sizes(total: int, brands: int) -> list[int]:
-    """Return products per brand, each at least 2, as unequal as the published 392: 53, 29, 29, 27, 27, 21, ... , 1."""
+    # products per brand, at least 2, as unequal as the published 392: 53, 29, 29, 27, 27, 21, ... , 1
     share = (np.arange(brands) + 18.0) ** -2.6
     sizes = np.maximum(2, np.floor(share / share.sum() * total)).astype(int)
     sizes[0] += total - sizes.sum()
-    return sizes.tolist()
-
-
-def _brand_products(brand: int, count: int, rng: Generator) -> list[Product]:
-    """Draw line after line until the brand has `count` products."""
-    names = rng.permutation(LINES).tolist()
-    products, last = [], []
-    for line in range(count):
-        if last and rng.random() < SETTINGS.twin_share:
-            # most products of the line before, under another name
-            chosen = sorted(rng.permutation(len(last))[:max(1, len(last) * 2 // 3)])
-            last = [replace(last[i], line=line, line_name=names[line]) for i in chosen]
-        else:
-            last = _line_products(brand, line, names[line], rng)
-        products += last
-        if len(products) >= count:
-            break
-    return products[:count]
+    products = []
+    for brand, count in enumerate(sizes.tolist()):
+        names = rng.permutation(LINES).tolist()
+        # line after line until the brand has its number of products
+        of_brand = []
+        last = []
+        for line in range(count):
+            if last and rng.random() < SETTINGS.twin_share:
+                # most products of the line before, under another name
+                chosen = sorted(rng.permutation(len(last))[:max(1, len(last) * 2 // 3)])
+                last = [replace(last[i], line=line, line_name=names[line]) for i in chosen]
+            else:
+                last = _line_products(brand, line, names[line], rng)
+            of_brand += last
+            if len(of_brand) >= count:
+                break
+        products += of_brand[:count]
+    return [products[i] for i in rng.permutation(len(products))]
 
 
 def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> list[Product]:
@@ -110,21 +102,3 @@ def _line_products(brand: int, line: int, line_name: str, rng: Generator) -> lis
         for v in rng.permutation(len(variants))[:4]:
             products.append(Product(brand, line, line, kind, silhouette, variants[v], line_name, claim, noun))
     return products
-
-
-# ---- siblings: products that differ in one thing alone
-def common_traits(product: Product, sort: str) -> tuple:
-    """Return all that siblings which differ in their "shade" (or scent), "size" or "line" alone have in common."""
-    shared = (product.brand, product.kind, product.noun, product.silhouette)
-    variant = product.variant
-    if sort == "shade":
-        return *shared, product.line, variant.scale, variant.rgb is None
-    if sort == "size":
-        return *shared, product.line, variant.rgb
-    return *shared, product.look, product.claim, variant
-
-
-def as_one(products: Sequence[Product], sort: str) -> dict[str, str]:
-    """Map labels to labels such that siblings of a sort all get the label of the first."""
-    first = {common_traits(product, sort): product.label for product in reversed(products)}
-    return {product.label: first[common_traits(product, sort)] for product in products}

@@ -127,10 +127,10 @@ def logo(brand: int, size: int, seed: int) -> ndarray:
 
 
 def banner(size: int, rng: Generator) -> ndarray:
-    """Draw a strip of promotion as wide as the photo: (h, size, 3) uint8 RGB."""
+    """Draw a strip of promotion as wide as the photo: (h, size, 4) uint8 RGBA."""
     fill = _pick_fill(rng)
     height = int(size * rng.uniform(0.09, 0.13))
-    image = Image.new("RGB", (size, height), fill)
+    image = Image.new("RGBA", (size, height), fill)
     text = "  ".join(TEXTS[i] for i in rng.permutation(len(TEXTS))[:3])
     write(ImageDraw.Draw(image), (size / 2, height / 2), text, 0.92 * size, 0.7 * height, _ink_on(fill))
     return np.asarray(image)

@@ -13,10 +13,9 @@ from numpy.random import Generator
 from capture_lib.world import backdrops, promotion
 from capture_lib.world.drawing import draw_product
 from capture_lib.world.layouts import STAGING, Layout, Pose, Shot
-from capture_lib.world.packaging import HEIGHTS
+from capture_lib.world.packaging import FORMS
 from capture_lib.world.products import Product
 
-TRIES = 12  # arrangements of a group that are tried before the plainest one is taken
 CELLS = 56  # side of the small picture in which a try is evaluated
 
 Pictures = list[ndarray]  # a cut-out in several sizes, largest first
@@ -31,35 +30,45 @@ class Photo:
     pieces: ndarray  # (size, size) uint8: n where the n-th product (from 1) is visible, 0 elsewhere
     plain: bool  # the background
 
-    def paste(self, layer: ndarray, corner: Corner) -> None:
-        """Lay a premultiplied RGBA layer over the picture."""
+    def paste(self, layer: ndarray, corner: Corner, number: int = 0) -> None:
+        """Lay a premultiplied RGBA layer over the picture: the product `number`, or what is none (0)."""
         under = _window(self.picture, layer, corner)
         under *= 1 - layer[..., 3:]
         under += layer[..., :3]
+        _window(self.pieces, layer, corner)[layer[..., 3] > 0.5] = number
 
-    def mark(self, cover: ndarray, corner: Corner, number: int) -> None:
-        """Note that the product `number` is visible where `cover` is True, or none (0)."""
-        _window(self.pieces, cover, corner)[cover] = number
-
-    def hides(self, cover: ndarray, corner: Corner, max_share: float) -> bool:
-        """Return True if a cover would hide more than a share of what is visible of any product."""
+    def hides(self, layer: ndarray, corner: Corner, max_share: float) -> bool:
+        """Return True if a layer would hide more than a share of what is visible of any product."""
         visible = np.bincount(self.pieces.ravel())
-        hidden = np.bincount(_window(self.pieces, cover, corner)[cover])
+        hidden = np.bincount(_window(self.pieces, layer, corner)[layer[..., 3] > 0.5])
         return bool((hidden[1:] > max_share * visible[1:len(hidden)]).any())
 
 
 def take_photo(products: list[Product], size: int, seed: int, rng: Generator, split: str = "train",
                scenes: tuple[Path, ...] = (), settings: SimpleNamespace = STAGING) -> Photo:
-    """Take a photo of products: one stands or lies alone, several as a group.
+    """Take a photo, `size` pixels wide and high, of products: one stands or lies alone, several as a group.
 
-    No drawn background of one `split` is used in another; `scenes` (photo files, of this split alone) take the place
-    of the busy ones; InputError if one does not decode. `size` is in pixels, `seed` the world's.
+    Drawn backgrounds belong to one `split` each; `scenes` (photo files, of this split alone) replace the busy ones.
+    InputError if a scene does not decode. `seed` is the world's.
     """
     shot = Shot(size, seed, rng, settings)
     group = int(len(products) > 1)
     pictures = [_pictures(product, int(size * 1.5), seed) for product in products]
     layout = _arrange(products, pictures, shot)
-    picture, plain = _background(layout, shot, split, scenes)
+    # the background; nobody stands above the edge of its table
+    horizon = None if layout.above else min(pose.foot for pose in layout.poses) - 0.04 * size
+    plain = bool(rng.random() < settings.plain)
+    if plain:
+        picture = backdrops.plain_background(shot, horizon)
+    else:
+        picture = backdrops.busy_background(shot, split, scenes, horizon)
+    boxes = np.array([pose.box() for pose in layout.poses])
+    if layout.stand:
+        foot = max(pose.foot for pose in layout.poses)
+        backdrops.add_stand(picture, (boxes[:, 0].min(), boxes[:, 2].max()), foot, rng)
+    if layout.name == "box":
+        backdrops.add_box(picture, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), rng)
+    # products and props on it, and what the shop lays over them
     photo = Photo(picture, np.zeros((size, size), np.uint8), plain)
     if rng.random() < settings.frame:
         promotion.add_frame(picture, rng)
@@ -80,14 +89,14 @@ def _window(picture: ndarray, layer: ndarray, corner: Corner) -> ndarray:
     return picture[y:y + layer.shape[0], x:x + layer.shape[1]]
 
 
-# ---- arrangement and background
+# ---- arrangement
 def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> Layout:
     """Find an arrangement in which every product can be seen."""
     aspects = [of_product[0].shape[1] / of_product[0].shape[0] for of_product in pictures]
     if len(products) == 1:
         return shot.single(aspects[0])
-    heights = [HEIGHTS[product.silhouette] * product.variant.scale for product in products]
-    for _ in range(TRIES):
+    heights = [FORMS[product.silhouette]["height"] * product.variant.scale for product in products]
+    for _ in range(12):  # tries; then the plainest arrangement is taken
         layout = shot.group(heights, aspects)
         if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
             return layout
@@ -105,23 +114,6 @@ def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float
         covered = float((smallest[..., 3] > 127).mean())
         full[n + 1] = max(1.0, covered * pose.height * pose.width * scale ** 2)
     return float((np.bincount(grid.ravel(), minlength=len(full)) / full)[1:].min())
-
-
-def _background(layout: Layout, shot: Shot, split: str, scenes: tuple[Path, ...]) -> tuple[ndarray, bool]:
-    """Return the picture before any product is in it, and if it is plain; nobody stands above a table's edge."""
-    horizon = None if layout.above else min(pose.foot for pose in layout.poses) - 0.04 * shot.size
-    plain = bool(shot.rng.random() < shot.settings.plain)
-    if plain:
-        picture = backdrops.plain_background(shot, horizon)
-    else:
-        picture = backdrops.busy_background(shot, split, scenes, horizon)
-    boxes = np.array([pose.box() for pose in layout.poses])
-    if layout.stand:
-        foot = max(pose.foot for pose in layout.poses)
-        backdrops.add_stand(picture, (boxes[:, 0].min(), boxes[:, 2].max()), foot, shot.rng)
-    if layout.name == "box":
-        backdrops.add_box(picture, (*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), shot.rng)
-    return picture, plain
 
 
 # ---- products
@@ -143,8 +135,7 @@ def _add_products(photo: Photo, pictures: list[Pictures], layout: Layout, shot: 
             if len(rows) >= 2:
                 fade = 0.28 * np.linspace(1, 0, len(rows), dtype=np.float32)[:, None, None] ** 2
                 photo.paste(rows * fade, (x, foot))
-        photo.paste(layer, corner)
-        photo.mark(layer[..., 3] > 0.5, corner, n + 1)
+        photo.paste(layer, corner, n + 1)
 
 
 @lru_cache(maxsize=1024)
@@ -207,11 +198,9 @@ def _add_prop(photo: Photo, above: bool, front: bool, shot: Shot) -> None:
     pose = Pose(x, foot, height, height, float(rng.uniform(-180, 180) if above else rng.uniform(-8, 8)))
     prop = backdrops.prop(int(rng.integers(backdrops.PROPS)), above, size, shot.seed)
     layer, corner = _place([prop], pose, size)
-    cover = layer[..., 3] > 0.5
-    if not photo.hides(cover, corner, 0.1):
+    if not photo.hides(layer, corner, 0.1):
         _add_shadow(photo, layer[..., 3], corner, pose, "above" if above else "soft", 0.0, 0.5)
         photo.paste(layer, corner)
-        photo.mark(cover, corner, 0)
 
 
 def _promote(photo: Photo, brand: int, group: int, shot: Shot) -> None:
@@ -222,11 +211,10 @@ def _promote(photo: Photo, brand: int, group: int, shot: Shot) -> None:
     if chance < sticker:
         _add_sticker(photo, promotion.sticker(int(rng.integers(promotion.STICKERS)), shot.size, shot.seed), rng)
     elif chance < banner:  # along the lower edge
-        strip = promotion.banner(shot.size, rng)
-        corner, cover = (0, shot.size - len(strip)), np.ones(strip.shape[:2], bool)
-        if not photo.hides(cover, corner, 0.2):
-            _window(photo.picture, cover, corner)[:] = strip / np.float32(255)
-            photo.mark(cover, corner, 0)
+        strip = promotion.banner(shot.size, rng).astype(np.float32) / 255
+        corner = (0, shot.size - len(strip))
+        if not photo.hides(strip, corner, 0.2):
+            photo.paste(strip, corner)
     elif chance < points:
         _add_sticker(photo, promotion.selling_points(int(rng.integers(promotion.POINTS)), shot.size, shot.seed), rng)
     elif chance < logo:
@@ -240,13 +228,11 @@ def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
     size, (h, w) = len(photo.picture), sticker.shape[:2]
     alpha = sticker[..., 3:].astype(np.float32) / 255
     layer = np.dstack([sticker[..., :3] / np.float32(255) * alpha, alpha])
-    cover = sticker[..., 3] > 127
     for place in rng.permutation(4):
         dx, dy = (int(share * size) for share in rng.uniform(0.01, 0.06, 2))
         corner = (dx if place % 2 else size - w - dx, dy if place < 2 else size - h - dy)
-        if not photo.hides(cover, corner, 0.2):
+        if not photo.hides(layer, corner, 0.2):
             photo.paste(layer, corner)
-            photo.mark(cover, corner, 0)
             return
 
 

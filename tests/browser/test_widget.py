@@ -65,7 +65,7 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path):
 def test_the_app_is_told_its_catalog_and_its_stages_are_made_before(tmp_path, monkeypatch):
     drawn.make_catalog(tmp_path / "one", train=3, gallery=0, val=0, test=0)
     calls = []
-    monkeypatch.setattr("capture_lib.explorer.widget.stages.main", lambda options: calls.append(options) or 0)
+    monkeypatch.setattr("capture_lib.explorer.widget.launch.main", lambda options: calls.append(options) or 0)
     monkeypatch.setattr("os.execve", lambda file, command, environment: calls.append((command, environment)))
     serve("smoke", tmp_path / "one", 8999, browser=False)
     options, (command, environment) = calls
@@ -196,8 +196,8 @@ def test_a_photo_of_ones_own_with_hostile_words(page, tmp_path):
     assert page.evaluate("window.hacked") is None and page.input_value('[data-name="caption"]') == HOSTILE
     assert page.locator(".card.unknown").count() == 10  # nobody knows what it shows
     keep(page, "explorer-own")
-    for name, content, said in (("broken.jpg", b"no photo", "not a photo"), ("large.tif", bytes(8 * 2**20 + 1), "larger than 8 MB"),
-                                ("none.jpg", b"", "not a photo")):
+    for name, content, said in (("broken.jpg", b"no photo", "not a photo"), ("none.jpg", b"", "not a photo"),
+                                ("large.tif", bytes(8 * 2**20 + 1), "larger than 8 MB")):
         (tmp_path / name).write_bytes(content)
         page.set_input_files('input[type="file"]', tmp_path / name)
         page.wait_for_function("said => document.querySelector('[data-part=note]').innerText.includes(said)", arg=said)

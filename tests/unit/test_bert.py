@@ -94,7 +94,7 @@ def test_the_names_of_older_files_are_understood(tmp_path):
     ({"text_heads": 2}, "num_attention_heads is 4 where the model has 2"),
     ({"text_ffn": 64}, "intermediate_size is 32 where the model has 64"),
     ({"max_positions": 30}, "max_position_embeddings is 20 where the model has 30"),
-    ({"text_layers": 4}, "num_hidden_layers is 3, fewer than the model's text_layers 4")])
+    ({"text_layers": 4}, "num_hidden_layers is 3 where the model has 4")])
 def test_a_model_of_other_sizes_is_refused_and_left_alone(tmp_path, change, fault):
     saved(tmp_path)
     model = fresh(**change)
@@ -104,7 +104,8 @@ def test_a_model_of_other_sizes_is_refused_and_left_alone(tmp_path, change, faul
 
 
 @pytest.mark.parametrize(("change", "fault"), [
-    ({"hidden_act": "relu"}, "hidden_act is 'relu' where the model has 'gelu'"), ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
+    ({"hidden_act": "relu"}, "hidden_act is 'relu' where the model has 'gelu'"),
+    ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
     ({"model_type": "roberta"}, "model_type is 'roberta' where the model has 'bert'")])
 def test_another_kind_of_network_is_refused(tmp_path, change, fault):
     saved(tmp_path)
@@ -129,8 +130,12 @@ def test_only_safe_and_whole_files_are_read(tmp_path):
 def test_a_name_is_fetched_from_the_hub_and_only_its_safe_files(tmp_path, monkeypatch):
     saved(tmp_path / "fetched")
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.append((name, allow_patterns))
-                        or str(tmp_path / "fetched"))
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tmp_path / "fetched")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     by_name, by_folder = fresh(), fresh()
     start_from_bert(by_name, "somebody/bert")
     start_from_bert(by_folder, tmp_path / "fetched")

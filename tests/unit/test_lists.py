@@ -97,7 +97,7 @@ def test_two_lists_of_one_split_are_refused(tmp_path):
 
 def test_a_missing_folder_a_folder_without_lists_and_a_missing_list_are_named(tmp_path):
     refused(lambda: from_lists(tmp_path / "nowhere", tmp_path / "out"), "nowhere: no such folder")
-    refused(lambda: from_lists(tmp_path, tmp_path / "out"), "no list here")
+    refused(lambda: from_lists(tmp_path, tmp_path / "out"), "no list in it")
     refused(lambda: read_list(tmp_path / "nowhere.txt"), "nowhere.txt: cannot be read")
     refused(lambda: read_list(tmp_path), str(tmp_path), "cannot be read")
 

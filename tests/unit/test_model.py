@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from capture_lib.model.capture import MAP_KINDS, Capture, CaptureSettings, record_outputs
+from capture_lib.model.capture import MAP_KINDS, Capture, CaptureSettings
 from capture_lib.model.layers import attend, split_heads
 from capture_lib.utils import InputError
 
@@ -107,25 +107,6 @@ def test_asking_for_maps_changes_no_output():
     plain, with_maps = model(**inputs), model(**inputs, attention=True)
     for name, value in plain.items():
         torch.testing.assert_close(with_maps[name], value, atol=1e-6, rtol=1e-5)
-
-
-def test_every_part_is_recorded_by_its_name_and_recording_changes_no_output():
-    model, inputs = build(), batch()
-    plain = model(**inputs)
-    with record_outputs(model) as outputs:
-        out = model(**inputs)
-    text, region, both = (3, 6, 16), (3, 5, 16), (3, 11, 16)
-    shapes = {"text_embedding": text, "image_embedding": region, "text_layers.0": text, "text_layers.1": text,
-              "visual_layers.0": region, "joint_dropout": both, "joint_layers.0": both}
-    assert {name: tuple(outputs[name].shape) for name in shapes} == shapes
-    assert [tuple(stream.shape) for stream in outputs["cross_layers.1"]] == [text, region]
-    torch.testing.assert_close(model.text_contrastive(outputs["text_layers.1"][:, 0]), out["text_contrastive"])
-    torch.testing.assert_close(model.region_output(outputs["joint_layers.0"][:, 6:]), out["region_sequence"])
-    assert all(torch.equal(out[name], value) for name, value in plain.items())
-    recorded = len(outputs)
-    outputs.clear()
-    model(**inputs)
-    assert recorded and not outputs  # the hooks are gone
 
 
 def test_the_model_can_be_compiled_as_one_graph():

@@ -70,7 +70,7 @@ ROW = "a1,train,cap,a.png,X"
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    ("", "the table is empty"),
+    ("", "column sample_id is missing"),
     (HEADER, "the table has no rows"),
     (f"{HEADER}\n\n\n", "the table has no rows"),
     ("sample_id,split,caption,labels\na1,train,cap,X", "column image is missing"),
@@ -261,7 +261,7 @@ def test_an_interrupt_between_photos_leaves_the_catalog_as_it_was(photos, tmp_pa
 
 
 def test_a_missing_table_and_a_damaged_parquet_table_are_named(tmp_path):
-    refused(lambda: from_table(tmp_path / "no.csv", tmp_path, tmp_path / "out"), "no.csv: no such table")
+    refused(lambda: from_table(tmp_path / "no.csv", tmp_path, tmp_path / "out"), "no.csv: cannot be read")
     (tmp_path / "mine.parquet").write_text("hello")
     refused(lambda: from_table(tmp_path / "mine.parquet", tmp_path, tmp_path / "out"), "mine.parquet",
             "not a readable parquet file")

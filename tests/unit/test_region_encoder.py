@@ -51,7 +51,10 @@ def test_a_crop_of_a_ramp_is_the_ramp_at_the_centres_of_its_cells(margin):
 
 
 class Still:
-    """A generator that changes nothing: no shift, no tint, the light as it is."""
+    """A generator that changes nothing: the first of all, no shift, no tint, the light as it is."""
+
+    def choice(self, options: int | np.ndarray, size: int, replace: bool) -> np.ndarray:
+        return np.arange(options)[:size] if isinstance(options, int) else options[:size]
 
     def normal(self, mean: float, spread: float, size: tuple) -> np.ndarray:
         return np.full(size, mean)
@@ -60,16 +63,22 @@ class Still:
         return np.full(size, (low + high) / 2)
 
 
-def test_the_fast_crop_agrees_with_the_exact_one():
+def test_the_fast_crops_of_pairs_agree_with_the_exact_ones(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    photo = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
-    for _ in range(20):
-        low = rng.uniform(4, 24, 2)
-        box = np.concatenate([low, low + rng.uniform(10, 32, 2)])[None]
-        settings = EncoderSettings(crop=16, margin=float(rng.uniform(0, 0.2)))
-        fast = encoder.jittered_crops(photo[None], box, settings, Still())
-        exact = encoder.crop(to_tensor(photo[None]), [torch.from_numpy(box).float()], 16, settings.margin)
-        assert (fast - exact).abs().mean() < 1.5 / 255
+    small = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
+    photos = np.stack([cv2.resize(photo, (64, 64), interpolation=cv2.INTER_CUBIC) for photo in small])
+    low = rng.uniform(4, 24, (40, 1, 2))
+    boxes = np.concatenate([low, low + rng.uniform(10, 32, (40, 1, 2))], 2).astype(np.float32)
+    owners = np.arange(40)[:, None] % 20  # each in two photos
+    for name, array in (("composites", photos), ("boxes", boxes), ("owners", owners)):
+        np.save(tmp_path / f"{name}.npy", array)
+    settings = EncoderSettings(crop=16, margin=0.15, batch=20)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Still())
+    for half, fast in enumerate(next(encoder.positive_pairs(tmp_path, settings, 0))):
+        rows = np.arange(20) + 20 * half
+        exact = encoder.crop(to_tensor(photos[rows]), list(torch.from_numpy(boxes[rows])), 16, 0.15)
+        assert fast.shape == exact.shape
+        assert ((fast - exact).abs().mean((1, 2, 3)) < 1.5 / 255).all()
 
 
 def test_crops_come_in_the_order_of_photos_and_boxes():

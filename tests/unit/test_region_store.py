@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import draw, files_below, make_catalog, refused
+from drawn import draw, files_below, make_catalog
 from PIL import Image
 
 from capture_lib.catalog.table import Catalog
@@ -228,15 +228,15 @@ def test_a_store_that_is_stopped_as_it_begins_or_ends_goes_on(catalog, network, 
     assert files_below(tmp_path) == files_below(stored)
 
 
-def test_a_disk_without_room_for_the_store_is_said_before_anything_is_described(catalog, network, describer, tmp_path,
-                                                                                monkeypatch):
+def test_a_disk_without_room_for_the_store_stops_it_before_anything_is_described(catalog, network, describer, tmp_path,
+                                                                                 monkeypatch):
     def full(file: Path, array: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left on device"):
         patched.setattr(np, "save", full)
-        refused(lambda: regions.extract(catalog, TINY, network, describer, tmp_path),
-                "no room for the regions of 16 photos (No space left on device)")
+        regions.extract(catalog, TINY, network, describer, tmp_path)
+    assert files_below(tmp_path) == {}
     regions.extract(catalog, TINY, network, describer, tmp_path)  # goes on once there is room
 
 

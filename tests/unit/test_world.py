@@ -21,6 +21,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def true_mask(sample_id: str) -> np.ndarray:
+    return (world.redraw(TINY_WORLD, sample_id).pieces > 0).astype(np.uint8)
+
+
 # ---- photos, boxes and the catalog
 def test_the_number_of_workers_changes_nothing(tiny: Path, tmp_path: Path) -> None:
     world.build(TINY_WORLD, tmp_path, workers=2)
@@ -65,16 +69,16 @@ def test_which_background_a_photo_has(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = []
     for sample in [f"gallery-{n:06d}" for n in range(12)] + [f"val-{n:06d}" for n in range(8)]:
         drawn.clear()
-        plain.append(world.on_plain_background(TINY_WORLD, sample))
+        plain.append(world.redraw(TINY_WORLD, sample).plain)
         assert plain[-1] == bool(drawn)
     assert 0 < sum(plain) < len(plain)
 
 
 def test_a_box_is_tight_around_the_mask(tiny: Path) -> None:
     for row in catalog.read_catalog(tiny).split("gallery")[:20].itertuples():
-        mask = world.true_mask(TINY_WORLD, row.sample_id)
+        mask = true_mask(row.sample_id)
         x1, y1, x2, y2 = (int(value) for value in row.boxes[0])
-        assert mask.dtype == np.uint8 and mask.shape == (96, 96) and set(np.unique(mask)) == {0, 1}
+        assert mask.shape == (96, 96) and set(np.unique(mask)) == {0, 1}
         assert mask[y1:y2, x1:x2].sum() == mask.sum()
         assert mask[y1].any() and mask[y2 - 1].any() and mask[:, x1].any() and mask[:, x2 - 1].any()
 
@@ -84,7 +88,7 @@ def test_the_mask_belongs_to_the_photo_on_disk(tiny: Path) -> None:
     differences = []
     for row in catalog.read_catalog(tiny).split("gallery")[:30].itertuples():
         photo = load_photo(tiny / row.image).astype(float)
-        mask = world.true_mask(TINY_WORLD, row.sample_id)
+        mask = true_mask(row.sample_id)
         ring = cv2.dilate(mask, np.ones((9, 9), np.uint8)) - cv2.dilate(mask, np.ones((3, 3), np.uint8))
         rim = mask - cv2.erode(mask, np.ones((7, 7), np.uint8))
         differences.append(np.abs(photo[rim == 1].mean(0) - photo[ring == 1].mean(0)).mean())
@@ -124,9 +128,9 @@ def test_an_interrupted_build_is_taken_up_and_another_world_refused(tiny: Path, 
 
 
 @pytest.mark.parametrize("sample", ["gallery-000060", "shop-000001", "gallery", "gallery--1"])
-def test_a_mask_of_no_sample(sample: str) -> None:
+def test_a_photo_of_no_sample(sample: str) -> None:
     with pytest.raises(catalog.InputError, match="not in world 'tiny'"):
-        world.true_mask(TINY_WORLD, sample)
+        world.redraw(TINY_WORLD, sample)
 
 
 def test_scenes_of_a_folder_are_shared_out_among_the_splits(tmp_path: Path) -> None:
@@ -156,5 +160,5 @@ def test_scenes_of_a_folder_are_shared_out_among_the_splits(tmp_path: Path) -> N
 def test_no_pose_is_shared_between_splits() -> None:
     """What covers a photo of one product, redrawn: never twice the same, in train and gallery."""
     shown = [sample for sample in world.plan(TINY_WORLD) if len(sample.products) == 1]
-    masks = [world.true_mask(TINY_WORLD, sample.sample_id).tobytes() for sample in shown]
+    masks = [true_mask(sample.sample_id).tobytes() for sample in shown]
     assert len(set(masks)) == len(masks) > 150

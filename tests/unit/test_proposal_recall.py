@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from torchvision.ops import box_iou
 
-from capture_lib.proposals import evaluation, instances
+from capture_lib.experiments import proposal_recall
+from capture_lib.proposals import instances
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval.statistics import bootstrap
 from capture_lib.utils import NOTEBOOKS
@@ -27,7 +28,8 @@ THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 def notebook() -> SimpleNamespace:
     """The functions that stand in notebook 03, with the names they take from it."""
     book = nbformat.read(NOTEBOOKS / "03_detector.ipynb", as_version=4)
-    names = {"np": np, "torch": torch, "evaluation": evaluation, "instances": instances, "bootstrap": bootstrap,
+    names = {"np": np, "torch": torch, "proposal_recall": proposal_recall, "instances": instances,
+             "bootstrap": bootstrap,
              "COCO": COCO, "COCOeval_faster": COCOeval_faster, "seed": 0, "thresholds": (0.5, 0.75)}
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -43,7 +45,7 @@ def loop_iou(a: np.ndarray, b: np.ndarray) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def a_set(seed: int, apart: bool = False, photos: int = 12) -> tuple[evaluation.Found, evaluation.Truth]:
+def a_set(seed: int, apart: bool = False, photos: int = 12) -> tuple[proposal_recall.Found, proposal_recall.Truth]:
     """Random photos with up to 4 products and up to 9 proposals near them, best first."""
     rng = np.random.default_rng(seed)
     found, truth = [], []
@@ -72,7 +74,7 @@ def coco_hits(boxes: np.ndarray, truth: np.ndarray, threshold: float) -> list[bo
     return hits
 
 
-def loop_averages(found: evaluation.Found, truth: evaluation.Truth, most: int) -> tuple[float, float]:
+def loop_averages(found: proposal_recall.Found, truth: proposal_recall.Truth, most: int) -> tuple[float, float]:
     """AP with 101 recall points, and AR, by the definitions."""
     precisions, recalls, total = [], [], sum(map(len, truth))
     for threshold in THRESHOLDS:
@@ -97,8 +99,8 @@ def test_ap_and_ar_are_those_of_the_definitions(notebook, seed, most):
     assert 0 < ours["AP@0.75"] < ours["AP@0.5"] < 1
 
 
-def mean_recall(notebook: SimpleNamespace, found: evaluation.Found, truth: evaluation.Truth, most: int) -> float:
-    best = [evaluation.best_so_far(boxes, true, most) for (boxes, _), true in zip(found, truth, strict=True)]
+def mean_recall(notebook: SimpleNamespace, found: list, truth: list, most: int) -> float:
+    best = [proposal_recall.best_so_far(boxes, true, most) for (boxes, _), true in zip(found, truth, strict=True)]
     return float(np.mean([notebook.recall(best, threshold, most)["value"] for threshold in THRESHOLDS]))
 
 
@@ -112,7 +114,7 @@ def test_recall_and_ar_agree_where_no_proposal_meets_two_products(notebook, seed
 def test_a_proposal_that_meets_two_products_counts_twice_in_recall_only(notebook):
     pair = np.array([[0, 0, 0.5, 0.5], [0.02, 0, 0.52, 0.5]])
     found = [(pair[:1], np.ones(1))]
-    best = [evaluation.best_so_far(pair[:1], pair, 3)]
+    best = [proposal_recall.best_so_far(pair[:1], pair, 3)]
     assert notebook.recall(best, 0.5, 3)["value"] == 1
     assert notebook.averages(found, [pair], 3)["AR"] == pytest.approx(0.5)
     for seed in range(8):
@@ -123,7 +125,7 @@ def test_a_proposal_that_meets_two_products_counts_twice_in_recall_only(notebook
 def test_best_so_far_is_the_best_iou_of_the_first():
     found, truth = a_set(7)
     for (boxes, _), true in zip(found, truth, strict=True):
-        best = evaluation.best_so_far(boxes, true, 12)
+        best = proposal_recall.best_so_far(boxes, true, 12)
         assert best.shape == (len(true), 12)
         for row, box in zip(best, true, strict=True):
             assert row == pytest.approx([max((loop_iou(box, b) for b in boxes[:k]), default=0) for k in range(1, 13)])
@@ -133,12 +135,12 @@ def test_intervals_hold_the_value_and_shrink_with_more_photos(notebook):
     widths = []
     for photos in (12, 96):
         found, truth = a_set(3, photos=photos)
-        best = [evaluation.best_so_far(boxes, true, 9) for (boxes, _), true in zip(found, truth, strict=True)]
+        best = [proposal_recall.best_so_far(boxes, true, 9) for (boxes, _), true in zip(found, truth, strict=True)]
         figure = notebook.recall(best, 0.75, 9)
         assert figure["low"] < figure["value"] < figure["high"]
         widths.append(figure["high"] - figure["low"])
     assert widths[0] > 1.5 * widths[1]
-    nothing = evaluation.proportion_interval(np.zeros(3, int), np.zeros(3, int), 0)
+    nothing = proposal_recall.proportion_interval(np.zeros(3, int), np.zeros(3, int), 0)
     assert nothing == {"value": 0, "low": 0, "high": 0}
 
 
@@ -146,7 +148,7 @@ def test_photos_without_proposals_have_recall_and_averages_of_zero(notebook):
     truth = a_set(4)[1]
     found = [(np.zeros((0, 4)), np.zeros(0))] * len(truth)
     assert set(notebook.averages(found, truth, 5).values()) == {0}
-    best = [evaluation.best_so_far(boxes, true, 5) for (boxes, _), true in zip(found, truth, strict=True)]
+    best = [proposal_recall.best_so_far(boxes, true, 5) for (boxes, _), true in zip(found, truth, strict=True)]
     assert notebook.recall(best, 0.5, 5)["value"] == 0
 
 
@@ -175,10 +177,10 @@ def test_a_larger_search_finds_smaller_products_in_their_place(tmp_path, size, e
         photo[y1:y2, x1:x2] = 255
     Image.fromarray(photo).save(tmp_path / "bright.png")
     truth = boxes / (300, 400, 300, 400)
-    (found, scores), (again, _) = evaluation.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, size)
+    (found, scores), (again, _) = proposal_recall.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, size)
     assert np.array_equal(found, again) and len(found) == len(scores) == expected
     assert (found >= 0).all() and (found <= 1).all()
-    assert sorted(evaluation.best_so_far(found, truth, 9)[:, -1])[-expected] > 0.8
+    assert sorted(proposal_recall.best_so_far(found, truth, 9)[:, -1])[-expected] > 0.8
 
 
 # ------------------------------------------------------------------------------------- on a catalog's boxes
@@ -186,12 +188,12 @@ def test_a_larger_search_finds_smaller_products_in_their_place(tmp_path, size, e
 
 def test_the_boxes_of_a_catalog_are_fractions(tmp_path):
     catalog = make_catalog(tmp_path, 2, 2, 3, 4)
-    table, truth = evaluation.boxed(catalog)
+    table, truth = proposal_recall.boxed(catalog)
     assert set(table["split"]) == {"val", "test"} and [len(true) for true in truth] == [2] * 7
     for sample, boxes, true in zip(table["sample_id"], table["boxes"], truth, strict=True):
         width, height = Image.open(catalog.photos[sample]).size
         assert true * (width, height, width, height) == pytest.approx(np.array(boxes))
-    assert len(evaluation.boxed(catalog, ("gallery",))[1]) == 2
+    assert len(proposal_recall.boxed(catalog, ("gallery",))[1]) == 2
 
 
 # ------------------------------------------------------------------- baselines, instances, identity

@@ -1,8 +1,6 @@
 """How good proposals are. True boxes, xyxy in pixels or fractions, serve evaluation only."""
-
-from pathlib import Path
-
 import numpy as np
+from numpy import ndarray
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import Catalog
@@ -10,20 +8,20 @@ from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import box_overlap
 from capture_lib.proposals.region_store import RegionSettings, locate, photo_batches
 
-Found = list[tuple[np.ndarray, np.ndarray]]  # boxes (n, 4), best first, and scores (n,)
-Truth = list[np.ndarray]  # true boxes (t, 4) of each photo
+Found = list  # boxes (n, 4), best first; scores (n,)
+Truth = list  # true boxes (t, 4) of each photo
 
 
-def best_so_far(proposals: np.ndarray, boxes: np.ndarray, count: int) -> np.ndarray:
+def best_so_far(proposals: ndarray, boxes: ndarray, count: int) -> ndarray:
     """Return each true box's IoU with the best of the first k proposals: (t, count), k from 1."""
-    proposals = np.asarray(proposals[:count], np.float64)  # may be fewer
+    proposals = np.asarray(proposals[:count], np.float64)
     overlaps = np.zeros((len(boxes), count))
     for row, box in zip(overlaps, np.asarray(boxes, np.float64), strict=True):
         row[: len(proposals)] = box_overlap(box, proposals)
     return np.maximum.accumulate(overlaps, axis=1)
 
 
-def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict[str, float]:
+def proportion_interval(hits: ndarray, totals: ndarray, seed: int) -> dict:
     """Return sum of hits (P,) over sum of totals (P,), with its 95% bootstrap interval."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(hits), size=(1000, len(hits)))  # photos
@@ -33,8 +31,8 @@ def proportion_interval(hits: np.ndarray, totals: np.ndarray, seed: int) -> dict
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Found:
-    """Propose boxes (n, 4) as fractions with scores (n,) of photos searched at `size` pixels."""
+def propose(paths: list, detector: Detector, count: int, size: int) -> Found:
+    """Propose boxes (n, 4) as fractions with scores (n,) of photo files searched at `size` pixels."""
     settings = RegionSettings(photo_size=size, batch=8, workers=0)
     found = []
     for photos, extents in photo_batches(paths, settings):
@@ -43,7 +41,7 @@ def propose(paths: list[Path], detector: Detector, count: int, size: int) -> Fou
     return found
 
 
-def boxed(catalog: Catalog, splits: tuple[str, ...] = ("val", "test")) -> tuple:
+def boxed(catalog: Catalog, splits: tuple = ("val", "test")) -> tuple:
     """Return the rows of photos on disk with true boxes, a table, and these as fractions."""
     table = catalog.boxed(*splits)
     truth = []
