@@ -17,12 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import evaluation, stages, variants
 from capture_lib.experiments.run import Run, digest
-from capture_lib.experiments.variants import PROPOSALS, TRUE_BOXES, UNCHANGED, Variant
+from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
-from capture_lib.proposals import region_store
 from capture_lib.retrieval import embedding, ranking
 from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
@@ -58,7 +56,7 @@ def settings_of(run: Run, job: Job) -> dict:
     training = replace(base, batch=base.batch * variant.batch_factor, epochs=epochs, keep_every=0,
                        learning_rate=base.learning_rate * job.rate, **variant.pretrain)
     return {"batches": replace(profile.batches, **variant.batches), "pretrain": training,
-            "capture": replace(profile.capture, **variant.capture), "regions": variant.regions,
+            "capture": replace(profile.capture, **variant.capture),
             "max_regions": variant.max_regions, "share": variant.share, "seed": job.seed}
 
 
@@ -80,42 +78,12 @@ def trained(run: Run, job: Job) -> Path:
     def make(folder: Path) -> None:
         order = np.random.default_rng([job.seed, 12]).permutation(len(table))
         chosen = np.sort(order[:round(job.variant.share * len(table))])
-        pairs = evaluation.pairs_of(run, table.iloc[chosen], job.variant, job.variant.regions)
+        pairs = evaluation.pairs_of(run, table.iloc[chosen], job.variant)
         training = replace(settings["pretrain"], keep_every=run.profile.pretrain.keep_every)
         model = pretrain.build_model(settings["capture"], pairs, job.seed, training.tasks, training.bert)
         pretrain.train(model, pairs, settings["batches"], training, folder, job.seed)
 
-    return run.stage(pretrain, settings, [run.stages / job.variant.regions], table, make, name=name)
-
-
-def boxed_store(run: Run, kind: str) -> Path:
-    """Return the folder of a region store of true boxes, or of each whole photo as one region."""
-    encoder, source = stages.trained_encoder(run)
-    table = stages.samples(run)
-    if kind == TRUE_BOXES:
-        table = table[table["boxes"].map(len) > 0]
-
-    def make(folder: Path) -> None:
-        paths = list(table["sample_id"].map(run.catalog.photos))
-        sizes = [np.tile(load_photo(path).shape[1::-1], 2) for path in paths]  # width, height, twice
-        whole = [np.array([[0, 0, *size[:2]]]) for size in sizes]
-        boxes = [np.stack(list(own)) for own in table["boxes"]] if kind == TRUE_BOXES else whole
-        features = region_store.encode_boxes(paths, boxes, encoder, run.profile.regions)  # (n, F)
-
-        # a row a photo, zeros behind its last region
-        counts = np.array(list(map(len, boxes)), np.int32)
-        valid = np.arange(counts.max()) < counts[:, None]  # (N, R)
-        fractions = np.concatenate(boxes) / np.repeat(sizes, counts, axis=0)
-        for name, values, kind_of_number in (("features", features, np.float16), ("boxes", fractions, np.float32)):
-            array = np.zeros((*valid.shape, values.shape[1]), kind_of_number)
-            array[valid] = values
-            np.save(folder / f"{name}.npy", array)
-        np.save(folder / "scores.npy", valid.astype(np.float32))
-        np.save(folder / "counts.npy", counts)
-        (folder / "ids.txt").write_text("\n".join(table["sample_id"]), encoding="utf-8")
-
-    read = table[["sample_id", "image", "boxes"]]
-    return run.stage(region_store, run.profile.regions, [source], read, make, name=kind)
+    return run.stage(pretrain, settings, [run.stages / "region_store"], table, make, name=name)
 
 
 def evaluated(run: Run, job: Job) -> Path:
@@ -130,7 +98,7 @@ def evaluated(run: Run, job: Job) -> Path:
         evaluation.evaluate(folder, sets, methods, profile.retrieval.depth, {})
 
     settings = {"retrieval": profile.retrieval, "instances": profile.instances, "job": job, "batches": profile.batches}
-    upstream = [source, run.stages / job.variant.query_regions]
+    upstream = [source, run.stages / "region_store"]
     read = stages.samples(run, *evaluation.SPLITS)[READ]
     name = re.sub("[/ ]", "-", f"{job.name} {digest(repr(job).encode())}")
     return run.stage(sys.modules[__name__], settings, upstream, read, make, name=f"comparison/{name}")
@@ -153,7 +121,8 @@ def untrained(run: Run) -> Path:
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
     read = stages.samples(run)[READ]
-    return run.stage(sys.modules[__name__], settings, [run.stages / PROPOSALS], read, make, name="comparison/untrained")
+    upstream = [run.stages / "region_store"]
+    return run.stage(sys.modules[__name__], settings, upstream, read, make, name="comparison/untrained")
 
 
 def methods_of(job: Job) -> dict[str, Method]:
@@ -189,8 +158,6 @@ def compared(run: Run) -> tuple[Scores, dict[str, list[dict]]]:
     folders = [untrained(run)]
     first = stages.pretrained(run)
     if first.model and first.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
-        for kind in {job.variant.query_regions for job in ablated(run)} - {PROPOSALS}:
-            boxed_store(run, kind)
         searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
         evaluate_all(run, [*searched, *ablated(run)])
         folders += evaluate_all(run, [*finals(run), *ablated(run)])
@@ -236,15 +203,13 @@ def finals(run: Run, only: str = "") -> list[Job]:
 
 
 def ablated(run: Run) -> list[Job]:
-    """Return the ablations, with every seed; true boxes only where all queries and items have them."""
+    """Return the ablations, with every seed."""
     settings = run.profile.comparison
-    boxed = all(map(len, stages.samples(run, *evaluation.SPLITS)["boxes"]))
     seeds = range(run.seed, run.seed + settings.ablation_seeds)
     jobs = []
     for group in variants.ablations(run.profile.capture).values():
         for name, variant in group.items():
-            if boxed or variant.query_regions != TRUE_BOXES:
-                jobs += [Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed) for seed in seeds]
+            jobs += [Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed) for seed in seeds]
     return jobs
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.variants import PROPOSALS, UNCHANGED, Variant
+from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.proposals.region_store import RegionStore, open_store
 from capture_lib.retrieval import ranking
@@ -23,9 +23,9 @@ from capture_lib.utils import write_json
 SPLITS = ("val", "test", "gallery")
 
 
-def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED, regions: str = PROPOSALS) -> batches.Pairs:
-    """Return samples as pairs, with the regions of a store and the settings of a variant."""
-    store = open_store(run.stages / regions)
+def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED) -> batches.Pairs:
+    """Return samples as pairs, with the settings of a variant."""
+    store = open_store(run.stages / "region_store")
     limit = variant.max_regions or store.boxes.shape[1]
     store = RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
                         np.minimum(store.counts, limit), store.ids)
@@ -44,13 +44,13 @@ def caption_words(run: Run) -> Words | None:
 def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant = UNCHANGED,
           levels: Collection[str] = LEVELS) -> dict[str, EmbeddedSet]:
     """Return val, test and gallery, those that have samples, as vectors."""
-    instances = replace(run.profile.instances, **variant.instances)
     sets = {}
     for split in SPLITS:
         table = stages.samples(run, split)
         if len(table):
-            pairs = pairs_of(run, table, variant, variant.query_regions)
-            sets[split] = embed_samples(table, pairs, model, words, instances, split == "gallery", levels)
+            pairs = pairs_of(run, table, variant)
+            sets[split] = embed_samples(table, pairs, model, words, run.profile.instances, split == "gallery",
+                                        levels)
     return sets
 
 

@@ -15,10 +15,8 @@ from capture_lib.retrieval.ranking import METHODS
 
 RELEASED_LAYERS = 14  # text and visual 4, cross 4, joint 6: what the counts below are scaled from
 LAYERS = ("066", "222", "255", "525", "552", "606", "660", "888")  # of the released configurations
-PROPOSALS, TRUE_BOXES, WHOLE = "region_store", "true_boxes", "whole_photos"  # folders of regions
 OF_STREAMS = ("contrastive", "contrastive image")  # representations without cross and joint layers
 OF_ONE_STREAM = ("product", "joint", "joint image")  # representations without a contrastive loss
-ALL_BOXES = {"nms_iou": 1.0, "max_instances": 100}  # each is an instance, however near another
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,6 @@ class Variant:
     capture: dict[str, int] = field(default_factory=dict)
     pretrain: dict[str, object] = field(default_factory=dict)
     batches: dict[str, object] = field(default_factory=dict)
-    regions: str = PROPOSALS  # in training
-    query_regions: str = PROPOSALS  # of queries and gallery
-    instances: dict[str, float] = field(default_factory=dict)
     max_regions: int = 0  # 0 = no limit
     share: float = 1.0  # of the training pairs
     batch_factor: int = 1  # a batch is so many times as large
@@ -118,8 +113,6 @@ def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
         "regions": {
             "1 region": Variant(max_regions=1),
             "3 regions": Variant(max_regions=3),
-            "no global token": Variant(batches={"global_token": False}),
-            "true boxes": Variant(query_regions=TRUE_BOXES, instances=ALL_BOXES),
-            "whole photo": Variant(regions=WHOLE, query_regions=WHOLE)},
+            "no global token": Variant(batches={"global_token": False})},
         "pairs": {name: Variant(share=share) for name, share in shares.items()},
     }

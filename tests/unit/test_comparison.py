@@ -8,19 +8,16 @@ import pandas as pd
 import pytest
 from drawn import TINY, make_catalog
 
-from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import comparison, evaluation, stages, variants
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.variants import TRUE_BOXES, WHOLE, ComparisonSettings, Variant
-from capture_lib.proposals import region_store as storing
+from capture_lib.experiments.variants import ComparisonSettings, Variant
 from capture_lib.retrieval import ranking
 from capture_lib.training import pretrain
 
 SIZES = {"train": 40, "gallery": 16, "val": 8, "test": 8}
 PROFILE = replace(TINY, comparison=ComparisonSettings(epochs=1, seeds=2, parallel_jobs=0))
 FEW = {"recipe": {"recipe": Variant()},
-       "some": {"1 region": Variant(max_regions=1), "half the pairs": Variant(share=0.5),
-                "true boxes": Variant(query_regions=TRUE_BOXES, instances=variants.ALL_BOXES)}}
+       "some": {"1 region": Variant(max_regions=1), "half the pairs": Variant(share=0.5)}}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +39,13 @@ def test_every_method_is_evaluated_for_every_seed_and_nothing_is_made_twice(run:
                  for level in ("instance", "image")} | {"image-stream", "text-stream"}
     assert {name for name, tables in scores.items() if len(tables) == 2} == baselines
     once = {"image-only", "text-only", "late-fusion", "chance", "popularity"}
-    once |= {f"ablation/{name}{product}" for name in ("recipe", "1 region", "half the pairs", "true boxes")
+    once |= {f"ablation/{name}{product}" for name in ("recipe", "1 region", "half the pairs")
              for product in ("", ", product")}
     assert {name for name, tables in scores.items() if len(tables) == 1} == once
     assert all(table.shape == (8, 18) and table.to_numpy().min() >= 0 and table.to_numpy().max() <= 1
                for tables in scores.values() for table in tables)
     # CAPTURE (2 seeds, the first is notebook 04's), 2 × (two-stream, one-stream, dual), 2 one-stream forms tried,
-    # 3 ablations: true boxes are searched by the model of the recipe
+    # 3 ablations
     assert len(trainings) == 1 + 1 + 2 * 3 + 2 + 3 and len(set(trainings)) == len(trainings)
     monkeypatch.setattr(pretrain, "train", None)
     again, _ = comparison.compared(run)
@@ -89,7 +86,7 @@ def test_a_job_has_the_same_steps_whatever_its_data_and_its_batch(run: Run):
     double = settings(Variant(batch_factor=2))["pretrain"]
     assert (double.epochs, double.batch) == (4, 2 * whole["pretrain"].batch)
     assert settings(Variant(), rate=0.5)["pretrain"].learning_rate == whole["pretrain"].learning_rate / 2
-    assert settings(Variant(), seed=3) != whole == settings(Variant(query_regions=TRUE_BOXES))
+    assert settings(Variant(), seed=3) != whole
 
 
 def test_the_best_regions_alone_may_be_used(run: Run):
@@ -98,23 +95,6 @@ def test_the_best_regions_alone_may_be_used(run: Run):
     assert one.store.features.shape[1] == 1 and one.store.counts.max() == 1
     np.testing.assert_array_equal(one.store.boxes[:, 0], every.store.boxes[:, 0])
     assert one.batch(np.arange(3))["region_features"].shape[1] == 2  # and the global token
-
-
-def test_stores_with_other_boxes(run: Run):
-    whole, true = (storing.open_store(comparison.boxed_store(run, kind)) for kind in (WHOLE, TRUE_BOXES))
-    assert set(whole.ids) == set(run.catalog.photos) and (whole.counts == 1).all()
-    np.testing.assert_array_equal(whole.boxes[:, 0], np.tile([0, 0, 1, 1], (len(whole.ids), 1)))
-    boxed = run.catalog.table[run.catalog.table["boxes"].map(len) > 0].set_index("sample_id")
-    assert set(true.ids) == set(boxed.index)
-    network, _ = stages.trained_encoder(run)
-    for sample in true.ids[:3] + true.ids[-3:]:
-        row = true.ids.index(sample)
-        boxes = np.stack(boxed.loc[sample, "boxes"])
-        assert true.counts[row] == len(boxes)
-        sizes = np.tile(load_photo(run.catalog.photos[sample]).shape[1::-1], 2)  # width, height, width, height
-        np.testing.assert_allclose(true.boxes[row, :len(boxes)] * sizes, boxes, atol=1e-3)
-        alone = storing.encode_boxes([run.catalog.photos[sample]], [boxes], network, run.profile.regions)
-        np.testing.assert_allclose(true.features[row, :len(boxes)], alone, atol=2e-2)
 
 
 def test_without_captions_only_what_needs_no_training_is_compared(tmp_path: Path):
@@ -128,12 +108,3 @@ def test_without_labels_or_queries_nothing_is_compared(tmp_path: Path):
     catalog = make_catalog(tmp_path / "no labels", 4, 4, 4, 4)
     catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
     assert comparison.compared(replace(few, catalog=catalog)) == ({}, {})
-
-
-def test_true_boxes_are_searched_with_only_where_all_have_them(tmp_path: Path):
-    catalog = make_catalog(tmp_path / "shop", **SIZES)
-    run = Run(PROFILE, catalog, tmp_path / "report", 0)
-    assert "ablation/true boxes" in {job.name for job in comparison.ablated(run)}
-    rows = catalog.table.index[catalog.table["split"] == "val"]
-    catalog.table.at[rows[0], "boxes"] = []
-    assert "ablation/true boxes" not in {job.name for job in comparison.ablated(run)}
