@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 
 class InputError(ValueError):
@@ -81,11 +82,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def display_path(path: Path) -> str:
-    """Return a path as a reader wants it: below the repository where it lies there."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 # ---- one process, or the many that `accelerate launch` starts
@@ -182,3 +178,20 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def origin() -> dict:
+    """Return commit (a plus: with changes), versions and machine; more threads sum in another order."""
+    import importlib.metadata
+    import platform
+    import subprocess
+
+    import torch
+
+    describe = "git describe --always --abbrev=12 --dirty=+"
+    commit = subprocess.run(describe, shell=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"commit": commit or "unknown", "versions": versions | {"python": platform.python_version()},
+            "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
+                         "threads": torch.get_num_threads(), "gpus": gpus}}

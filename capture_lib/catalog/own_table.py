@@ -30,7 +30,12 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False) -> catalo
             photo = images / row.image
             copies[photo] = out / "images" / row.image
             try:
-                check_photo(photo, copies[photo], images)
+                # it lies in the folder, decodes, and does not take the place of another photo
+                if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
+                    raise InputError(f"{photo}: no such photo, or a link that leaves {images}")
+                load_photo(photo)
+                if copies[photo].is_file() and not filecmp.cmp(photo, copies[photo], shallow=False):
+                    raise InputError(f"{photo}: another photo of this name is in the catalog; rename it")
             except InputError as error:
                 faults.append(f"{row.Index}, sample_id {row.sample_id!r:.80}: {error}")
     raise_faults(faults)
@@ -44,15 +49,6 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False) -> catalo
                 shutil.copyfile(photo, beside)
     catalogs.write_catalog(rows, out)
     return catalogs.read_catalog(out)
-
-
-def check_photo(photo: Path, target: Path, images: Path) -> None:
-    """Raise InputError unless a photo decodes, lies in the folder `images` and can be copied to `target`."""
-    if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
-        raise InputError(f"{photo}: no such photo, or a link that leaves {images}")
-    load_photo(photo)
-    if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
-        raise InputError(f"{photo}: another photo of this name is in the catalog; rename it")
 
 
 def read_table(file: Path, faults: list[str]) -> pd.DataFrame:

@@ -180,16 +180,10 @@ def cell_faults(row: tuple) -> Iterator[str]:
     if len(row.box_labels) != len(row.boxes):
         yield f"field box_labels: {len(row.box_labels)} labels for {len(row.boxes)} boxes; give one a box"
     for box in row.boxes:
-        if not is_box(box):
+        numbers = isinstance(box, list) and [type(side) in (int, float) for side in box] == [True] * 4
+        valid = numbers and all(abs(side) < MAX_PIXELS for side in box)  # not so of NaN
+        if not valid or box[0] >= box[2] or box[1] >= box[3]:
             yield f"field boxes: {str(box)!r:.60} is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
-
-
-def is_box(box: object) -> bool:
-    """Return True for a list of four numbers [x1, y1, x2, y2] in pixels that has an area."""
-    if not isinstance(box, list) or [type(side) in (int, float) for side in box] != [True] * 4:
-        return False
-    x1, y1, x2, y2 = box
-    return all(abs(side) < MAX_PIXELS for side in box) and x1 < x2 and y1 < y2  # not so of NaN
 
 
 def is_url(image: object) -> bool:

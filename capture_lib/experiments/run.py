@@ -6,12 +6,8 @@ before it or a row of the catalog that it reads has changed.
 
 import ast
 import hashlib
-import importlib.metadata
 import inspect
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -28,7 +24,6 @@ from capture_lib.catalog.table import Catalog, read_catalog
 from capture_lib.utils import ROOT, InputError, is_main_process, wait_for_everyone
 
 RECORD = "stage.json"  # what a stage was made from
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class Run:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
         parameters["pretrain"]["bert"] = Path(self.profile.pretrain.bert).name  # not where it lay
-        provenance = origin() | {
+        provenance = utils.origin() | {
             "stem": stem, "profile": self.profile.name, "seed": self.seed, "catalog": self.catalog.name,
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
             "wall_time_s": round(time.perf_counter() - self.started, 1),
@@ -146,16 +141,3 @@ def plain_code(source: str) -> bytes:
 def digest(content: bytes) -> str:
     """Return a short digest."""
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def origin() -> dict:
-    """Return commit (a plus: with changes), versions and machine; more threads sum in another order."""
-    import torch
-
-    describe = "git describe --always --abbrev=12 --dirty=+"
-    commit = subprocess.run(describe, shell=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"commit": commit or "unknown", "versions": versions | {"python": platform.python_version()},
-            "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
-                         "threads": torch.get_num_threads(), "gpus": gpus}}

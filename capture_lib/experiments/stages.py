@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         utils.wait_for_everyone()
         run = open_run(options.profile, options.catalog, seed=options.seed)
         UNTIL[options.until](run)
-        utils.say(f"{utils.display_path(run.stages)}: made until {options.until}")
+        utils.say(f"{run.stages}: made until {options.until}")
     except (utils.InputError, FloatingPointError, KeyboardInterrupt) as error:
         print(f"{parser.prog}: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 2
