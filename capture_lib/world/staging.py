@@ -96,24 +96,21 @@ def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> L
     if len(products) == 1:
         return shot.single(aspects[0])
     heights = [FORMS[product.silhouette]["height"] * product.variant.scale for product in products]
+    scale = CELLS / shot.size
     for _ in range(12):  # tries; then the plainest arrangement is taken
         layout = shot.group(heights, aspects)
-        if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
+        # the share that the most hidden product shows of itself, estimated in a small picture
+        grid, full = np.zeros((CELLS, CELLS), np.uint8), np.ones(len(pictures) + 1)
+        for n in layout.back_to_front():
+            smallest, pose = pictures[n][-1], layout.poses[n]
+            layer, corner = _place([smallest], pose, CELLS, scale)
+            _window(grid, layer, corner)[layer[..., 3] > 0.5] = n + 1
+            covered = float((smallest[..., 3] > 127).mean())
+            full[n + 1] = max(1.0, covered * pose.height * pose.width * scale ** 2)
+        visible = np.bincount(grid.ravel(), minlength=len(full)) / full
+        if visible[1:].min() >= shot.settings.min_visible:
             return layout
     return shot.spread(aspects)
-
-
-def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float:
-    """Return the share that the most hidden product shows of itself, estimated in a small picture."""
-    scale, grid = CELLS / size, np.zeros((CELLS, CELLS), np.uint8)
-    full = np.ones(len(pictures) + 1)
-    for n in layout.back_to_front():
-        smallest, pose = pictures[n][-1], layout.poses[n]
-        layer, corner = _place([smallest], pose, CELLS, scale)
-        _window(grid, layer, corner)[layer[..., 3] > 0.5] = n + 1
-        covered = float((smallest[..., 3] > 127).mean())
-        full[n + 1] = max(1.0, covered * pose.height * pose.width * scale ** 2)
-    return float((np.bincount(grid.ravel(), minlength=len(full)) / full)[1:].min())
 
 
 # ---- products
@@ -220,7 +217,11 @@ def _promote(photo: Photo, brand: int, group: int, shot: Shot) -> None:
     elif chance < logo:
         _add_sticker(photo, promotion.logo(brand, shot.size, shot.seed), rng)
     if rng.random() < s.watermark:
-        promotion.add_watermark(photo.picture, rng)
+        # a shop's name, light or dark and so thin that all is seen through it
+        alpha = promotion.watermark(int(rng.integers(promotion.WATERMARKS)), shot.size)
+        alpha = alpha * np.float32(rng.uniform(0.12, 0.28))
+        photo.picture *= 1 - alpha
+        photo.picture += alpha * np.float32(rng.random() < 0.6)
 
 
 def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
