@@ -79,7 +79,18 @@ def take_photo(products: list[Product], size: int, seed: int, rng: Generator, sp
     if props and rng.random() < 0.5:
         _add_prop(photo, layout.above, True, shot)
     _promote(photo, products[0].brand, group, shot)
-    photo.picture = _expose(picture, shot)
+    # exposure, warm or cold light, a gradient, blur and sensor noise
+    y, x = np.mgrid[0:8, 0:8].astype(np.float32) / 7 - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    field = 1 + rng.uniform(0, 0.18) * (x * np.cos(angle) + y * np.sin(angle))
+    field -= rng.uniform(0, 0.2) * (x * x + y * y)
+    warmth = float(np.clip(rng.normal(0, 0.03), -0.08, 0.08))
+    gain = rng.uniform(0.88, 1.12) * rng.uniform(0.98, 1.02, 3) * (1 + warmth * np.array([1.0, 0.2, -1.0]))
+    picture = picture * cv2.resize(field.astype(np.float32), (size, size))[..., None] * gain.astype(np.float32)
+    if rng.random() < settings.blur:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 1.0) * size / 224)
+    noise = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(0, 0.012))
+    photo.picture = ((picture + noise).clip(0, 1) * 255).round().astype(np.uint8)
     return photo
 
 
@@ -235,20 +246,3 @@ def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
         if not photo.hides(layer, corner, 0.2):
             photo.paste(layer, corner)
             return
-
-
-# ---- light
-def _expose(picture: ndarray, shot: Shot) -> ndarray:
-    """Apply exposure, warm or cold light, a gradient, blur and sensor noise; return (size, size, 3) uint8."""
-    size, rng = shot.size, shot.rng
-    y, x = np.mgrid[0:8, 0:8].astype(np.float32) / 7 - 0.5
-    angle = rng.uniform(0, 2 * np.pi)
-    field = 1 + rng.uniform(0, 0.18) * (x * np.cos(angle) + y * np.sin(angle))
-    field -= rng.uniform(0, 0.2) * (x * x + y * y)
-    warmth = float(np.clip(rng.normal(0, 0.03), -0.08, 0.08))
-    gain = rng.uniform(0.88, 1.12) * rng.uniform(0.98, 1.02, 3) * (1 + warmth * np.array([1.0, 0.2, -1.0]))
-    picture = picture * cv2.resize(field.astype(np.float32), (size, size))[..., None] * gain.astype(np.float32)
-    if rng.random() < shot.settings.blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 1.0) * size / 224)
-    noise = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(0, 0.012))
-    return ((picture + noise).clip(0, 1) * 255).round().astype(np.uint8)
