@@ -28,7 +28,18 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
     holds another world. `workers`: processes, one for each core by default; the result is always the same.
     """
     folder = Path(folder)
-    _check_folder(settings, folder)
+    # `world.json` notes which world a folder holds
+    scenes = [scene for split in SPLITS for scene in scenes_of(settings, split)]
+    files = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
+    note, file = {"version": VERSION, **asdict(settings), "scene_files": files}, folder / "world.json"
+    if not file.exists():
+        for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
+            load_photo(scene)  # before anything is written
+        with write_atomically(file) as beside:
+            beside.write_text(json.dumps(note, indent=1))
+    elif json.loads(file.read_text()) != note:
+        raise InputError(f"{file}: the folder holds another world than {settings.name!r} of these settings; "
+                         "remove it or choose another folder")
     if (folder / "catalog.parquet").exists():
         return
     # folders of photos that are not yet complete, in processes of their own where there are several
@@ -41,26 +52,22 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
     with process_map(workers if workers > 1 and len(jobs) > 1 else 0) as parallel_map:
         drawn = parallel_map(_draw_folder, jobs)
         list(progress(drawn, f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)))
-    boxes = []
-    for part in parts:
-        boxes += json.loads(part.read_text())
-    write_catalog(_table(settings, samples, boxes), folder)
+    # the catalog; train rows carry no labels, no boxes, and not the kind of photo either
+    boxes = [of_sample for part in parts for of_sample in json.loads(part.read_text())]
+    products = products_of(settings)
+    kinds = {"train": None, "gallery": "single", "val": "multi", "test": "multi"}
+    rows = []
+    for position, sample in enumerate(samples):
+        known = sample.split != "train"
+        labels = [products[i].label for i in sample.products] if known else []
+        rows.append({
+            "sample_id": sample.sample_id, "split": sample.split, "caption": sample.caption,
+            "image": f"images/{position // FOLDER_SIZE:03d}/{sample.sample_id}.jpg", "mirror": None,
+            "products": kinds[sample.split], "combination": sample.combination,
+            "labels": labels, "boxes": boxes[position] if known else [], "box_labels": list(labels),
+        })
+    write_catalog(pd.DataFrame(rows, dtype=object), folder)
     remove(folder / "parts")
-
-
-def _check_folder(settings: WorldSettings, folder: Path) -> None:
-    """Note in `world.json` which world a folder holds; refuse a folder that holds another one."""
-    scenes = [scene for split in SPLITS for scene in scenes_of(settings, split)]
-    files = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
-    note, file = {"version": VERSION, **asdict(settings), "scene_files": files}, folder / "world.json"
-    if not file.exists():
-        for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
-            load_photo(scene)  # before anything is written
-        with write_atomically(file) as beside:
-            beside.write_text(json.dumps(note, indent=1))
-    elif json.loads(file.read_text()) != note:
-        raise InputError(f"{file}: the folder holds another world than {settings.name!r} of these settings; "
-                         "remove it or choose another folder")
 
 
 def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
@@ -77,23 +84,6 @@ def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
         boxes.append(boxes_of(photo.pieces, len(sample.products)))
     with write_atomically(folder / f"parts/{number:03d}.json") as beside:
         beside.write_text(json.dumps(boxes))
-
-
-def _table(settings: WorldSettings, samples: list[Sample], boxes: list[list[list[float]]]) -> pd.DataFrame:
-    """Return the catalog; train rows carry no labels, no boxes, and not the kind of photo either."""
-    products = products_of(settings)
-    kinds = {"train": None, "gallery": "single", "val": "multi", "test": "multi"}
-    rows = []
-    for position, sample in enumerate(samples):
-        known = sample.split != "train"
-        labels = [products[i].label for i in sample.products] if known else []
-        rows.append({
-            "sample_id": sample.sample_id, "split": sample.split, "caption": sample.caption,
-            "image": f"images/{position // FOLDER_SIZE:03d}/{sample.sample_id}.jpg", "mirror": None,
-            "products": kinds[sample.split], "combination": sample.combination,
-            "labels": labels, "boxes": boxes[position] if known else [], "box_labels": list(labels),
-        })
-    return pd.DataFrame(rows, dtype=object)
 
 
 # ---- one sample

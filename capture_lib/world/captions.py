@@ -35,7 +35,16 @@ def write_caption(products: list[Product], count: int, decoys: list[Product], rn
     # promotion, in the room that is left; up to two words of it stand before the brand
     room = length - sum(map(len, core))
     padding = [PADDING[i] for i in rng.permutation(len(PADDING))[:30]]
-    filler = _filler(count, decoys, settings, rng)
+    filler = []
+    if rng.random() < settings.decoy:  # a wrong product
+        decoy = decoys[int(rng.integers(len(decoys)))]
+        filler.append(decoy.line_name if rng.random() < 0.5 else _pick(rng, KINDS[decoy.kind].short))
+    if rng.random() < (0.6 if count > 1 else 0.15):
+        counted = WORDS["counts"][:count][-1]  # the list for so many pieces, or the last there is
+        filler.append(_pick(rng, counted if rng.random() < 0.6 else WORDS["sets"]))
+    for chance, key in ((settings.gift, "gifts"), (settings.number, "numbers"), (settings.latin, "latin")):
+        if rng.random() < chance:
+            filler.append(_pick(rng, WORDS[key]))
     extra = _fitting(filler + padding, room - min(room, int(rng.integers(3))))
     before = int(rng.integers(0, 3))
     behind = extra[before:]
@@ -59,50 +68,28 @@ def _pick(rng: Generator, words: list[str]) -> str:
 
 
 def _mentions(products: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
-    """Describe the products line by line; a careless seller leaves out more."""
-    care = settings.care * float(rng.uniform(-1, 1))
+    """Describe the products line by line: claim (its own or another), kind and variant, each only at times."""
+    care = settings.care * float(rng.uniform(-1, 1))  # a careless seller leaves out more
     listing = rng.random() < settings.listing
     words = []
     for line in dict.fromkeys(product.line_name for product in products):
         named = rng.random() < settings.line + care
         of_line = [product for product in products if product.line_name == line]
         for n, product in enumerate(of_line):
-            description = _product_words(product, settings, care, rng)
+            description = ""
+            if product.claim and rng.random() < settings.claim + care:
+                description += product.claim
+            elif rng.random() < settings.other_claim:
+                description += _pick(rng, CLAIMS)
+            if rng.random() < settings.kind + care:
+                short = rng.random() < settings.short - care
+                description += _pick(rng, KINDS[product.kind].short) if short else product.noun
+            if product.variant.name and rng.random() < settings.variant + care:
+                description += product.variant.name
             if named and (n == 0 or (listing and description)):
                 description = line + description
             words.append(description)
     return [word for word in dict.fromkeys(words) if word]
-
-
-def _product_words(product: Product, settings: SimpleNamespace, care: float, rng: Generator) -> str:
-    """Return claim (its own or another), kind and variant of a product in one, each only at times."""
-    words = ""
-    if product.claim and rng.random() < settings.claim + care:
-        words += product.claim
-    elif rng.random() < settings.other_claim:
-        words += _pick(rng, CLAIMS)
-    if rng.random() < settings.kind + care:
-        short = rng.random() < settings.short - care
-        words += _pick(rng, KINDS[product.kind].short) if short else product.noun
-    if product.variant.name and rng.random() < settings.variant + care:
-        words += product.variant.name
-    return words
-
-
-def _filler(count: int, decoys: list[Product], settings: SimpleNamespace, rng: Generator) -> list[str]:
-    """Return words of any caption: a wrong product, a set or its count, a gift, a number, a Latin word."""
-    words = []
-    if rng.random() < settings.decoy:
-        decoy = decoys[int(rng.integers(len(decoys)))]
-        words.append(decoy.line_name if rng.random() < 0.5 else _pick(rng, KINDS[decoy.kind].short))
-    if rng.random() < (0.6 if count > 1 else 0.15):
-        # the list for so many pieces, or the last there is
-        counted = WORDS["counts"][:count][-1]
-        words.append(_pick(rng, counted if rng.random() < 0.6 else WORDS["sets"]))
-    for chance, key in ((settings.gift, "gifts"), (settings.number, "numbers"), (settings.latin, "latin")):
-        if rng.random() < chance:
-            words.append(_pick(rng, WORDS[key]))
-    return words
 
 
 def _fitting(words: list[str], length: int) -> list[str]:

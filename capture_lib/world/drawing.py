@@ -181,7 +181,20 @@ def _flat(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | Non
     right, bottom = points.max(0).astype(int) + 3
     canvas = canvas[top:bottom, left:right]
     points = points - [left, top]
-    cover = _polygon(points, canvas.shape[1::-1], part.corner * height)
+    # where it lies, each corner cut off by a curve that begins `corner` before it
+    outline = points
+    if part.corner:
+        ends = []
+        for shift in (1, -1):
+            edge = np.roll(points, shift, axis=0) - points
+            reach = part.corner * height / np.linalg.norm(edge, axis=1, keepdims=True)
+            ends.append(points + edge * np.minimum(0.5, reach))
+        t = np.linspace(0, 1, 7)[:, None, None]
+        outline = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
+        outline = outline.transpose(1, 0, 2).reshape(-1, 2)
+    cover = np.zeros((canvas.shape[0] * 2, canvas.shape[1] * 2), np.uint8)
+    cv2.fillPoly(cover, [np.int32(np.round(outline * 2))], 255, cv2.LINE_AA)
+    cover = cv2.resize(cover, canvas.shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     y, x = np.mgrid[0:canvas.shape[0], 0:canvas.shape[1]].astype(np.float32)
     u = (x - points[:, 0].min()) / np.ptp(points[:, 0])
     v = (y - points[:, 1].min()) / np.ptp(points[:, 1])
@@ -196,22 +209,6 @@ def _flat(canvas: ndarray, part: Part, surface: Surface, printing: ndarray | Non
     opacity = np.float32(0.6 if surface.finish == "clear" else 1.0)
     shade = _flat_shade(surface.finish, u, v)
     paint_over(canvas, np.clip(rgb * shade[..., None], 0, 1), cover * opacity)
-
-
-def _polygon(points: ndarray, size: tuple[int, int], corner: float) -> ndarray:
-    """Return where a polygon with rounded corners lies, (height, width) float32 in 0..1; `size` is (width, height)."""
-    width, height = size
-    cover = np.zeros((height * 2, width * 2), np.uint8)
-    if corner:  # cut each corner off by a curve that begins `corner` before it
-        ends = []
-        for shift in (1, -1):
-            edge = np.roll(points, shift, axis=0) - points
-            ends.append(points + edge * np.minimum(0.5, corner / np.linalg.norm(edge, axis=1, keepdims=True)))
-        t = np.linspace(0, 1, 7)[:, None, None]
-        curves = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * points + t ** 2 * ends[1]
-        points = curves.transpose(1, 0, 2).reshape(-1, 2)
-    cv2.fillPoly(cover, [np.int32(np.round(points * 2))], 255, cv2.LINE_AA)
-    return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
 def _flat_shade(finish: str, u: ndarray, v: ndarray) -> ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from capture_lib.world.packaging import BLACK, Look, Surface, mix
-from capture_lib.world.products import BRANDS, KINDS, RGB, Product
+from capture_lib.world.products import BRANDS, KINDS, Product
 from capture_lib.world.tables import read_table
 
 Draw = ImageDraw.ImageDraw
@@ -73,7 +73,22 @@ def _print(draw: Draw, name: str, w: int, h: int, product: Product, look: Look, 
         ink = (48, 40, 34) if sum(under.rgb) > 520 else (252, 250, 244)
         inks = {"ornament": ink, "line": ink}
     else:
-        ink, line_ink = _lay_paper(draw, w, h, look, under)
+        paper = (252, 250, 246) if sum(look.ink) < 384 else mix(look.body.rgb, BLACK, 0.45)
+        if look.label == "panel":
+            box = (0.14 * w, 0.10 * h, 0.86 * w, 0.90 * h)
+            draw.rounded_rectangle(box, 0.05 * w, fill=paper, outline=look.accent, width=max(1, w // 90))
+        elif look.label == "band":  # around the body
+            draw.rectangle((0, 0.12 * h, w, 0.86 * h), fill=paper)
+            for y in (0.12, 0.86):
+                draw.rectangle((0, (y - 0.012) * h, w, (y + 0.012) * h), fill=look.accent)
+        elif look.label == "oval":
+            box = (0.08 * w, 0.04 * h, 0.92 * w, 0.96 * h)
+            draw.ellipse(box, fill=paper, outline=look.accent, width=max(1, w // 70))
+        # inks that can be read on it
+        behind = sum(under.rgb if look.label == "print" else paper)
+        contrast = (40, 36, 36) if behind > 400 else (250, 246, 238)
+        ink = look.ink if abs(behind - sum(look.ink)) > 260 else contrast
+        line_ink = look.accent if abs(behind - sum(look.accent)) > 200 else ink
         inks = {"ornament": look.accent, "line": line_ink}
     styles = {"brand": (look.serif, 0.03), "line": (look.serif, 0.02)}  # all else in plain letters
     for mark, *numbers in layout["marks"]:
@@ -114,23 +129,3 @@ def _texts(product: Product, look: Look) -> dict[str, str]:
         "line": product.line_name, "noun": product.claim + product.noun, "latin": latin, "amount": amount,
         "latin · amount": f"{latin} · {amount}", "print": print_, "second print": second,
     }
-
-
-def _lay_paper(draw: Draw, w: int, h: int, look: Look, under: Surface) -> tuple[RGB, RGB]:
-    """Draw a panel, a band around the body, an oval, or nothing; return inks of letters and of the line's name."""
-    paper = (252, 250, 246) if sum(look.ink) < 384 else mix(look.body.rgb, BLACK, 0.45)
-    if look.label == "panel":
-        box = (0.14 * w, 0.10 * h, 0.86 * w, 0.90 * h)
-        draw.rounded_rectangle(box, 0.05 * w, fill=paper, outline=look.accent, width=max(1, w // 90))
-    elif look.label == "band":
-        draw.rectangle((0, 0.12 * h, w, 0.86 * h), fill=paper)
-        for y in (0.12, 0.86):
-            draw.rectangle((0, (y - 0.012) * h, w, (y + 0.012) * h), fill=look.accent)
-    elif look.label == "oval":
-        box = (0.08 * w, 0.04 * h, 0.92 * w, 0.96 * h)
-        draw.ellipse(box, fill=paper, outline=look.accent, width=max(1, w // 70))
-    # inks that can be read on it
-    behind = sum(under.rgb if look.label == "print" else paper)
-    contrast = (40, 36, 36) if behind > 400 else (250, 246, 238)
-    ink = look.ink if abs(behind - sum(look.ink)) > 260 else contrast
-    return ink, look.accent if abs(behind - sum(look.accent)) > 200 else ink

@@ -130,8 +130,17 @@ def surface_of(role: str, look: Look, product: Product) -> Surface:
         number = int(role[3:])
         share, towards = PAN_STEPS[number % len(PAN_STEPS)]
         return Surface(mix(shade, towards or shade, share), "shimmer" if number % 3 == 1 else "matte")
+    # a body: foundation shows its shade through glass, a scent tints the bottle, serums stand in glass
+    glassy = product.silhouette == "dropper" or product.kind == "remover"
+    own = Surface(body, "glass" if glassy else look.body.finish)
+    if product.kind == "foundation":
+        own = Surface(shade, "glass")
+    elif product.kind in ("mascara", "brow"):
+        own = Surface(body, "gloss")
+    elif product.variant.rgb:
+        own = Surface(mix(body, shade, 0.65), look.body.finish)
     return {
-        "body": _body(look, product),
+        "body": own,
         "cap": look.cap, "case": look.cap, "mirror": look.cap, "collar": look.collar,
         "neck": Surface((236, 236, 232), "matte"), "rod": Surface((48, 46, 48), "matte"),
         "glass": Surface((206, 222, 234), "glass"), "clear": Surface(light, "clear"),
@@ -148,16 +157,3 @@ def surface_of(role: str, look: Look, product: Product) -> Surface:
         "lining": Surface((246, 240, 230) if sum(body) < 460 else dark, "matte"),
         "ribbon": Surface(ribbon, "satin"), "bow": Surface(mix(ribbon, BLACK, 0.1), "satin"),
     }[role]
-
-
-def _body(look: Look, product: Product) -> Surface:
-    """Return a body: foundation shows its shade through glass, a scent tints the bottle, serums stand in glass."""
-    rgb = product.variant.rgb
-    if product.kind == "foundation":
-        return Surface(rgb, "glass")
-    if product.kind in ("mascara", "brow"):
-        return Surface(look.body.rgb, "gloss")
-    if rgb:
-        return Surface(mix(look.body.rgb, rgb, 0.65), look.body.finish)
-    glassy = product.silhouette == "dropper" or product.kind == "remover"
-    return Surface(look.body.rgb, "glass" if glassy else look.body.finish)

@@ -112,7 +112,7 @@ def _popularity(settings: WorldSettings, held_out: bool | None = None) -> np.nda
 def sets_of(settings: WorldSettings) -> dict[str, Pool]:
     """Draw product sets by turns for train (it shows all SEEN ones) and against it (none lies within a SEEN one)."""
     rng = np.random.default_rng([settings.seed, 102])
-    popularity = _popularity(settings)
+    products, popularity = products_of(settings)[:settings.products], _popularity(settings)
     pools = {combination: {size: [] for size in PIECES} for combination in (SEEN, UNSEEN, HELD_OUT)}
     unused = np.ones(settings.products, bool)
     for size in sorted(PIECES, reverse=True):  # large ones are the hardest to place
@@ -120,49 +120,37 @@ def sets_of(settings: WorldSettings) -> dict[str, Pool]:
         for _ in range(int(12 * wanted) + 12):
             # half of the pairs begin with a product that no set has
             lacking = popularity * unused
-            first = lacking if size == 2 and lacking.any() and rng.random() < 0.5 else popularity
-            products = _draw_set(size, settings, first / first.sum(), rng)
-            combination = products and _combination_of(products, pools, settings)
-            if not combination:
+            chances = lacking if size == 2 and lacking.any() and rng.random() < 0.5 else popularity
+            first = int(rng.choice(len(products), p=chances / chances.sum()))
+            brand, line = products[first].brand, products[first].line
+            # products of one brand (as 9,216 of 9,220 published queries), mostly of one line
+            mates = [i for i, product in enumerate(products) if i != first and product.brand == brand]
+            if len(mates) < size - 1:
+                continue
+            weights = popularity[mates] * np.array([6.0 if products[i].line == line else 1.0 for i in mates])
+            others = rng.choice(mates, size - 1, replace=False, p=weights / weights.sum())
+            drawn = tuple(sorted([first, *map(int, others)]))
+            if any(drawn in pool[size] for pool in pools.values()):
+                continue
+            # what train tells of a new set, so that no unseen one is shown; some fit nowhere
+            members, seen, unseen = set(drawn), pools[SEEN], pools[UNSEEN]
+            turn = UNSEEN if len(seen[size]) > len(unseen[size]) else SEEN
+            combination = HELD_OUT if brand in settings.held_out else turn
+            if combination == UNSEEN and any(members <= set(other) for other in _all_sets(seen)):
+                continue
+            if combination == SEEN and any(members >= set(other) for other in _all_sets(unseen)):
                 continue
             share = QUERY_TURNS.count(combination) / len(QUERY_TURNS)
             if len(pools[combination][size]) < wanted * share:
-                pools[combination][size].append(products)
-                unused[list(products)] = False
+                pools[combination][size].append(drawn)
+                unused[list(drawn)] = False
     # popular products sell in popular sets
     for pool in pools.values():
         for size, sets in pool.items():
             luck = rng.normal(0, 1.5, len(sets))
-            ranks = [luck[n] - np.log(popularity[list(products)].mean()) for n, products in enumerate(sets)]
+            ranks = [luck[n] - np.log(popularity[list(members)].mean()) for n, members in enumerate(sets)]
             pool[size] = _mix_brands([sets[n] for n in np.argsort(ranks, kind="stable")], settings)
     return pools
-
-
-def _draw_set(size: int, settings: WorldSettings, first_chances: np.ndarray, rng: Generator) -> ProductSet | None:
-    """Draw products of one brand (as 9,216 of 9,220 published queries), mostly of one line; None if it is too small."""
-    products = products_of(settings)[:settings.products]
-    first = int(rng.choice(len(products), p=first_chances))
-    brand, line = products[first].brand, products[first].line
-    mates = [i for i, product in enumerate(products) if i != first and product.brand == brand]
-    if len(mates) < size - 1:
-        return None
-    same_line = np.array([products[i].line == line for i in mates])
-    weights = _popularity(settings)[mates] * np.where(same_line, 6.0, 1.0)
-    chosen = rng.choice(mates, size - 1, replace=False, p=weights / weights.sum())
-    return tuple(sorted([first, *map(int, chosen)]))
-
-
-def _combination_of(products: ProductSet, pools: dict[str, Pool], settings: WorldSettings) -> str | None:
-    """Decide what train tells of a new set, so that no unseen one is shown; None if it is known or fits nowhere."""
-    size = len(products)
-    if any(products in pool[size] for pool in pools.values()):
-        return None
-    if products_of(settings)[products[0]].brand in settings.held_out:
-        return HELD_OUT
-    members = set(products)
-    if len(pools[SEEN][size]) > len(pools[UNSEEN][size]):
-        return None if any(members <= set(other) for other in _all_sets(pools[SEEN])) else UNSEEN
-    return None if any(members >= set(other) for other in _all_sets(pools[UNSEEN])) else SEEN
 
 
 def _all_sets(pool: Pool) -> list[ProductSet]:

@@ -42,57 +42,41 @@ def sticker(number: int, size: int, seed: int) -> ndarray:
     """Draw a seal, a tag, a price badge or a ribbon, up to a third of the photo's side: (h, w, 4) uint8 RGBA."""
     rng = np.random.default_rng([seed, 303, number])
     text, fill = TEXTS[number % len(TEXTS)], _pick_fill(rng)
-    if number % 4 == 0:
-        return _halve(_price(size, fill, rng))
-    if number % 9 == 1 and len(text) <= 5:
-        return _halve(_ribbon(text, size, fill))
-    if len(text) <= 4 and rng.random() < 0.7:
-        return _halve(_seal(text, int(size * 0.5), fill, jagged=bool(number % 2)))
-    # a tag with round ends or not
-    image, draw, w, h = _blank(size * 0.74, size * 0.24, fill)
-    draw.rounded_rectangle((0, 0, w - 1, h - 1), h * (0.5 if number % 3 else 0.12), fill=(*fill, 255))
-    write(draw, (w / 2, h / 2), text, 0.84 * w, 0.7 * h, _ink_on(fill), bold=0.03)
+    ink = _ink_on(fill)
+    if number % 4 == 0:  # what it costs now, large, above the old price, struck out
+        now = int(rng.integers(3, 40)) * 10 - 1
+        before = round(now * rng.uniform(1.4, 2.4))
+        image, draw, w, h = _blank(size * 0.58, size * 0.42, fill)
+        line = max(1, h // 40)
+        draw.rounded_rectangle((0, 0, w - 1, h - 1), 0.16 * h, fill=(*fill, 255), outline=ink, width=line)
+        write(draw, (w / 2, 0.36 * h), f"￥{now}", 0.84 * w, 0.5 * h, ink, bold=0.04)
+        write(draw, (w / 2, 0.77 * h), f"原价￥{before}", 0.7 * w, 0.2 * h, ink)
+        draw.line((0.2 * w, 0.79 * h, 0.8 * w, 0.76 * h), fill=ink, width=line)
+    elif number % 9 == 1 and len(text) <= 5:  # a flag that hangs down, its characters one below another
+        image, draw, w, h = _blank(size * 0.2, size * (0.17 + 0.15 * len(text)), fill)
+        draw.polygon([(0, 0), (w, 0), (w, h), (w / 2, h - 0.35 * w), (0, h)], fill=(*fill, 255))
+        for n, character in enumerate(text):
+            y = (n + 0.7) * (h - 0.5 * w) / (len(text) + 0.2)
+            write(draw, (w / 2, y), character, 0.7 * w, 0.14 * size, ink, bold=0.03)
+    elif len(text) <= 4 and rng.random() < 0.7:  # a round seal; four characters stand in two rows, a price in one
+        side = int(size * 0.5)
+        image, draw, _, _ = _blank(side, side, fill)
+        middle = side / 2
+        t = np.linspace(0, 2 * np.pi, 145)[:-1]
+        r = middle * (0.94 + 0.05 * np.cos(18 * t) * (number % 2))  # jagged or not
+        edge = np.c_[middle + r * np.cos(t), middle + r * np.sin(t)]
+        draw.polygon([tuple(point) for point in edge], fill=(*fill, 255))
+        draw.circle((middle, middle), 0.4 * side, outline=ink, width=max(1, side // 50))
+        rows = [(text, 0.5)]
+        if len(text) == 4 and text[0] != "￥":
+            rows = [(text[:2], 0.34), (text[2:], 0.34 + 0.31)]
+        for row, y in rows:
+            write(draw, (middle, y * side), row, 0.62 * side, 0.34 * side, ink, bold=0.03)
+    else:  # a tag with round ends or not
+        image, draw, w, h = _blank(size * 0.74, size * 0.24, fill)
+        draw.rounded_rectangle((0, 0, w - 1, h - 1), h * (0.5 if number % 3 else 0.12), fill=(*fill, 255))
+        write(draw, (w / 2, h / 2), text, 0.84 * w, 0.7 * h, ink, bold=0.03)
     return _halve(image)
-
-
-def _price(size: int, fill: RGB, rng: Generator) -> Image.Image:
-    """Draw what it costs now, large, above the old price, struck out."""
-    now = int(rng.integers(3, 40)) * 10 - 1
-    before = round(now * rng.uniform(1.4, 2.4))
-    image, draw, w, h = _blank(size * 0.58, size * 0.42, fill)
-    ink, line = _ink_on(fill), max(1, h // 40)
-    draw.rounded_rectangle((0, 0, w - 1, h - 1), 0.16 * h, fill=(*fill, 255), outline=ink, width=line)
-    write(draw, (w / 2, 0.36 * h), f"￥{now}", 0.84 * w, 0.5 * h, ink, bold=0.04)
-    write(draw, (w / 2, 0.77 * h), f"原价￥{before}", 0.7 * w, 0.2 * h, ink)
-    draw.line((0.2 * w, 0.79 * h, 0.8 * w, 0.76 * h), fill=ink, width=line)
-    return image
-
-
-def _ribbon(text: str, size: int, fill: RGB) -> Image.Image:
-    """Draw a flag that hangs down, its characters one below another."""
-    image, draw, w, h = _blank(size * 0.2, size * (0.17 + 0.15 * len(text)), fill)
-    draw.polygon([(0, 0), (w, 0), (w, h), (w / 2, h - 0.35 * w), (0, h)], fill=(*fill, 255))
-    for n, character in enumerate(text):
-        y = (n + 0.7) * (h - 0.5 * w) / (len(text) + 0.2)
-        write(draw, (w / 2, y), character, 0.7 * w, 0.14 * size, _ink_on(fill), bold=0.03)
-    return image
-
-
-def _seal(text: str, side: int, fill: RGB, jagged: bool) -> Image.Image:
-    """Draw a round sticker; four characters stand in two rows, a price in one."""
-    image, draw, _, _ = _blank(side, side, fill)
-    middle = side / 2
-    t = np.linspace(0, 2 * np.pi, 145)[:-1]
-    r = middle * (0.94 + 0.05 * np.cos(18 * t) * jagged)
-    edge = np.c_[middle + r * np.cos(t), middle + r * np.sin(t)]
-    draw.polygon([tuple(point) for point in edge], fill=(*fill, 255))
-    draw.circle((middle, middle), 0.4 * side, outline=_ink_on(fill), width=max(1, side // 50))
-    rows = [(text, 0.5)]
-    if len(text) == 4 and text[0] != "￥":
-        rows = [(text[:2], 0.34), (text[2:], 0.34 + 0.31)]
-    for row, y in rows:
-        write(draw, (middle, y * side), row, 0.62 * side, 0.34 * side, _ink_on(fill), bold=0.03)
-    return image
 
 
 @lru_cache(maxsize=POINTS)
@@ -153,15 +137,8 @@ def add_frame(picture: ndarray, rng: Generator) -> None:
             cv2.fillPoly(picture, [np.int32(corner)], colour, cv2.LINE_AA)
 
 
-def add_watermark(picture: ndarray, rng: Generator) -> None:
-    """Lay a shop's name over the photo, in place, light or dark and so thin that all is seen through it."""
-    alpha = _watermark(int(rng.integers(WATERMARKS)), len(picture)) * np.float32(rng.uniform(0.12, 0.28))
-    picture *= 1 - alpha
-    picture += alpha * np.float32(rng.random() < 0.6)
-
-
 @lru_cache(maxsize=WATERMARKS)
-def _watermark(number: int, size: int) -> ndarray:
+def watermark(number: int, size: int) -> ndarray:
     """Write a shop's name, aslant, over and over: (size, size, 1) float32 in 0..1."""
     image = Image.new("L", (2 * size, 2 * size), 0)
     draw = ImageDraw.Draw(image)

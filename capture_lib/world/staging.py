@@ -79,7 +79,18 @@ def take_photo(products: list[Product], size: int, seed: int, rng: Generator, sp
     if props and rng.random() < 0.5:
         _add_prop(photo, layout.above, True, shot)
     _promote(photo, products[0].brand, group, shot)
-    photo.picture = _expose(picture, shot)
+    # exposure, warm or cold light, a gradient, blur and sensor noise
+    y, x = np.mgrid[0:8, 0:8].astype(np.float32) / 7 - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    field = 1 + rng.uniform(0, 0.18) * (x * np.cos(angle) + y * np.sin(angle))
+    field -= rng.uniform(0, 0.2) * (x * x + y * y)
+    warmth = float(np.clip(rng.normal(0, 0.03), -0.08, 0.08))
+    gain = rng.uniform(0.88, 1.12) * rng.uniform(0.98, 1.02, 3) * (1 + warmth * np.array([1.0, 0.2, -1.0]))
+    picture = picture * cv2.resize(field.astype(np.float32), (size, size))[..., None] * gain.astype(np.float32)
+    if rng.random() < settings.blur:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 1.0) * size / 224)
+    noise = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(0, 0.012))
+    photo.picture = ((picture + noise).clip(0, 1) * 255).round().astype(np.uint8)
     return photo
 
 
@@ -96,24 +107,21 @@ def _arrange(products: list[Product], pictures: list[Pictures], shot: Shot) -> L
     if len(products) == 1:
         return shot.single(aspects[0])
     heights = [FORMS[product.silhouette]["height"] * product.variant.scale for product in products]
+    scale = CELLS / shot.size
     for _ in range(12):  # tries; then the plainest arrangement is taken
         layout = shot.group(heights, aspects)
-        if _visible_share(pictures, layout, shot.size) >= shot.settings.min_visible:
+        # the share that the most hidden product shows of itself, estimated in a small picture
+        grid, full = np.zeros((CELLS, CELLS), np.uint8), np.ones(len(pictures) + 1)
+        for n in layout.back_to_front():
+            smallest, pose = pictures[n][-1], layout.poses[n]
+            layer, corner = _place([smallest], pose, CELLS, scale)
+            _window(grid, layer, corner)[layer[..., 3] > 0.5] = n + 1
+            covered = float((smallest[..., 3] > 127).mean())
+            full[n + 1] = max(1.0, covered * pose.height * pose.width * scale ** 2)
+        visible = np.bincount(grid.ravel(), minlength=len(full)) / full
+        if visible[1:].min() >= shot.settings.min_visible:
             return layout
     return shot.spread(aspects)
-
-
-def _visible_share(pictures: list[Pictures], layout: Layout, size: int) -> float:
-    """Return the share that the most hidden product shows of itself, estimated in a small picture."""
-    scale, grid = CELLS / size, np.zeros((CELLS, CELLS), np.uint8)
-    full = np.ones(len(pictures) + 1)
-    for n in layout.back_to_front():
-        smallest, pose = pictures[n][-1], layout.poses[n]
-        layer, corner = _place([smallest], pose, CELLS, scale)
-        _window(grid, layer, corner)[layer[..., 3] > 0.5] = n + 1
-        covered = float((smallest[..., 3] > 127).mean())
-        full[n + 1] = max(1.0, covered * pose.height * pose.width * scale ** 2)
-    return float((np.bincount(grid.ravel(), minlength=len(full)) / full)[1:].min())
 
 
 # ---- products
@@ -220,7 +228,11 @@ def _promote(photo: Photo, brand: int, group: int, shot: Shot) -> None:
     elif chance < logo:
         _add_sticker(photo, promotion.logo(brand, shot.size, shot.seed), rng)
     if rng.random() < s.watermark:
-        promotion.add_watermark(photo.picture, rng)
+        # a shop's name, light or dark and so thin that all is seen through it
+        alpha = promotion.watermark(int(rng.integers(promotion.WATERMARKS)), shot.size)
+        alpha = alpha * np.float32(rng.uniform(0.12, 0.28))
+        photo.picture *= 1 - alpha
+        photo.picture += alpha * np.float32(rng.random() < 0.6)
 
 
 def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
@@ -234,20 +246,3 @@ def _add_sticker(photo: Photo, sticker: ndarray, rng: Generator) -> None:
         if not photo.hides(layer, corner, 0.2):
             photo.paste(layer, corner)
             return
-
-
-# ---- light
-def _expose(picture: ndarray, shot: Shot) -> ndarray:
-    """Apply exposure, warm or cold light, a gradient, blur and sensor noise; return (size, size, 3) uint8."""
-    size, rng = shot.size, shot.rng
-    y, x = np.mgrid[0:8, 0:8].astype(np.float32) / 7 - 0.5
-    angle = rng.uniform(0, 2 * np.pi)
-    field = 1 + rng.uniform(0, 0.18) * (x * np.cos(angle) + y * np.sin(angle))
-    field -= rng.uniform(0, 0.2) * (x * x + y * y)
-    warmth = float(np.clip(rng.normal(0, 0.03), -0.08, 0.08))
-    gain = rng.uniform(0.88, 1.12) * rng.uniform(0.98, 1.02, 3) * (1 + warmth * np.array([1.0, 0.2, -1.0]))
-    picture = picture * cv2.resize(field.astype(np.float32), (size, size))[..., None] * gain.astype(np.float32)
-    if rng.random() < shot.settings.blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.5, 1.0) * size / 224)
-    noise = rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(0, 0.012))
-    return ((picture + noise).clip(0, 1) * 255).round().astype(np.uint8)
