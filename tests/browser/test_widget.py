@@ -65,7 +65,7 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path):
 def test_the_app_is_told_its_catalog_and_its_stages_are_made_before(tmp_path, monkeypatch):
     drawn.make_catalog(tmp_path / "one", train=3, gallery=0, val=0, test=0)
     calls = []
-    monkeypatch.setattr("capture_lib.explorer.widget.launch.main", lambda options: calls.append(options) or 0)
+    monkeypatch.setattr("capture_lib.explorer.widget.stages.main", lambda options: calls.append(options) or 0)
     monkeypatch.setattr("os.execve", lambda file, command, environment: calls.append((command, environment)))
     serve("smoke", tmp_path / "one", 8999, browser=False)
     options, (command, environment) = calls

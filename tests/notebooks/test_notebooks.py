@@ -90,7 +90,7 @@ def test_executed_on_the_world(smoke_report: Path, stem: str):
                 if "widget" in kind], "a view of a kernel that is gone"
     page = (smoke_report / "notebooks" / f"{stem}.html").read_text(encoding="utf-8")
     assert not re.search(r"<script[^>]+src=|<link[^>]+href=[\"']http|@import", page), "opens offline"
-    assert len(page) < 1_500_000
+    assert len(page) < 1_700_000
     assert '<code class="math">' not in page, "a formula that is not drawn"
     tagged = [cell for cell in executed.cells if "picture" in cell.metadata.get("tags", [])]
     assert bool(pictures(executed.cells)) == bool(tagged), "a cell with the tag shows no picture"
