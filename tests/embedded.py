@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from capture_lib.retrieval.embedding import CONTRASTIVE, POOLED, EmbeddedSet
+from capture_lib.retrieval.embedding import OUTPUTS, EmbeddedSet
 
-NAMES = (*POOLED, *CONTRASTIVE, "regions", "words")
+NAMES = (*OUTPUTS, "regions", "words")
 
 
 def random_set(labels: list[list[str]], instances: int = 1, seed: int = 0, width: int = 6) -> EmbeddedSet:
@@ -13,10 +13,11 @@ def random_set(labels: list[list[str]], instances: int = 1, seed: int = 0, width
     counts = 1 + np.arange(len(labels)) % instances
     owners = np.repeat(np.arange(len(labels)), counts)
     image = {name: rng.normal(size=(len(labels), width)).astype(np.float32) for name in NAMES}
-    instance = {name: rng.normal(size=(len(owners), width)).astype(np.float32) for name in NAMES}
+    instance = {name: rng.normal(size=(len(owners), width)).astype(np.float32) for name in (*NAMES, "region_token")}
     ids = [f"{seed}-{i}" for i in range(len(labels))]
     regions = np.concatenate([np.arange(count) for count in counts])
-    return EmbeddedSet(ids, labels, owners, regions, image, instance)
+    boxes = np.tile(np.float32([0, 0, 1, 1]), (len(owners), 1))
+    return EmbeddedSet(ids, labels, owners, regions, boxes, image, instance)
 
 
 def gallery_set(count: int = 40, seed: int = 9) -> EmbeddedSet:

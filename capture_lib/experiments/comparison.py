@@ -26,7 +26,6 @@ from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
 
-Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
 READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an evaluation reads
 
 
@@ -72,7 +71,7 @@ def trained(run: Run, job: Job) -> Path:
     settings = settings_of(run, job)
     name = model_name(run, job)
     if name == "pretrain":
-        return run.stages / name
+        return run.place(name)
     table = stages.samples(run, "train")[["sample_id", "split", "image", "caption"]]
 
     def make(folder: Path) -> None:
@@ -83,7 +82,7 @@ def trained(run: Run, job: Job) -> Path:
         model = pretrain.build_model(settings["capture"], pairs, job.seed, training.tasks, training.bert)
         pretrain.train(model, pairs, settings["batches"], training, folder, job.seed)
 
-    return run.stage(pretrain, settings, [run.stages / "region_store"], table, make, name=name)
+    return run.stage(pretrain, settings, [run.place("region_store")], table, make, name=name)
 
 
 def evaluated(run: Run, job: Job) -> Path:
@@ -94,11 +93,14 @@ def evaluated(run: Run, job: Job) -> Path:
 
     def make(folder: Path) -> None:
         model = Capture.from_pretrained(source).to(pick_device()).eval()
-        sets = evaluation.embed(run, model, None, job.variant, {method.level for method in methods.values()})
-        evaluation.evaluate(folder, sets, methods, profile.retrieval.depth, {})
+        words = stages.caption_words(run) if job.name == "capture" else None
+        sets = evaluation.embed(run, model, words, job.variant, {method.level for method in methods.values()})
+        truth = evaluation.true_boxes(run, "test", sets["test"]) if "test" in sets else None
+        possible = ranking.possible(methods, sets["gallery"])
+        evaluation.evaluate(folder, sets, possible, profile.retrieval.depth, {}, truth)
 
     settings = {"retrieval": profile.retrieval, "instances": profile.instances, "job": job, "batches": profile.batches}
-    upstream = [source, run.stages / "region_store"]
+    upstream = [source, run.place("region_store")]
     read = stages.samples(run, *evaluation.SPLITS)[READ]
     name = re.sub("[/ ]", "-", f"{job.name} {digest(repr(job).encode())}")
     return run.stage(sys.modules[__name__], settings, upstream, read, make, name=f"comparison/{name}")
@@ -110,18 +112,19 @@ def untrained(run: Run) -> Path:
     depth = run.profile.retrieval.depth
 
     def make(folder: Path) -> None:
-        sets = evaluation.embed(run, None, evaluation.caption_words(run))
+        sets = evaluation.embed(run, None, stages.caption_words(run))
         rankings = {}
         if comparable(run):
             popular = evaluation.popularity(sets["val"], sets["gallery"], depth)
             rankings["popularity"] = [popular] * len(sets["test"].ids)
             rankings["chance"] = evaluation.chance(sets["test"], sets["gallery"], depth, run.seed)
-        methods = ranking.possible_methods(sets.get("test") or sets["val"])
-        evaluation.evaluate(folder, sets, methods, depth, rankings)
+        methods = ranking.possible(METHODS, sets["gallery"])
+        truth = evaluation.true_boxes(run, "test", sets["test"]) if "test" in sets else None
+        evaluation.evaluate(folder, sets, methods, depth, rankings, truth)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
     read = stages.samples(run)[READ]
-    upstream = [run.stages / "region_store"]
+    upstream = [run.place("region_store")]
     return run.stage(sys.modules[__name__], settings, upstream, read, make, name="comparison/untrained")
 
 
@@ -135,8 +138,8 @@ def methods_of(job: Job) -> dict[str, Method]:
         return {name: Method("instance", representations), f"{name}, product": Method("instance", ("product",))}
     methods = {f"{name}/{level}": Method(level, representations) for level in embedding.LEVELS}
     if name == "dual-encoder":
-        methods["image-stream"] = Method("instance", ("contrastive image",))
-        methods["text-stream"] = Method("image", ("contrastive text",))
+        methods["image-stream"] = Method("instance", ("region_contrastive",))
+        methods["text-stream"] = Method("image", ("text_contrastive",))
     return methods
 
 
@@ -148,29 +151,40 @@ def choices(run: Run) -> dict[str, dict]:
     return evaluation.read_chosen(untrained(run)) | of_capture
 
 
-def compared(run: Run) -> tuple[Scores, dict[str, list[dict]]]:
-    """Return the figures of every method on test, and what val chose for it, for every training.
+@dataclass(frozen=True)
+class Results:
+    """What a comparison found, by method and in each for every training."""
 
-    Nothing where a split lacks photos or labels.
-    """
+    scores: dict[str, list[pd.DataFrame]]  # the figures of every query of test
+    boxes: dict[str, list[pd.DataFrame]]  # those of every true box
+    chosen: dict[str, list[dict]]  # what val chose
+
+
+def compared(run: Run) -> Results:
+    """Return the figures of every method on test; nothing where a split lacks photos or labels."""
+    results = Results({}, {}, {})
     if not comparable(run):
-        return {}, {}
+        return results
     folders = [untrained(run)]
     first = stages.pretrained(run)
     if first.model and first.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
         searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
         evaluate_all(run, [*searched, *ablated(run)])
         folders += evaluate_all(run, [*finals(run), *ablated(run)])
-
-    scores: Scores = {}
-    chosen: dict[str, list[dict]] = {}
     for folder in folders:
-        table = pd.read_parquet(folder / "scores.parquet")
-        for name, rows in table.groupby("method", sort=False):
-            scores.setdefault(name, []).append(rows.droplevel("method"))
-        for name, row in evaluation.read_chosen(folder).items():
-            chosen.setdefault(name, []).append(row)
-    return scores, chosen
+        collect(folder, results)
+    return results
+
+
+def collect(folder: Path, results: Results) -> None:
+    """Add what an evaluation wrote to results."""
+    for name, found in (("scores", results.scores), ("boxes", results.boxes)):
+        file = folder / f"{name}.parquet"
+        tables = pd.read_parquet(file).groupby("method", sort=False) if file.is_file() else ()
+        for method, rows in tables:
+            found.setdefault(method, []).append(rows.droplevel("method"))
+    for method, row in evaluation.read_chosen(folder).items():
+        results.chosen.setdefault(method, []).append(row)
 
 
 def comparable(run: Run) -> bool:
@@ -218,7 +232,7 @@ def evaluate_all(run: Run, jobs: list[Job]) -> list[Path]:
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(model_name(run, job), []).append(job)
-    found = all((run.stages / name).is_dir() for name in groups)
+    found = all((run.place(name)).is_dir() for name in groups)
     with process_map(0 if found else run.profile.comparison.parallel_jobs) as map_over:
         done = map_over(partial(evaluate_silently, run), groups.values())
         list(progress(done, "models evaluated or found", len(groups)))

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from capture_lib.experiments import stages
+from capture_lib.experiments import proposal_recall, stages
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
+from capture_lib.proposals.instances import match
 from capture_lib.proposals.region_store import RegionStore, open_store
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet, Words, embed_samples
+from capture_lib.retrieval.metrics import per_box
 from capture_lib.retrieval.ranking import Method, Ranking
 from capture_lib.training import batches
 from capture_lib.utils import write_json
@@ -25,20 +27,12 @@ SPLITS = ("val", "test", "gallery")
 
 def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED) -> batches.Pairs:
     """Return samples as pairs, with the settings of a variant."""
-    store = open_store(run.stages / "region_store")
+    store = open_store(run.place("region_store"))
     limit = variant.max_regions or store.boxes.shape[1]
     store = RegionStore(store.features[:, :limit], store.boxes[:, :limit], store.scores[:, :limit],
                         np.minimum(store.counts, limit), store.ids)
-    tokenizer = batches.load_tokenizer(run.stages / "pretrain")
+    tokenizer = batches.load_tokenizer(run.place("pretrain"))
     return batches.make_pairs(table, store, tokenizer, replace(run.profile.batches, **variant.batches))
-
-
-def caption_words(run: Run) -> Words | None:
-    """Return n-gram vectors fitted on train; None where train or a side of a search lacks captions."""
-    captions = list(filter(None, stages.samples(run, "train")["caption"]))
-    compared = [stages.samples(run, split)["caption"] for split in SPLITS]
-    enough = len(captions) >= stages.MIN_PAIRS and all(any(texts) for texts in compared if len(texts))
-    return Words(captions, run.profile.retrieval, run.seed) if enough else None
 
 
 def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant = UNCHANGED,
@@ -55,23 +49,58 @@ def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant
 
 
 def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Method], depth: int,
-             rankings: dict[str, list[Ranking]]) -> None:
+             rankings: dict[str, list[Ranking]], truth: pd.DataFrame | None = None) -> None:
     """Choose each method's representation on val, rank test by it; write choices and figures.
 
-    `rankings` of test, by name, are evaluated too. Without labels, there are no figures.
+    `rankings` of test, by name, are evaluated too. Without labels, there are no figures; with the true boxes of test
+    (`true_boxes`), there are those of every box as well.
     """
     val, test = sets.get("val"), sets.get("test")
     labelled = val if val and any(val.labels) else None
     chosen = {}
+    lists = {}  # of each instance, by method
     for name, method in methods.items():
         best, tried = ranking.choose(method, labelled, sets["gallery"], depth)
         chosen[name] = {"representation": best, "val": max(tried.values(), default=None), "tried": tried}
         if test:
-            rankings[name] = ranking.rank(test, sets["gallery"], method.level, best, depth)
+            scores, rows = ranking.search(test, sets["gallery"], method.level, best, depth)
+            rankings[name] = ranking.merge(test, method.level, scores, rows, depth)
+            lists[name] = rows if method.level == "instance" else rows[test.owners]
     write_json(folder / "chosen.json", chosen)
     if test and any(test.labels):
         scores = {name: ranking.score(own, test, sets["gallery"]) for name, own in rankings.items()}
         pd.concat(scores, names=["method"]).to_parquet(folder / "scores.parquet")
+    if truth is not None:
+        labels = ranking.first_labels(sets["gallery"])
+        for name in rankings.keys() - lists.keys():  # the same for every box of a photo
+            lists[name] = [rankings[name][owner].rows for owner in test.owners]
+        boxes = {name: per_box(own, truth["instance"], truth["label"], labels) for name, own in lists.items()}
+        boxes = {name: table.assign(photo=truth["photo"]) for name, table in boxes.items()}
+        pd.concat(boxes, names=["method"]).to_parquet(folder / "boxes.parquet")
+
+
+def true_boxes(run: Run, split: str, samples: EmbeddedSet) -> pd.DataFrame | None:
+    """Return the true boxes of a split: photo (row of `samples`), label, and instance that found it, -1 for none.
+
+    None where no photo of it has true boxes with labels.
+    """
+    table, truth = proposal_recall.boxed(run.catalog, (split,))
+    photos = {name: row for row, name in enumerate(samples.ids)}
+    rows = []
+    for sample, boxes, labels in zip(table["sample_id"], truth, table["box_labels"], strict=True):
+        own = np.flatnonzero(samples.owners == photos[sample])
+        found = match(boxes, samples.boxes[own])
+        found = np.append(own, -1)[found]  # -1 reads the last
+        rows += [(photos[sample], label, instance) for label, instance in zip(labels, found, strict=True) if label]
+    return pd.DataFrame(rows, columns=["photo", "label", "instance"]) if rows else None
+
+
+def box_figures(tables: list[pd.DataFrame]) -> dict[str, dict]:
+    """Return mAP@10, R@1 and the share found over the true boxes of all trainings, with 95% intervals over photos."""
+    photos = (sum(tables) / len(tables)).groupby("photo")
+    counts = photos.size().to_numpy()
+    return {name: proposal_recall.proportion_interval(photos[name].sum().to_numpy(), counts, 0)
+            for name in ("mAP@10", "R@1", "found")}
 
 
 def read_chosen(folder: Path) -> dict[str, dict]:

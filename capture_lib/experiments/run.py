@@ -10,7 +10,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -41,6 +41,16 @@ class Run:
         """The folder of this run's stages."""
         return self.catalog.folder / "stages" / f"{self.profile.name}-seed{self.seed}"
 
+    def place(self, name: str) -> Path:
+        """Return the folder of a stage; what rests on an encoder that captions taught lies apart."""
+        apart = self.profile.encoder.captions and name not in ("composites", "detector")
+        return self.stages / "captions" / name if apart else self.stages / name
+
+    def taught(self, captions: str = "train, gallery") -> "Run":
+        """Return this run with captions, of some splits, in the loss of its region encoder: ours, not the paper's."""
+        encoder = replace(self.profile.encoder, captions=captions)
+        return replace(self, profile=replace(self.profile, encoder=encoder))
+
     def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
               make: Callable[[Path], None], together: bool = False, name: str = "") -> Path:
         """Return the folder of a stage; `make(folder)` fills it unless its record fits already.
@@ -49,7 +59,7 @@ class Run:
         and columns `read` of the catalog. An interrupted `make` finds its unfinished folder again.
         `together`: all processes make the stage; otherwise, one does.
         """
-        folder = self.stages / (name or module.__name__.rsplit(".", 1)[-1])
+        folder = self.place(name or module.__name__.rsplit(".", 1)[-1])
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         values = {
             "settings": settings, "seed": self.seed,

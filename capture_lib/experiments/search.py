@@ -23,6 +23,8 @@ from capture_lib.retrieval.embedding import EmbeddedSet, Words
 from capture_lib.training.batches import BatchSettings, make_pairs
 from capture_lib.utils import pick_device
 
+CAPTURE = "capture-chosen/instance"  # the method that answers
+
 
 @dataclass(frozen=True)
 class Item:
@@ -47,6 +49,7 @@ class Answer:
 
     method: str  # of `ranking.METHODS`
     representation: str
+    better: str  # the method that is better on val, if there is one
     photo: np.ndarray  # (H, W, 3) uint8
     boxes: np.ndarray  # (k, 4) xyxy fractions
     scores: np.ndarray  # (k,) objectness
@@ -74,31 +77,36 @@ class Searcher:
     def search(self, image: Path, caption: str = "", depth: int = 10) -> Answer:
         """Find the products of a photo, embed each with the caption, search the gallery.
 
-        The method per instance that is best on val answers; region features alone do without a
-        caption, or before val has chosen. A photo without any product has no hits.
+        CAPTURE answers, as val has chosen; region features alone do without a caption or a model.
+        A photo without any product has no hits.
         """
         photo = load_photo(image)
         store = self.describe(photo)
         boxes, scores = store.boxes[0], store.scores[0]
-        best = {"method": "image-only", "representation": "regions", "val": -1.0}
+        name = CAPTURE if caption and self.model else "image-only"
+        method = ranking.METHODS[name]
+        best = self.choices.get(name, {"representation": method.representations[0], "val": None})
+        representation = best["representation"]
         if not find_instances(boxes, scores, self.instances):
-            return Answer("image-only", "regions", photo, boxes[:0], scores[:0], [])
+            return Answer(name, representation, "", photo, boxes[:0], scores[:0], [])
 
-        # a vector of each instance, as the best method has it
+        # is another method per instance better on val?
+        on_val = {other: row["val"] for other, row in self.choices.items() if row["val"] is not None and caption}
+        on_val = {other: figure for other, figure in on_val.items() if ranking.METHODS[other].level == "instance"}
+        better = max(on_val, key=on_val.get, default=name)
+        better = "" if better == name else better
+
+        # a vector of each instance
         row = {"sample_id": "query", "caption": caption, "labels": []}
         query = self.embed(pd.DataFrame([row], dtype=object), store, False, bool(caption))
-        for name, method in ranking.possible_methods(query).items() if caption else ():
-            stored = self.choices.get(name, {"val": None})
-            if method.level == "instance" and stored["val"] is not None and stored["val"] > best["val"]:
-                best = {"method": name, **stored}
-        vectors = embedding.represent(query.instance, best["representation"])
+        vectors = embedding.represent(query.instance, representation)
 
         # the nearest gallery items of each
-        cosines, rows = ranking.search_index(self.index(best["representation"]), vectors, depth)
+        cosines, rows = ranking.search_index(self.index(representation), vectors, depth)
         hits = []
         for pairs in map(zip, rows.tolist(), cosines.tolist()):
             hits.append([Hit(**vars(self.items[row]), score=score) for row, score in pairs])
-        return Answer(best["method"], best["representation"], photo, boxes[query.regions], scores[query.regions], hits)
+        return Answer(name, representation, better, photo, boxes[query.regions], scores[query.regions], hits)
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
@@ -136,7 +144,7 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
     photos = table["sample_id"].map(run.catalog.photos)
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
-    words = evaluation.caption_words(run) if any(table["caption"]) else None
+    words = stages.caption_words(run) if any(table["caption"]) else None
     searcher = Searcher(stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained.tokenizer,
                         trained.model, words, None, items, profile.regions, profile.instances,
                         profile.batches, comparison.choices(run), levels)

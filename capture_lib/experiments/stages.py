@@ -4,9 +4,9 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -17,6 +17,7 @@ from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
+from capture_lib.retrieval.embedding import Words
 from capture_lib.training import batches, pretrain
 
 MIN_FOREGROUNDS = 20  # fewer cannot train a detector
@@ -52,23 +53,46 @@ def composites(run: Run) -> Path:
 
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
     """Return the region proposal network and its folder (notebook 03)."""
-    return trained_on_composites(run, detection, run.profile.detector)
+    settings = run.profile.detector
+    source = composites(run)
+
+    def make(folder: Path) -> None:
+        utils.write_json(folder / "history.json", detection.train(settings, source, folder, run.seed))
+
+    folder = run.stage(detection, settings, [source], None, make)
+    return detection.load(settings, folder), folder
 
 
 def trained_encoder(run: Run) -> tuple[nn.Module, Path]:
     """Return the region encoder and its folder (notebook 03)."""
-    return trained_on_composites(run, encoding, run.profile.encoder)
-
-
-def trained_on_composites(run: Run, module: ModuleType, settings: object) -> tuple[nn.Module, Path]:
-    """Return the network of a module that trains on composites, and its folder."""
+    settings = run.profile.encoder
     source = composites(run)
+    read = samples(run, "train", "gallery")[["sample_id", "split", "caption"]] if settings.captions else None
 
     def make(folder: Path) -> None:
-        utils.write_json(folder / "history.json", module.train(settings, source, folder, run.seed))
+        texts = foreground_texts(run, source) if settings.captions else None
+        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed, texts))
 
-    folder = run.stage(module, settings, [source], None, make)
-    return module.load(settings, folder), folder
+    folder = run.stage(encoding, settings, [source], read, make)
+    return encoding.load(settings, folder), folder
+
+
+def foreground_texts(run: Run, folder: Path) -> np.ndarray | None:
+    """Return the n-gram vector of the caption of each foreground's photo, zero for none; None without captions."""
+    words = caption_words(run)
+    if words is None:
+        return None
+    captions = samples(run, *run.profile.encoder.captions.split(", ")).set_index("sample_id")["caption"]
+    ids = (folder / "ids.txt").read_text(encoding="utf-8").split()
+    return words.vectors(list(captions.reindex(ids, fill_value="")))
+
+
+def caption_words(run: Run) -> Words | None:
+    """Return n-gram vectors fitted on train; None where train or a side of a search lacks captions."""
+    captions = list(filter(None, samples(run, "train")["caption"]))
+    compared = [samples(run, split)["caption"] for split in ("val", "test", "gallery")]
+    enough = len(captions) >= MIN_PAIRS and all(any(texts) for texts in compared if len(texts))
+    return Words(captions, run.profile.retrieval, run.seed) if enough else None
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:

@@ -15,8 +15,8 @@ from capture_lib.retrieval.ranking import METHODS
 
 RELEASED_LAYERS = 14  # text and visual 4, cross 4, joint 6: what the counts below are scaled from
 LAYERS = ("066", "222", "255", "525", "552", "606", "660", "888")  # of the released configurations
-OF_STREAMS = ("contrastive", "contrastive image")  # representations without cross and joint layers
-OF_ONE_STREAM = ("product", "joint", "joint image")  # representations without a contrastive loss
+OF_STREAMS = ("contrastive", "region_contrastive")  # representations without cross and joint layers
+OF_ONE_STREAM = ("product", "joint", "region_token")  # representations without a contrastive loss
 
 
 @dataclass(frozen=True)

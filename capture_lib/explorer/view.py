@@ -119,7 +119,7 @@ def open_explorer(run: Run) -> Explorer:
     queries = next(table for table in tables if len(table))
     # where val chose nothing, methods take their first representation, and "capture-chosen" would be "capture"
     choices = {}
-    for name, method in ranking.possible_methods(searcher.gallery).items():
+    for name, method in ranking.possible(ranking.METHODS, searcher.gallery).items():
         stored = searcher.choices.get(name, {"representation": method.representations[0], "val": None})
         if stored["val"] is not None or not name.startswith("capture-chosen"):
             choices[name] = stored["representation"]

@@ -46,3 +46,13 @@ def instances_of(store: RegionStore, rows: ndarray, settings: InstanceSettings) 
         for region in find_instances(boxes, store.scores[row], settings) or [0]:  # or the best
             found.append((owner, region))
     return tuple(np.array(found, np.int64).reshape(-1, 2).T)
+
+
+def match(boxes: ndarray, instances: ndarray, min_iou: float = 0.5) -> ndarray:
+    """Return which instance (n, 4) finds each true box (t, 4), the one of the highest IoU: (t,), -1 for none."""
+    found = np.full(len(boxes), -1)
+    for place, box in enumerate(boxes):
+        overlaps = box_overlap(box, instances)
+        if overlaps.max(initial=0) >= min_iou:
+            found[place] = overlaps.argmax()
+    return found

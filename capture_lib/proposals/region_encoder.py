@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from capture_lib.model.losses import nt_xent
+from capture_lib.model.losses import caption_loss, nt_xent
 from capture_lib.proposals.detector import to_tensor
 from capture_lib.utils import pick_device, progress
 
@@ -24,6 +24,8 @@ class EncoderSettings:
     steps: int = 1_200
     batch: int = 64  # pairs of crops
     learning_rate: float = 5e-3
+    captions: str = ""  # whose captions teach it: none (paper), "train", or "train, gallery"
+    caption_weight: float = 3.0  # of that loss
 
 
 class CropEncoder(nn.Module):
@@ -58,7 +60,7 @@ def crop(photos: Tensor, boxes: list, size: int, margin: float) -> Tensor:
 
 
 def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterator:
-    """Yield two batches (B, 3, C, C) for each step: the i-th crops show one foreground."""
+    """Yield for each step two batches (B, 3, C, C), the i-th crops of one foreground, and whose (B,)."""
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
     owners = np.load(folder / "owners.npy")  # (M, K)
@@ -66,14 +68,16 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
     found = {}
     for place in np.argwhere((owners >= 0) & (boxes[..., 2] > 0)):
         found.setdefault(owners[tuple(place)], []).append(place)
-    places = [rows for rows in map(np.array, found.values()) if len(set(rows[:, 0])) > 1]
+    found = {owner: np.array(rows) for owner, rows in found.items()}
+    places = {owner: rows for owner, rows in found.items() if len(set(rows[:, 0])) > 1}
+    shown = np.array(list(places))
     size = settings.crop
     modes = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     rng = np.random.default_rng([seed, 2])
     for _ in range(settings.steps):
         # foregrounds, and two places of each; the crops of the first, then of the second, in another light
-        chosen = rng.choice(len(places), min(settings.batch, len(places)), replace=False)
-        pairs = [rng.choice(places[i], 2, replace=False) for i in chosen]
+        chosen = rng.choice(len(shown), min(settings.batch, len(shown)), replace=False)
+        pairs = [rng.choice(places[owner], 2, replace=False) for owner in shown[chosen]]
         batches = []
         for numbers, slots in np.transpose(pairs, (1, 2, 0)):  # of (2, 2, B)
             here = boxes[numbers, slots]  # (B, 4), moved as proposals are
@@ -89,23 +93,36 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
             tint = rng.normal(0, 0.03, (len(crops), 3, 1, 1)).astype(np.float32)
             crops = to_tensor(np.stack(crops)) * torch.from_numpy(gain)  # (B, 3, C, C)
             batches.append((crops + torch.from_numpy(tint)).clamp(0, 1))
-        yield batches
+        yield *batches, shown[chosen]
 
 
-def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int) -> list:
-    """Train the crop encoder on composites, save it and return the loss of every step."""
+def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
+          texts: np.ndarray | None = None) -> list:
+    """Train the crop encoder on composites, save it and return the loss of every step.
+
+    With `texts` (N, D), a vector of the caption of each foreground's photo, zero for none, a small
+    head must also tell from a crop which caption it came with: ours, not the paper's.
+    """
     device = pick_device()
     encoder = CropEncoder(settings).to(device, memory_format=torch.channels_last).train()
+    taught = nn.ModuleList([encoder])
+    if texts is not None:
+        head = nn.Sequential(nn.Linear(4 * settings.channels, 256), nn.ReLU(), nn.Linear(256, texts.shape[1]))
+        taught.append(head.to(device))
+        texts = torch.from_numpy(texts).to(device)
     rate = settings.learning_rate
-    optimiser = torch.optim.AdamW(encoder.parameters(), rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(taught.parameters(), rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
     pairs = positive_pairs(composites, settings, seed)
     history = []
-    for pair in progress(pairs, "encoder steps", settings.steps):
-        crops = torch.cat(pair).to(device, memory_format=torch.channels_last)
+    for first, second, owners in progress(pairs, "encoder steps", settings.steps):
+        crops = torch.cat([first, second]).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             vectors = encoder(crops).float()  # (2B, F)
         loss = nt_xent(*vectors.chunk(2), temperature=0.1)
+        if texts is not None:
+            own = texts[owners].repeat(2, 1)  # (2B, D)
+            loss = loss + settings.caption_weight * caption_loss(head(vectors), own)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

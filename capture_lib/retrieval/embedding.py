@@ -14,20 +14,11 @@ from capture_lib.training.batches import Pairs
 
 Vectors = dict[str, ndarray]  # named vectors of the same n things, (n, ·) each
 LEVELS = ("instance", "image")
-POOLED = ("region_pooled", "text_pooled")  # H_IMG, H_TXT
-CONTRASTIVE = ("region_contrastive", "text_contrastive")
-FUSIONS = ("fusion 0.2", "fusion 0.35", "fusion 0.5", "fusion 0.65", "fusion 0.8")
-REPRESENTATIONS = {  # the vectors that each joins; a product multiplies the first two
-    "product": POOLED,
-    "joint": POOLED,
-    "joint image": POOLED[:1],
-    "contrastive": CONTRASTIVE,
-    "contrastive image": CONTRASTIVE[:1],
-    "contrastive text": CONTRASTIVE[1:],
-    "product, contrastive": POOLED + CONTRASTIVE,
-    "all": POOLED + CONTRASTIVE,
-    **dict.fromkeys(FUSIONS, ("regions", "words")),
+PARTS = {  # of the model's vectors; a part of another name is the vectors of that name
+    "joint": ("region_pooled", "text_pooled"),  # H_IMG and H_TXT
+    "contrastive": ("region_contrastive", "text_contrastive"),
 }
+OUTPUTS = ("region_pooled", "text_pooled", "region_contrastive", "text_contrastive")
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,7 @@ class EmbeddedSet:
     labels: list[list[str]]
     owners: ndarray  # (n,) int64: which of the ids instance i belongs to
     regions: ndarray  # (n,) int64: which region of its photo instance i is
+    boxes: ndarray  # (n, 4) of the instances, xyxy fractions
     image: Vectors  # one row an id
     instance: Vectors  # one row an instance
 
@@ -75,15 +67,21 @@ class Words:
 @torch.inference_mode()
 def embed(model: Capture, pairs: Pairs, chosen: ndarray, regions: ndarray | None,
           batch: int = 256) -> Vectors:
-    """Return the model's four vectors (n, E) of pairs (n,), of one region each or of all."""
+    """Return the model's vectors (n, E) of pairs (n,), of one region each or of all.
+
+    Those of one region have its own output token too, `region_token`.
+    """
     device = next(model.parameters()).device
-    vectors = {name: [] for name in POOLED + CONTRASTIVE}
+    vectors = {}
     for start in range(0, len(chosen), batch):
         part = slice(start, start + batch)
         inputs = pairs.batch(chosen[part], None if regions is None else regions[part])
         outputs = model(**{name: value.to(device) for name, value in inputs.items()})
-        for name, parts in vectors.items():
-            parts.append(outputs[name].float().cpu().numpy())
+        found = {name: outputs[name] for name in OUTPUTS}
+        if regions is not None:
+            found["region_token"] = outputs["region_sequence"][:, 1]
+        for name, rows in found.items():
+            vectors.setdefault(name, []).append(rows.float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in vectors.items()}
 
 
@@ -102,25 +100,43 @@ def embed_samples(table: pd.DataFrame, pairs: Pairs, model: Capture | None,
     instance = embed(model, pairs, owners, regions) if model and "instance" in levels else {}
 
     # region features and n-grams, which need no model
-    features = pairs.store.features[pairs.rows[owners], regions]
+    places = pairs.rows[owners], regions
+    features = pairs.store.features[places]
     instance["regions"] = np.asarray(features, np.float32)
     if words:
         image["words"] = words.vectors(list(table["caption"]))
         instance["words"] = image["words"][owners]
     return EmbeddedSet(list(table["sample_id"]), list(table["labels"]), owners, regions,
-                       image, instance)
+                       pairs.store.boxes[places], image, instance)
 
 
 def represent(vectors: Vectors, name: str) -> ndarray:
-    """Return a representation, or the vectors of that name, as rows (n, ·) of length 1."""
-    parts = [unit(vectors[part]) for part in REPRESENTATIONS.get(name, (name,))]
-    if name.startswith("fusion"):  # its cosines are means, weighted by that of the regions
-        weight = float(name.split()[1])
-        parts[0] = parts[0] * np.sqrt(weight)
-        parts[1] = parts[1] * np.sqrt(1 - weight)
-    if name.startswith("product"):
-        parts[:2] = [unit(parts[0] * parts[1])]
-    return unit(np.concatenate(parts, 1))
+    """Return a representation as rows (n, ·): parts side by side, as in "0.7 regions + 0.3 words".
+
+    Rows have length 1, and their cosine is the weighted mean of the parts' cosines. Two names are
+    H_IMG times H_TXT: "product", and "raw product", of which no row is scaled.
+    """
+    if name == "raw product":
+        return vectors["region_pooled"] * vectors["text_pooled"]
+    columns = []
+    for term in name.split(" + "):
+        weight, _, part = term.rpartition(" ")
+        if part == "product":
+            blocks = [unit(vectors["region_pooled"]) * unit(vectors["text_pooled"])]
+        else:
+            blocks = [unit(vectors[block]) for block in PARTS.get(part, (part,))]
+        rows = unit(np.concatenate(blocks, 1))
+        columns.append(rows * np.float32(weight or 1) ** 0.5)
+    return unit(np.concatenate(columns, 1))
+
+
+def vectors_of(name: str) -> set[str]:
+    """Return the names of the vectors that a representation is made of."""
+    found = set()
+    for term in name.split(" + "):
+        part = term.rpartition(" ")[2]
+        found.update(PARTS.get("joint" if part == "product" else part, (part,)))
+    return found
 
 
 def unit(vectors: ndarray) -> ndarray:

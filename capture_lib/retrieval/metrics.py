@@ -80,6 +80,26 @@ def per_query(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence
     return pd.DataFrame(figures.reshape(len(columns), -1).T, columns=columns)
 
 
+def per_box(rankings: Rankings, found: np.ndarray, box_labels: Sequence[str],
+            gallery_labels: Sequence[str]) -> pd.DataFrame:
+    """Score each true box by the ranking of the instance that found it, against its own label.
+
+    Args:
+        rankings: the ranking of each instance, as in `per_query`.
+        found: (T,) which instance found box t; -1 is none, and the box counts 0.
+        box_labels: T labels.
+
+    Returns:
+        fractions, one row a box: found, mAP@10 (standard), R@1 (is the first place a hit?).
+    """
+    nothing = np.zeros(0, int)
+    own = [rankings[instance] if instance >= 0 else nothing for instance in found]
+    wanted = [[label] for label in box_labels]
+    scores = per_query(own, wanted, gallery_labels)["standard", "mAP@10"]
+    *_, match = match_labels(own, wanted, gallery_labels)
+    return pd.DataFrame({"found": found >= 0, "mAP@10": scores, "R@1": match[:, 0, 0]}).astype(float)
+
+
 def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Sequence[str]
                  ) -> tuple[np.ndarray, ...]:
     """Compare Q rankings, up to place R = 100, with the labels of their queries, L at most.

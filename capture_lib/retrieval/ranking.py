@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from capture_lib.retrieval.embedding import FUSIONS, REPRESENTATIONS, EmbeddedSet, represent
+from capture_lib.retrieval.embedding import EmbeddedSet, represent, vectors_of
 from capture_lib.retrieval.metrics import per_query
 
 
@@ -19,13 +19,21 @@ class Method:
     representations: tuple[str, ...]
 
 
-OF_CAPTURE = ("product", "joint", "joint image", "contrastive", "contrastive image",
-              "product, contrastive", "all")
+OF_IMAGES = ("product", "joint", "contrastive", "product + contrastive", "joint + contrastive")
+OF_INSTANCES = (*OF_IMAGES, "region_token", "region_token + contrastive")
+FUSIONS = tuple(f"{share} regions + {1 - share:.2g} words" for share in (0.2, 0.35, 0.5, 0.65, 0.8))
+BESIDE_RAW = (  # the model's share beside late fusion's
+    "0.3 contrastive + 0.45 regions + 0.25 words",
+    "0.5 contrastive + 0.32 regions + 0.18 words",
+    "0.7 contrastive + 0.2 regions + 0.1 words",
+    "0.5 region_token + contrastive + 0.32 regions + 0.18 words")
 METHODS = {
-    "capture/instance": Method("instance", ("product",)),
+    "capture/instance": Method("instance", ("product",)),  # the paper's reading
     "capture/image": Method("image", ("product",)),
-    "capture-chosen/instance": Method("instance", OF_CAPTURE),
-    "capture-chosen/image": Method("image", OF_CAPTURE),
+    "capture-raw-product/instance": Method("instance", ("raw product",)),
+    "capture-chosen/instance": Method("instance", OF_INSTANCES),
+    "capture-chosen/image": Method("image", OF_IMAGES),
+    "capture-beside-raw/instance": Method("instance", BESIDE_RAW),
     "image-only": Method("instance", ("regions",)),
     "text-only": Method("image", ("words",)),
     "late-fusion": Method("instance", FUSIONS),
@@ -60,18 +68,26 @@ def search_index(index: faiss.Index, queries: ndarray, depth: int) -> tuple[ndar
     return index.search(queries, min(depth, index.ntotal))
 
 
-def rank(queries: EmbeddedSet, gallery: EmbeddedSet, level: str, representation: str,
-         depth: int = 100) -> list[Ranking]:
-    """Rank the gallery for each query."""
+def search(queries: EmbeddedSet, gallery: EmbeddedSet, level: str, representation: str,
+           depth: int = 100) -> tuple[ndarray, ...]:
+    """Return scores and gallery rows (n, depth), the list of each of the n vectors of a level."""
     index = build_index(represent(gallery.vectors(level), representation))
-    vectors = represent(queries.vectors(level), representation)
-    scores, rows = search_index(index, vectors, depth)
+    return search_index(index, represent(queries.vectors(level), representation), depth)
 
-    # merge the lists of each query; those of its instances follow one another
+
+def merge(queries: EmbeddedSet, level: str, scores: ndarray, rows: ndarray, depth: int = 100
+          ) -> list[Ranking]:
+    """Merge the lists of each query; those of its instances follow one another."""
     owners = queries.owners if level == "instance" else np.arange(len(queries.ids))
     starts = np.searchsorted(owners, np.arange(1, len(queries.ids)))
     lists = zip(np.split(rows, starts), np.split(scores, starts), strict=True)
     return [comb_max(*pair, depth) for pair in lists]
+
+
+def rank(queries: EmbeddedSet, gallery: EmbeddedSet, level: str, representation: str,
+         depth: int = 100) -> list[Ranking]:
+    """Rank the gallery for each query."""
+    return merge(queries, level, *search(queries, gallery, level, representation, depth), depth)
 
 
 def comb_max(rows: ndarray, scores: ndarray, depth: int) -> Ranking:
@@ -94,15 +110,14 @@ def score(rankings: list[Ranking], queries: EmbeddedSet, gallery: EmbeddedSet
     return per_query(rows, queries.labels, first_labels(gallery))
 
 
-def possible_methods(queries: EmbeddedSet) -> dict[str, Method]:
+def possible(methods: dict[str, Method], queries: EmbeddedSet) -> dict[str, Method]:
     """Return the methods whose vectors are there."""
-    methods = {}
-    for name, method in METHODS.items():
-        first = method.representations[0]
-        needed = REPRESENTATIONS.get(first, (first,))
-        if set(needed) <= queries.vectors(method.level).keys():
-            methods[name] = method
-    return methods
+    found = {}
+    for name, method in methods.items():
+        needed = set().union(*map(vectors_of, method.representations))
+        if needed <= queries.vectors(method.level).keys():
+            found[name] = method
+    return found
 
 
 def choose(method: Method, val: EmbeddedSet | None, gallery: EmbeddedSet, depth: int = 100

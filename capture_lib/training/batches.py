@@ -70,25 +70,25 @@ class Pairs:
               photos: np.ndarray | None = None) -> Batch:
         """Return the model's input for pairs `chosen` (B,), nothing masked.
 
-        With `instance` (B,), each keeps that one region beside the global token; with
-        `photos` (B,), it has the regions of that other pair.
+        With `instance` (B,), each has that one region (R = 1), of which its global token is made
+        too; with `photos` (B,), it has the regions of that other pair.
         """
         ids = torch.from_numpy(self.tokens[chosen])  # (B, L)
         rows = self.rows[chosen if photos is None else photos]
-        features = torch.from_numpy(self.store.features[rows]).float()  # (B, R, F)
+        counts = self.store.counts[rows]
+        places = rows
+        if instance is not None:
+            counts = np.minimum(counts, 1)
+            places = rows[:, None], instance[:, None]
+        features = torch.from_numpy(self.store.features[places]).float()  # (B, R, F)
         # the global token's box is the whole photo
-        boxes = torch.from_numpy(self.store.boxes[rows])  # (B, R, 4)
+        boxes = torch.from_numpy(self.store.boxes[places])  # (B, R, 4)
         whole = boxes.new_tensor([0, 0, 1, 1]).expand(len(rows), 1, 4)
         boxes = torch.cat([whole, boxes], 1)
         area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
         # place 0 is the global token
-        places = torch.arange(boxes.shape[1])
-        counts = torch.from_numpy(self.store.counts[rows])
-        visible = places <= counts[:, None]  # (B, R+1)
+        visible = torch.arange(boxes.shape[1]) <= torch.from_numpy(counts)[:, None]  # (B, R+1)
         averaged = visible[:, 1:] & self.global_token
-        if instance is not None:
-            alone = places == torch.from_numpy(instance)[:, None] + 1
-            visible = visible & (alone | (places == 0))
         return {"input_ids": ids,
                 "text_mask": (ids != self.special["[PAD]"]).long(),
                 "region_features": with_global_token(features, averaged),

@@ -156,13 +156,15 @@ def test_a_batch_holds_what_the_store_and_the_captions_say(tokenizer):
                 [x1, y1, x2, y2, (x2 - x1) * (y2 - y1)], abs=1e-6)
 
 
-def test_an_instance_keeps_one_region_and_the_global_token_of_all(tokenizer):
-    pairs, chosen = make_pairs(tokenizer), np.array([3, 3, 1])
-    whole, single = pairs.batch(chosen), pairs.batch(chosen, np.array([2, 0, 1]))
-    assert single["region_mask"].tolist() == [[1, 0, 0, 1, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]
-    assert torch.equal(single["region_features"][:, 0], whole["region_features"][:, 0])
-    missing = pairs.batch(np.array([0]), np.array([2]))  # photo 0 has one region only
-    assert missing["region_mask"].tolist() == [[1, 0, 0, 0, 0]]
+def test_an_instance_has_one_region_and_a_global_token_of_it(tokenizer):
+    pairs, chosen, regions = make_pairs(tokenizer), np.array([3, 3, 1]), np.array([2, 0, 1])
+    whole, single = pairs.batch(chosen), pairs.batch(chosen, regions)
+    assert single["region_mask"].tolist() == [[1, 1]] * 3
+    own = whole["region_features"][np.arange(3), 1 + regions]
+    assert torch.equal(single["region_features"], torch.stack([own, own], 1))
+    assert single["region_locations"][:, 0].tolist() == [[0, 0, 1, 1, 1]] * 3
+    assert torch.equal(single["region_locations"][:, 1], whole["region_locations"][np.arange(3), 1 + regions])
+    assert torch.equal(single["input_ids"], whole["input_ids"])
 
 
 def test_a_batch_may_have_other_photos(tokenizer):

@@ -34,9 +34,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_method_is_evaluated_for_every_seed_and_nothing_is_made_twice(run: Run, monkeypatch):
     trainings, train = [], pretrain.train
     monkeypatch.setattr(pretrain, "train", lambda *args: trainings.append(args[4].name) or train(*args))
-    scores, _ = comparison.compared(run)
+    scores = comparison.compared(run).scores
     baselines = {f"{name}/{level}" for name in ("capture", "capture-chosen", "two-stream", "one-stream", "dual-encoder")
                  for level in ("instance", "image")} | {"image-stream", "text-stream"}
+    baselines |= {"capture-raw-product/instance", "capture-beside-raw/instance"}
     assert {name for name, tables in scores.items() if len(tables) == 2} == baselines
     once = {"image-only", "text-only", "late-fusion", "chance", "popularity"}
     once |= {f"ablation/{name}{product}" for name in ("recipe", "1 region", "half the pairs")
@@ -48,19 +49,19 @@ def test_every_method_is_evaluated_for_every_seed_and_nothing_is_made_twice(run:
     # 3 ablations
     assert len(trainings) == 1 + 1 + 2 * 3 + 2 + 3 and len(set(trainings)) == len(trainings)
     monkeypatch.setattr(pretrain, "train", None)
-    again, _ = comparison.compared(run)
+    again = comparison.compared(run).scores
     assert all(left.equals(right) for name in scores for left, right in zip(scores[name], again[name], strict=True))
 
 
 def test_the_first_seed_of_capture_is_evaluated_as_notebook_05_does(run: Run):
-    sets = evaluation.embed(run, stages.pretrained(run).model, evaluation.caption_words(run))
-    scores, chosen = comparison.compared(run)
+    sets = evaluation.embed(run, stages.pretrained(run).model, stages.caption_words(run))
+    results = comparison.compared(run)
     for name, row in comparison.choices(run).items():
-        assert chosen[name][0] == row
+        assert results.chosen[name][0] == row
         best = ranking.choose(ranking.METHODS[name], sets["val"], sets["gallery"])
         assert best == (row["representation"], row["tried"])
         ranked = ranking.rank(sets["test"], sets["gallery"], ranking.METHODS[name].level, row["representation"])
-        pd.testing.assert_frame_equal(scores[name][0], ranking.score(ranked, sets["test"], sets["gallery"]))
+        pd.testing.assert_frame_equal(results.scores[name][0], ranking.score(ranked, sets["test"], sets["gallery"]))
 
 
 def test_val_chooses_and_test_does_not(run: Run):
@@ -71,7 +72,7 @@ def test_val_chooses_and_test_does_not(run: Run):
     best = jobs[int(np.argmax(figures))].variant
     final = comparison.finals(run, "one-stream")
     assert [job.seed for job in final] == [0, 1] and all(job.variant == best for job in final)
-    for rows in comparison.compared(run)[1].values():
+    for rows in comparison.compared(run).chosen.values():
         for row in rows:
             assert row["val"] == max(row["tried"].values()) == row["tried"][row["representation"]]
 
@@ -99,12 +100,12 @@ def test_the_best_regions_alone_may_be_used(run: Run):
 
 def test_without_captions_only_what_needs_no_training_is_compared(tmp_path: Path):
     mute = Run(PROFILE, make_catalog(tmp_path / "shop", **SIZES, captions=False), tmp_path / "report", 0)
-    assert set(comparison.compared(mute)[0]) == {"image-only", "chance", "popularity"}
+    assert set(comparison.compared(mute).scores) == {"image-only", "chance", "popularity"}
 
 
 def test_without_labels_or_queries_nothing_is_compared(tmp_path: Path):
     few = Run(PROFILE, make_catalog(tmp_path / "no val", 4, 4, 0, 4), tmp_path / "report", 0)
-    assert comparison.compared(few) == ({}, {})
+    assert comparison.compared(few).scores == {}
     catalog = make_catalog(tmp_path / "no labels", 4, 4, 4, 4)
     catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
-    assert comparison.compared(replace(few, catalog=catalog)) == ({}, {})
+    assert comparison.compared(replace(few, catalog=catalog)).scores == {}

@@ -1,5 +1,6 @@
 """Vectors of captions and of photos; representations against cosines written out."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from embedded import NAMES, gallery_set, query_set
 
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding
-from capture_lib.retrieval.embedding import REPRESENTATIONS, RetrievalSettings, Words, represent, unit
+from capture_lib.retrieval.embedding import RetrievalSettings, Words, represent, unit, vectors_of
+from capture_lib.retrieval.ranking import METHODS
 from capture_lib.training import batches, pretrain
 
 INSTANCES = InstanceSettings(min_score=0.0, min_odds=0.0, nms_iou=0.9)  # every region
@@ -63,12 +65,14 @@ def test_queries_have_their_instances_and_a_gallery_photo_has_one(world):
     assert queries.ids == gallery.ids == list(table["sample_id"]) and queries.labels[2] == ["label 2"]
     assert [(queries.owners == i).sum() for i in range(7)] == [3, 2, 4, 1, 3, 2, 1]
     assert gallery.owners.tolist() == list(range(7)) and not gallery.regions.any()
-    assert set(queries.image) == set(NAMES) - {"regions"} and set(queries.instance) == set(NAMES)
+    assert set(queries.image) == set(NAMES) - {"regions"}
+    assert set(queries.instance) == {*NAMES, "region_token"}
     for samples in (queries, gallery):
         for i, (owner, region) in enumerate(zip(samples.owners, samples.regions, strict=True)):
             feature = pairs.store.features[pairs.rows[owner], region].astype(np.float32)
             assert np.array_equal(samples.instance["regions"][i], feature) and feature.any()
             assert np.array_equal(samples.instance["words"][i], samples.image["words"][owner])
+            assert np.array_equal(samples.boxes[i], pairs.store.boxes[pairs.rows[owner], region])
         for name, vectors in embedding.embed(model, pairs, samples.owners, samples.regions).items():
             assert np.array_equal(samples.instance[name], vectors)
 
@@ -78,7 +82,7 @@ def test_without_a_model_words_or_a_level_their_vectors_are_missing(world):
     bare = embedding.embed_samples(table, pairs, None, None, INSTANCES, single=False)
     assert not bare.image and set(bare.instance) == {"regions"}
     one = embedding.embed_samples(table, pairs, model, None, INSTANCES, single=False, levels=("instance",))
-    assert not one.image and set(one.instance) == set(NAMES) - {"words"}
+    assert not one.image and set(one.instance) == {*NAMES, "region_token"} - {"words"}
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -88,30 +92,45 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def test_representations_are_the_cosines_that_they_claim():
     a, b = query_set().instance, gallery_set().instance
-    both = {name: cosine(a[name], b[name]) for name in NAMES}
-    joint = (both["region_pooled"] + both["text_pooled"]) / 2
+    both = {name: cosine(a[name], b[name]) for name in (*NAMES, "region_token")}
     contrastive = (both["region_contrastive"] + both["text_contrastive"]) / 2
     expected = {
         "product": cosine(unit(a["region_pooled"]) * unit(a["text_pooled"]),
                           unit(b["region_pooled"]) * unit(b["text_pooled"])),
-        "joint": joint, "contrastive": contrastive, "all": (joint + contrastive) / 2,
-        "joint image": both["region_pooled"], "contrastive image": both["region_contrastive"],
-        "text_pooled": both["text_pooled"], "contrastive text": both["text_contrastive"],
-        "regions": both["regions"], "words": both["words"],
-        "fusion 0.2": 0.2 * both["regions"] + 0.8 * both["words"],
-        "fusion 0.5": (both["regions"] + both["words"]) / 2,
-        "fusion 0.8": 0.8 * both["regions"] + 0.2 * both["words"],
+        "joint": (both["region_pooled"] + both["text_pooled"]) / 2, "contrastive": contrastive,
+        "region_token": both["region_token"], "text_pooled": both["text_pooled"], "regions": both["regions"],
+        "region_token + contrastive": (both["region_token"] + contrastive) / 2,
+        "0.2 regions + 0.8 words": 0.2 * both["regions"] + 0.8 * both["words"],
+        "0.5 contrastive + 0.3 regions + 0.2 words": 0.5 * contrastive + 0.3 * both["regions"] + 0.2 * both["words"],
     }
-    expected["product, contrastive"] = (expected["product"] + 2 * contrastive) / 3  # three parts, each of length 1
     for name, cosines in expected.items():
         assert represent(a, name) @ represent(b, name).T == pytest.approx(cosines, abs=1e-5), name
-    assert set(REPRESENTATIONS) - set(expected) == {"fusion 0.35", "fusion 0.65"}
+    raw = (a["region_pooled"] * a["text_pooled"]) @ (b["region_pooled"] * b["text_pooled"]).T
+    assert represent(a, "raw product") @ represent(b, "raw product").T == pytest.approx(raw, abs=1e-5)
 
 
-def test_every_representation_gives_unit_vectors():
-    for representation in REPRESENTATIONS:
-        vectors = represent(query_set().instance, representation)
+def test_every_representation_of_a_method_gives_unit_vectors_but_the_raw_product():
+    names = {name for method in METHODS.values() for name in method.representations} - {"raw product"}
+    for name in names:
+        vectors = represent(query_set().instance, name)
         assert vectors.dtype == np.float32 and np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+        assert vectors_of(name) <= query_set().instance.keys()
+    assert vectors_of("0.3 product + words") == {"region_pooled", "text_pooled", "words"}
+
+
+def test_an_instance_looks_the_same_as_a_query_and_as_a_gallery_photo_of_its_own(world):
+    """The region of a photo of several, with its caption, gives the vectors of a photo that holds nothing else."""
+    table, pairs, model = world
+    region = 2
+    alone = deepcopy(pairs.store)
+    for array in (alone.features, alone.boxes, alone.scores):
+        array[:, 0] = array[:, region]
+        array[:, 1:] = 0
+    alone.counts[:] = 1
+    query = embedding.embed(model, pairs, np.array([0]), np.array([region]))
+    item = embedding.embed(model, replace(pairs, store=alone), np.array([0]), np.array([0]))
+    for name, vectors in query.items():
+        assert np.array_equal(vectors, item[name]), name
 
 
 def test_a_zero_vector_stays_zero_and_finite():

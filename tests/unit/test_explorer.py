@@ -29,7 +29,7 @@ def explorer(smoke_run: Run) -> Explorer:
 
 @pytest.fixture(scope="module")
 def sides(smoke_run: Run) -> dict[str, EmbeddedSet]:
-    return evaluation.embed(smoke_run, stages.pretrained(smoke_run).model, evaluation.caption_words(smoke_run))
+    return evaluation.embed(smoke_run, stages.pretrained(smoke_run).model, stages.caption_words(smoke_run))
 
 
 @pytest.mark.parametrize("name", ["capture-chosen/instance", "capture/image", "image-only", "text-only", "late-fusion"])

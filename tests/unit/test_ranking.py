@@ -115,10 +115,11 @@ def test_scores_are_those_of_the_metrics():
 
 def test_methods_are_possible_where_their_vectors_are():
     queries = query_set()
-    assert list(ranking.possible_methods(queries)) == list(METHODS)
+    assert ranking.possible(METHODS, queries) == METHODS
     queries.image.clear()
     del queries.instance["words"]
-    assert set(ranking.possible_methods(queries)) == {"capture/instance", "capture-chosen/instance", "image-only"}
+    assert set(ranking.possible(METHODS, queries)) == {
+        "capture/instance", "capture-raw-product/instance", "capture-chosen/instance", "image-only"}
 
 
 def test_val_chooses_the_representation_that_knows_the_labels():
@@ -127,9 +128,9 @@ def test_val_chooses_the_representation_that_knows_the_labels():
     gallery.instance["region_contrastive"] = signs[[i % 8 for i in range(40)]]
     asked = [queries.labels[owner][region % 2] for owner, region in zip(queries.owners, queries.regions, strict=True)]
     queries.instance["region_contrastive"] = signs[[int(label.split()[1]) for label in asked]]
-    method = Method("instance", ("product", "contrastive image", "joint"))
+    method = Method("instance", ("product", "region_contrastive", "joint"))
     choice, tried = ranking.choose(method, queries, gallery)
-    assert choice == "contrastive image" and tuple(tried) == method.representations
+    assert choice == "region_contrastive" and tuple(tried) == method.representations
     for name, figure in tried.items():
         rankings = ranking.rank(queries, gallery, "instance", name)
         assert figure == ranking.score(rankings, queries, gallery)["standard", "mAP@10"].mean()

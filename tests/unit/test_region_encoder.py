@@ -74,7 +74,7 @@ def test_the_fast_crops_of_pairs_agree_with_the_exact_ones(tmp_path, monkeypatch
         np.save(tmp_path / f"{name}.npy", array)
     settings = EncoderSettings(crop=16, margin=0.15, batch=20)
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Still())
-    for half, fast in enumerate(next(encoder.positive_pairs(tmp_path, settings, 0))):
+    for half, fast in enumerate(next(encoder.positive_pairs(tmp_path, settings, 0))[:2]):
         rows = np.arange(20) + 20 * half
         exact = encoder.crop(to_tensor(photos[rows]), list(torch.from_numpy(boxes[rows])), 16, 0.15)
         assert fast.shape == exact.shape
@@ -97,7 +97,8 @@ def hue(crops: torch.Tensor) -> np.ndarray:
 def test_positive_pairs_show_one_foreground_twice_and_each_only_once_a_batch(coloured):
     stream = encoder.positive_pairs(coloured, TINY, seed=0)
     changed = []
-    for left, right in (next(stream) for _ in range(20)):
+    for left, right, shown in (next(stream) for _ in range(20)):
+        assert hue(left).tolist() == shown.tolist()
         assert left.shape == right.shape == (6, 3, 24, 24) and 0 <= left.min() and left.max() <= 1
         assert np.array_equal(hue(left), hue(right)) and sorted(hue(left)) == list(range(6))
         changed.append((left - right).abs().mean())
@@ -109,7 +110,7 @@ def test_a_foreground_of_one_composite_has_no_pair(coloured):
     owners[owners == 4] = -1
     owners[0, 0] = 4  # foreground 4 is left with one composite
     np.save(coloured / "owners.npy", owners)
-    for left, right in encoder.positive_pairs(coloured, replace(TINY, steps=5), seed=0):
+    for left, right, _ in encoder.positive_pairs(coloured, replace(TINY, steps=5), seed=0):
         assert set(hue(left)) == set(hue(right)) <= {0, 1, 2, 3, 5} and len(left) == 5
 
 
@@ -154,3 +155,20 @@ def test_the_same_seed_gives_the_same_weights(coloured, tmp_path):
         encoder.train(replace(TINY, steps=3), coloured, tmp_path / str(run), seed)
         weights.append((tmp_path / str(run) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_captions_bring_together_what_they_call_alike(coloured, tmp_path):
+    """Foregrounds 0 and 1, of different colours, share a caption; without it they are far apart."""
+    texts = np.eye(6, dtype=np.float32)[[0, 0, 2, 3, 4, 5]]
+    photos = torch.from_numpy(np.load(coloured / "composites.npy")).permute(0, 3, 1, 2).float() / 255
+    alike = []
+    for number, given in enumerate((None, texts)):
+        torch.manual_seed(0)
+        (tmp_path / str(number)).mkdir()
+        encoder.train(TINY, coloured, tmp_path / str(number), 0, given)
+        with torch.inference_mode():
+            vectors = encoder.load(TINY, tmp_path / str(number)).features(photos, [torch.from_numpy(SLOTS)] * 16)
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+        shown = np.load(coloured / "owners.npy").ravel()
+        alike.append(float((vectors[shown == 0] @ vectors[shown == 1].T).mean()))
+    assert alike[1] > alike[0] + 0.2

@@ -24,7 +24,7 @@ CHOICES = {name: {"representation": representation, "val": val}
            for name, representation, val in (("capture/instance", "product", 0.4),
                                              ("capture-chosen/instance", "joint", 0.6),
                                              ("capture-chosen/image", "joint", 0.9),
-                                             ("late-fusion", "fusion 0.5", None))}
+                                             ("late-fusion", "0.5 regions + 0.5 words", None))}
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,17 @@ def test_a_gallery_photo_finds_itself(searcher: Searcher):
         assert first.sample_id == item.sample_id and first.score == pytest.approx(1, abs=1e-3)
 
 
-def test_before_val_has_chosen_photos_are_compared(searcher: Searcher):
+def test_before_val_has_chosen_capture_answers_with_the_caption_as_in_the_paper(searcher: Searcher):
     answer = replace(searcher, choices={}).search(searcher.items[0].path, "kind0", depth=2)
-    assert (answer.method, answer.representation) == ("image-only", "regions")
+    assert (answer.method, answer.representation, answer.better) == ("capture-chosen/instance", "product", "")
+
+
+def test_a_baseline_that_is_better_on_val_is_named(searcher: Searcher):
+    choices = CHOICES | {"late-fusion": {"representation": "0.5 regions + 0.5 words", "val": 0.7}}
+    searched = replace(searcher, choices=choices)
+    answer = searched.search(searcher.items[0].path, "kind0", depth=2)
+    assert (answer.method, answer.better) == ("capture-chosen/instance", "late-fusion")
+    assert searcher.search(searcher.items[0].path, "kind0", depth=2).better == ""
 
 
 def test_the_index_is_built_once(searcher: Searcher):

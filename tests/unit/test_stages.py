@@ -26,7 +26,7 @@ HEAVY = {"timm", "torchvision", "sklearn", "accelerate", "transformers", "matplo
 
 def embed(run: Run) -> dict:
     """The vectors of val, test and gallery."""
-    return evaluation.embed(run, stages.pretrained(run).model, evaluation.caption_words(run))
+    return evaluation.embed(run, stages.pretrained(run).model, stages.caption_words(run))
 
 
 def line(folder: Path, seed: int = 0, **sizes: object) -> tuple[Run, dict, dict]:
@@ -136,10 +136,10 @@ def test_without_captions_regions_alone_are_predicted(tmp_path: Path):
 def test_captions_on_one_side_alone_are_compared_with_nothing(tmp_path: Path):
     catalog = make_catalog(tmp_path / "one", **SIZES)
     run = Run(TINY, catalog, tmp_path / "report", 0)
-    assert evaluation.caption_words(run) is not None
+    assert stages.caption_words(run) is not None
     catalog.table.loc[catalog.table["split"] == "gallery", "caption"] = ""
     write_catalog(catalog.table, catalog.folder)
-    assert evaluation.caption_words(replace(run, catalog=read_catalog(catalog.folder))) is None
+    assert stages.caption_words(replace(run, catalog=read_catalog(catalog.folder))) is None
 
 
 def test_text_that_starts_from_bert_has_the_words_of_bert_and_matching_has_its_head(tmp_path: Path, monkeypatch):

@@ -10,7 +10,7 @@ from drawn import TOY, TOY_BATCHES, sixteen_pairs
 from capture_lib.experiments import variants
 from capture_lib.model.capture import Capture, CaptureSettings
 from capture_lib.profiles import PROFILES, SMALL_CAPTURE
-from capture_lib.retrieval.embedding import REPRESENTATIONS
+from capture_lib.retrieval.ranking import OF_INSTANCES
 from capture_lib.training import pretrain
 
 DATA = {"vocabulary": 1_000, "region_features": 256}  # of a small world
@@ -61,7 +61,7 @@ def test_every_variant_has_settings_and_representations_that_exist(profile: str)
         replace(settings.capture, **variant.capture)
         replace(settings.batches, **variant.batches)
         replace(settings.pretrain, **variant.pretrain)
-        assert set(variant.representations) <= set(REPRESENTATIONS)
+        assert set(variant.representations) <= {*OF_INSTANCES, "region_contrastive"}
 
 
 def names() -> list[tuple[str, variants.Variant]]:
