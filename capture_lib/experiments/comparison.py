@@ -21,7 +21,7 @@ from capture_lib.experiments import evaluation, stages, variants
 from capture_lib.experiments.run import Run, digest
 from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
-from capture_lib.retrieval import embedding, ranking
+from capture_lib.retrieval import ranking
 from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
@@ -136,7 +136,8 @@ def methods_of(job: Job) -> dict[str, Method]:
         return {method: METHODS[method] for method in METHODS if method.startswith("capture")}
     if name.startswith("ablation/"):
         return {name: Method("instance", representations), f"{name}, product": Method("instance", ("product",))}
-    methods = {f"{name}/{level}": Method(level, representations) for level in embedding.LEVELS}
+    of_images = tuple(one for one in representations if "region_token" not in one)  # a photo has no region of its own
+    methods = {f"{name}/instance": Method("instance", representations), f"{name}/image": Method("image", of_images)}
     if name == "dual-encoder":
         methods["image-stream"] = Method("instance", ("region_contrastive",))
         methods["text-stream"] = Method("image", ("text_contrastive",))
