@@ -43,13 +43,16 @@ class Run:
 
     def place(self, name: str) -> Path:
         """Return the folder of a stage; what rests on an encoder that captions taught lies apart."""
-        apart = self.profile.encoder.captions and name not in ("composites", "detector")
-        return self.stages / "captions" / name if apart else self.stages / name
+        encoder = self.profile.encoder
+        if not encoder.captions or name in ("composites", "detector"):
+            return self.stages / name
+        taught = digest(repr((encoder, self.profile.retrieval)).encode())[:6]
+        return self.stages / f"captions-{taught}" / name
 
-    def taught(self, captions: str = "train, gallery") -> "Run":
-        """Return this run with captions, of some splits, in the loss of its region encoder: ours, not the paper's."""
-        encoder = replace(self.profile.encoder, captions=captions)
-        return replace(self, profile=replace(self.profile, encoder=encoder))
+    def taught(self, **encoder: object) -> "Run":
+        """Return this run with captions in the loss of its region encoder: ours, not the paper's."""
+        settings = replace(self.profile.encoder, **{"captions": "train, gallery"} | encoder)
+        return replace(self, profile=replace(self.profile, encoder=settings))
 
     def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
               make: Callable[[Path], None], together: bool = False, name: str = "") -> Path:

@@ -59,16 +59,16 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         return F.cross_entropy(similarity, partner)
 
 
-def caption_loss(predicted: Tensor, texts: Tensor, temperature: float = TEMPERATURE, spread: float = 0.05) -> Tensor:
+def caption_loss(predicted: Tensor, texts: Tensor, spread: float = 0.05) -> Tensor:
     """Return the cross-entropy of telling which caption of the batch a crop came with; ours, not the paper's.
 
     predicted (B, D) from crops; texts (B, D), a zero row where there is no caption: it takes no part. Captions that
-    are alike share the target: a softmax of their cosines over `spread`.
+    are alike share the target, a softmax of their cosines over `spread`; with 0, equal ones alone do.
     """
     known = texts.any(1)
     texts = F.normalize(texts[known], dim=1)
-    logits = F.normalize(predicted[known], dim=1) @ texts.T / temperature
-    targets = (texts @ texts.T / spread).softmax(1)
+    logits = F.normalize(predicted[known], dim=1) @ texts.T / TEMPERATURE
+    targets = (texts @ texts.T / max(spread, 1e-4)).softmax(1)
     return F.cross_entropy(logits, targets, reduction="sum") / known.sum().clamp(min=1)
 
 

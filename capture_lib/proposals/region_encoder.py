@@ -26,6 +26,7 @@ class EncoderSettings:
     learning_rate: float = 5e-3
     captions: str = ""  # whose captions teach it: none (paper), "train", or "train, gallery"
     caption_weight: float = 3.0  # of that loss
+    caption_spread: float = 0.05  # how far its targets spread to captions that are alike; 0: not at all
 
 
 class CropEncoder(nn.Module):
@@ -122,7 +123,7 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
         loss = nt_xent(*vectors.chunk(2), temperature=0.1)
         if texts is not None:
             own = texts[owners].repeat(2, 1)  # (2B, D)
-            loss = loss + settings.caption_weight * caption_loss(head(vectors), own)
+            loss = loss + settings.caption_weight * caption_loss(head(vectors), own, settings.caption_spread)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn import random_store
 
-from capture_lib.proposals.instances import InstanceSettings, box_overlap, find_instances, instances_of
+from capture_lib.proposals.instances import InstanceSettings, box_overlap, find_instances, instances_of, match
 
 SETTINGS = InstanceSettings()
 
@@ -67,3 +67,15 @@ def test_instances_know_their_photo():
     found = [regions[owners == i].tolist() for i in range(4)]
     assert found == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2], [0]]  # photo i has 1 + i % 4 regions
     assert owners.tolist() == sorted(owners) and owners.dtype == regions.dtype == np.int64
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_box_is_found_by_the_instance_of_the_highest_overlap(seed):
+    rng = np.random.default_rng(seed)
+    instances = random_boxes(rng, 6)
+    boxes = np.concatenate([random_boxes(rng, 4), instances[:3] + rng.normal(0, 0.02, (3, 4))])
+    found = match(boxes, instances)
+    for box, instance in zip(boxes, found, strict=True):
+        overlaps = [loop_overlap(box, other) for other in instances]
+        assert instance == (int(np.argmax(overlaps)) if max(overlaps) >= 0.5 else -1)
+    assert (found >= 0).any() and match(boxes, instances[:0]).tolist() == [-1] * 7

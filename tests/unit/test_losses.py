@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from capture_lib.model.capture import Capture, CaptureSettings
 from capture_lib.model.losses import (
+    TEMPERATURE,
+    caption_loss,
     contrastive_loss,
     masked_language_loss,
     masked_region_loss,
@@ -87,6 +89,29 @@ def test_nt_xent_keeps_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = nt_xent(a, b)
     assert mixed.dtype == torch.float32 and torch.equal(mixed, nt_xent(a, b))
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.5])
+def test_caption_loss_equals_the_naive_loop_over_those_that_have_a_caption(spread):
+    predicted, texts = torch.randn(6, 8), torch.randn(6, 8)
+    texts[3] = texts[1]
+    texts[2] = 0
+    rows = [0, 1, 3, 4, 5]
+    total = 0.0
+    for i in rows:
+        likes = [math.exp(float(F.cosine_similarity(texts[i], texts[j], dim=0)) / spread) for j in rows]
+        logits = [float(F.cosine_similarity(predicted[i], texts[j], dim=0)) / TEMPERATURE for j in rows]
+        whole = math.log(sum(map(math.exp, logits)))
+        total -= sum(like / sum(likes) * (logit - whole) for like, logit in zip(likes, logits, strict=True))
+    assert float(caption_loss(predicted, texts, spread)) == pytest.approx(total / len(rows), rel=1e-4)
+    assert caption_loss(predicted, 0 * texts, spread) == 0
+
+
+def test_without_spread_only_equal_captions_share_a_target():
+    texts = torch.eye(4)[[0, 0, 1, 2]]
+    logits = F.normalize(texts + 0.1, dim=1) @ texts.T / TEMPERATURE
+    targets = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    torch.testing.assert_close(caption_loss(texts + 0.1, texts, 0), F.cross_entropy(logits, targets))
 
 
 def test_contrastive_loss_compares_the_vectors_before_the_cross_layers(model, batch):

@@ -217,3 +217,17 @@ def test_summary_holds_the_mean_inside_its_interval_and_repeats_itself():
 def test_no_queries_have_no_mean():
     with pytest.raises(ValueError, match="no queries"):
         metrics.summarise(metrics.per_query([], [], ["a"]))
+
+
+# ---------------------------------------------------------------------------------------- box by box
+
+
+def test_a_box_is_judged_by_the_ranking_of_the_instance_that_found_it():
+    gallery = ["a", "a", "b", "c"]
+    rankings = [np.array([0, 2, 1]), np.array([3, 2, 0])]  # of two instances
+    found = np.array([0, 1, -1, 1, 0])
+    scores = metrics.per_box(rankings, found, ["a", "b", "a", "c", "gone"], gallery)
+    assert scores["found"].tolist() == [1, 1, 0, 1, 1]
+    assert scores["R@1"].tolist() == [1, 0, 0, 1, 0]
+    # a: hits at ranks 1 and 3 of two possible; b: its one photo at rank 2; c: at rank 1
+    assert scores["mAP@10"].tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 2, 0, 1, 0])
