@@ -12,8 +12,8 @@ class InstanceSettings:
     """Defaults of every profile."""
     max_instances: int = 10
     min_score: float = 0.5  # of the best; below, no product is shown
-    min_odds: float = 0.1  # over the best proposal's odds
-    nms_iou: float = 0.2  # above: one instance
+    min_odds: float = 0.03  # over the best proposal's odds
+    nms_iou: float = 0.4  # above: one instance
 
 
 def box_overlap(box: ndarray, boxes: ndarray) -> ndarray:
