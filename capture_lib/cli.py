@@ -127,6 +127,8 @@ def download(
     interval: float = Option(0.02, help="seconds between those", min=0, max=3_600),
     seconds: float = Option(60, help="limit for one answer", min=0.1, max=86_400),
     tries: int = Option(3, help="of each address", min=1, max=100),
+    user_agent: str = Option("capture-lib", help="what some servers want to read, a browser's name"),
+    referer: str = Option("", help="the page that the photos stand on, where a server asks for it"),
     export: MaybePath = Option(None, help="write what img2dataset shall fetch", **FILE),
     fetched: MaybePath = Option(None, "--import", help="take in what img2dataset fetched"),
 ) -> int:
@@ -139,9 +141,10 @@ def download(
         return 0
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
-        print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, or no sample")
+        print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, placeholders, or no sample")
         return 0
-    limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries)
+    limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries,
+                                       user_agent=user_agent, referer=referer)
     missing = fetching.download(samples, limits)
     count = len(read_catalog(catalog).photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
