@@ -80,11 +80,11 @@ def read_chosen(folder: Path) -> dict[str, dict]:
     return json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
 
 
-def scored(run: Run, split: str = "test") -> tuple[pd.DataFrame, str]:
-    """Return the queries that have figures, those with labels, in their order; and how many of all they are."""
+def scored(run: Run, split: str = "test") -> tuple[pd.DataFrame, dict]:
+    """Return the queries that have figures, those with labels, in their order; and how many of all these are."""
     queries = stages.samples(run, split)
     labelled = queries[queries["labels"].map(len) > 0]
-    return labelled, f"{len(labelled):,} of {len(queries):,} queries of {split} are labelled and scored"
+    return labelled, {"split": split, "count": len(queries), "labelled": len(labelled)}
 
 
 def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int) -> list[Ranking]:
