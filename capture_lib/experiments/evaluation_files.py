@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,7 +29,8 @@ OTHER_LAYOUTS = {  # by what a line of theirs holds
     "ids between blanks": r"[^\s,] +[^\s,]",
 }
 FILLERS = {"", "-1"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
-AROUND_ID = re.compile(r"^.*[/\\]|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGNORECASE)  # in names of files, and in floats
+# an id without folder, leading zeros, and the ending of a photo or of a float
+bare = partial(re.compile(r"^(.*[/\\])?0*|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGNORECASE).sub, "")
 Known = Collection[str]
 
 
@@ -99,11 +101,6 @@ def form_faults(kind: str, unknown: dict[str, str], count: int, known: Known | N
             f"write ids as the lists do, such as {example!r:.80}, or give the lists that the file is for"]
 
 
-def bare(item: str) -> str:
-    """Return an id without what differs between ways to write it: folder, ending, leading zeros, case."""
-    return AROUND_ID.sub("", item).lstrip("0").casefold()
-
-
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
     """Write `query_id,gallery_id,…` a line as text, and a row a hit, with its rank from 1, as parquet."""
     tables = []
@@ -135,7 +132,12 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     if gallery is None or not parts:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
     queries = pd.concat(parts.values())
-    raise_faults([*doubled(gallery), *doubled(queries)])
+    faults = []
+    for table in (gallery, queries):
+        places = table.index.to_series().groupby(table["sample_id"]).agg(list)
+        faults += [f"{lines[1]}, sample_id {sample!r:.80}: this id occurs twice ({lines[0]} has it too); keep one"
+                   for sample, lines in places[places.map(len) > 1].items()]
+    raise_faults(faults)
 
     # read the rankings, and add those that are missing
     labels = queries.set_index("sample_id")["labels"].to_dict()
@@ -173,13 +175,3 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     if long:
         notes.append(f"{long:,} {share} rankings hold more than {max(CUTOFFS)} ids: the rest is not looked at")
     return {"queries": len(rankings), "labelled": len(found), **figures, "warnings": notes}
-
-
-def doubled(table: pd.DataFrame) -> Iterator[str]:
-    """Yield a fault for each id that a row before has too; the index names the rows."""
-    first: dict[str, str] = {}
-    for place, sample in table["sample_id"].items():
-        if sample in first:
-            yield (f"{place}, sample_id {sample!r:.80}: this id occurs twice ({first[sample]} has it too); "
-                   "ids must be unique")
-        first.setdefault(sample, place)

@@ -106,7 +106,6 @@ def test_known_ids_are_read_whatever_they_look_like(tmp_path, item):
     ("11,003,004\n12,003\n", "line 1", "003", "3"),  # padded
     ("11,3,4\n12,images/a/4.jpg\n", "line 2", "images/a/4.jpg", "4"),  # a path, if it is the only one
     ("11,3,4\n12,4.PNG,3\n", "line 2", "4.PNG", "4"),
-    ("11,b7,B7\n12,3,4\n", "line 1", "B7", "b7"),
     ("11,x,y\n12,3\n", "line 1", "x", "3"),  # two of three are unknown
     ("0011,3,4\n0012,3\n", "line 1", "0011", "11"),
     ("11.jpg,3\n12,3\n", "line 1", "11.jpg", "11"),
@@ -207,9 +206,9 @@ def test_an_id_that_lists_have_twice_is_refused_with_both_lines(lists, tmp_path,
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines, f"{sample}#####c#####http://a#####http://b#####x"]))
     (tmp_path / "r.csv").write_text("t1,g1\n")
-    with pytest.raises(InputError, match="occurs twice") as error:
+    place = f"{file.name}, line {len(lines) + 1}, sample_id {sample!r}"
+    with pytest.raises(InputError, match=f"{place}: this id occurs twice .*{other} has it too"):
         evaluation_files.evaluate_lists(lists, tmp_path / "r.csv")
-    assert f"{file}, line {len(lines) + 1}, sample_id {sample!r}" in str(error.value) and other in str(error.value)
 
 
 def test_more_ids_than_are_looked_at_are_said(lists, tmp_path):
