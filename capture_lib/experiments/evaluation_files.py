@@ -134,9 +134,10 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     queries = pd.concat(parts.values())
     faults = []
     for table in (gallery, queries):
-        places = table.index.to_series().groupby(table["sample_id"]).agg(list)
-        faults += [f"{lines[1]}, sample_id {sample!r:.80}: this id occurs twice ({lines[0]} has it too); keep one"
-                   for sample, lines in places[places.map(len) > 1].items()]
+        doubled = table[table["sample_id"].duplicated(keep=False)]
+        for sample, rows in doubled.groupby("sample_id"):
+            faults.append(f"{rows.index[1]}, sample_id {sample!r:.80}: this id occurs twice "
+                          f"({rows.index[0]} has it too); ids must be unique")
     raise_faults(faults)
 
     # read the rankings, and add those that are missing

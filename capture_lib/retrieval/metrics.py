@@ -90,8 +90,11 @@ def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Label
         at a place has the label, (Q, L, R) bool.
     """
     # number the labels, and the distinct sets of them that items have
-    own = [frozenset([item] if isinstance(item, str) else item) for item in gallery_labels]
-    sets = {labels: place for place, labels in enumerate(dict.fromkeys(own))}
+    sets: dict[frozenset[str], int] = {}
+    item_sets = []
+    for item in gallery_labels:
+        labels = frozenset([item] if isinstance(item, str) else item)
+        item_sets.append(sets.setdefault(labels, len(sets)))
     number = {label: place for place, label in enumerate(set().union(*sets))}
     members = np.full((len(sets) + 1, max(map(len, sets), default=0)), -2)  # -2 is no label
     for labels, place in sets.items():
@@ -108,14 +111,13 @@ def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Label
         rows[query, :len(ranking)] = ranking[:max(CUTOFFS)]
 
     # count the items of each label, and those of each query, where no item counts twice
-    item_sets = np.array([sets[labels] for labels in own], int)
-    sizes = np.bincount(item_sets, minlength=len(members))
+    sizes = np.bincount(np.array(item_sets, int), minlength=len(members))
     holds = incidence(members, len(number))
     available = np.append(sizes @ holds, 0)[asked]  # label -1 reads the last
     possible = (incidence(asked, len(number)) @ holds.T > 0) @ sizes
 
     # compare each place with one label of its item after the other
-    ranked = np.append(item_sets, [len(sets), len(sets)])[rows]  # NO_ITEM and END: no labels
+    ranked = np.array([*item_sets, len(sets), len(sets)])[rows]  # NO_ITEM and END: no labels
     match = np.zeros((*shape, max(CUTOFFS)), bool)
     for label in members.T:
         match |= asked[:, :, None] == label[ranked][:, None]
