@@ -35,8 +35,7 @@ def per_query(rankings: Rankings, query_labels: Labels, gallery_labels: Labels) 
     Returns:
         fractions in [0, 1], float64, one row a query, columns (definition, figure@N).
     """
-    rows, named, available, possible, match = match_labels(
-        rankings, query_labels, gallery_labels)
+    rows, named, available, possible, match = match_labels(rankings, query_labels, gallery_labels)
     labels = named.sum(1, keepdims=True).clip(1)  # (Q, 1)
     distinct = (named > 0).sum(1).clip(1)  # (Q,)
 
