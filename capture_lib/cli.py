@@ -158,15 +158,20 @@ def download(
 def evaluate(
     lists: Path = Option(help="folder with the released lists"),
     rankings: Path = Option(help="lines of query_id,gallery_id,…"),
+    missing: Literal["zero", "leave-out"] = Option("zero", help="what a query without a ranking counts"),
     json: MaybePath = Option(None, help="write the figures here too", **FILE),
 ) -> None:
     """Score a rankings file, in both definitions."""
+    from capture_lib.catalog.lists import find_lists
     from capture_lib.experiments.evaluation_files import evaluate_lists
     from capture_lib.retrieval.metrics import DEFINITIONS
-    result = evaluate_lists(lists, rankings)
+    if json and json.resolve() in [file.resolve() for file in (rankings, *find_lists(lists).values())]:
+        raise InputError(f"--json {json}: this file is read; name another one for the figures")
+    result = evaluate_lists(lists, rankings, missing)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{result['queries']:,} queries; percent with 95% intervals over queries")
+    print(f"{result['labelled']:,} of {result['queries']:,} queries are labelled and scored; "
+          "percent with 95% intervals over queries")
     for definition in DEFINITIONS:
         for figure, value in result[definition].items():
             low, middle, high = (100 * value[end] for end in ("low", "value", "high"))

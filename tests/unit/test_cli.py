@@ -49,6 +49,29 @@ def test_evaluate_prints_what_the_released_script_printed(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "released" in printed and "standard" in printed
     assert f"{100 * expected['top10']['mAP']:.2f}" in printed
+    assert "120 of 120 queries are labelled and scored" in printed
+
+
+def test_evaluate_says_what_is_missing_and_never_writes_over_what_it_reads(tmp_path: Path, capsys):
+    line = "{}#####c#####http://a#####http://b#####{}\n"
+    inputs = {tmp_path / "x_gallery.txt": line.format("g", "A"), tmp_path / "r.csv": "q,g\n",
+              tmp_path / "x_test.txt": line.format("q", "A") + line.format("p", "A") + line.format("o", "")}
+    for file, text in inputs.items():
+        file.write_text(text)
+    (tmp_path / "link").symlink_to(tmp_path / "r.csv")
+    command = ("evaluate", "--lists", tmp_path, "--rankings", tmp_path / "r.csv")
+    for option, middle in ((), "50.00"), (("--missing", "zero"), "50.00"), (("--missing", "leave-out"), "100.00"):
+        assert run(*command, *option) == 0
+        said = capsys.readouterr()
+        assert f"standard mAP@10     {middle:>6}" in said.out and "queries have no ranking and" in said.err
+        assert ("2 of 3" if middle == "50.00" else "1 of 1") + " queries are labelled and scored" in said.out
+    for target in (*inputs, tmp_path / "link", tmp_path / ".." / tmp_path.name / "r.csv"):
+        assert run(*command, "--json", target) == 2
+        assert "this file is read" in complaint(capsys)
+    assert {file: file.read_text() for file in inputs} == inputs
+    assert run(*command, "--json", tmp_path / "new" / "figures.json") == 0
+    figures = json.loads((tmp_path / "new" / "figures.json").read_text())
+    assert (figures["queries"], figures["labelled"]) == (3, 2)
 
 
 def test_catalog_of_lists_writes_what_is_odd_in_them(tmp_path: Path, capsys):
