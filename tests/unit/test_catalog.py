@@ -69,7 +69,7 @@ def test_rows_are_added_after_the_old_ones(tmp_path):
     old = make_catalog(tmp_path).table
     sample = make_sample(tmp_path, "test", 99, [1, 2], True)
     rows = pd.DataFrame([sample, old.to_dict("records")[0]], dtype=object)
-    catalog.write_catalog(catalog.merged(tmp_path, rows, add=True), tmp_path)
+    catalog.write_catalog(catalog.merged(tmp_path, rows, True, []), tmp_path)
     grown = catalog.read_catalog(tmp_path)
     assert grown.table.to_dict("records")[:-1] == old.to_dict("records")
     assert grown.table["sample_id"].iloc[-1] == "test-99" and "test-99" in grown.photos
@@ -85,7 +85,7 @@ def test_a_bad_row_is_not_added(tmp_path, change, expected):
     old = make_catalog(tmp_path).table
     before = (tmp_path / "catalog.parquet").read_bytes()
     rows = pd.DataFrame([old.to_dict("records")[0] | change], dtype=object)
-    refused(lambda: catalog.merged(tmp_path, rows, add=True), expected)
+    refused(lambda: catalog.merged(tmp_path, rows, True, []), expected)
     assert (tmp_path / "catalog.parquet").read_bytes() == before
 
 

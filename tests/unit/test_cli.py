@@ -111,7 +111,7 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "cannot be read",
         ("catalog", "--table", tmp_path, *images): "cannot be read",
-        ("catalog", "--table", tmp_path / "empty.csv", *images): "column sample_id is missing",
+        ("catalog", "--table", tmp_path / "empty.csv", *images): "column image is missing",
         ("catalog", "--table", tmp_path / "gbk.csv", *images): "line 2: not UTF-8",
         ("catalog", "--table", table): "--images",
         ("catalog", "--table", table, *images, "--out", tmp_path / "made"): "split 'nowhere'",
