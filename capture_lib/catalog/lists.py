@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from capture_lib.catalog.labels import split_labels
-from capture_lib.catalog.quality import COLUMNS as FINDING
+from capture_lib.catalog.quality import COLUMNS as QUALITY
 from capture_lib.catalog.quality import refuse_oddities, table_findings
 from capture_lib.catalog.table import Catalog, finding, is_url, merged, read_catalog, write_catalog
 from capture_lib.utils import InputError, raise_faults, read_text
@@ -53,10 +53,7 @@ def find_lists(folder: Path) -> dict[str, Path]:
 
 
 def from_lists(folder: Path, out: Path, add: bool = False, strict: bool = False) -> Catalog:
-    """Make the catalog `out` of the released lists in a folder (any of them), or `add` them to it.
-
-    `strict` refuses what is odd in them.
-    """
+    """Make the catalog `out` of the released lists in a folder, or `add` them; `strict` refuses what is odd."""
     noted = line_findings(folder)
     made = Catalog(out, merged(out, read_lists(folder), add, noted).reset_index(drop=True), tuple(noted))
     if strict:
@@ -71,10 +68,8 @@ def read_lists(folder: Path) -> pd.DataFrame:
     for split, file in find_lists(folder).items():
         part = read_list(file)
         part["split"] = split
-        several = part["labels"].map(set).map(len) > 1  # a bundle in the gallery
         part["products"] = {"train": None, "gallery": "single"}.get(split, "multi")
-        if split == "gallery":
-            part.loc[several, "products"] = "multi"
+        part.loc[part["labels"].map(set).map(len) > 1, "products"] = "multi"  # bundles in the gallery
         part["mirror"] = part["mirror"].where(part["mirror"].map(is_url), None)
         part.index = [f"{file}, line {number}" for number in part.index]
         parts.append(part)
@@ -92,14 +87,12 @@ def line_findings(folder: Path) -> list[tuple]:
         missing: list[str] = []
         for line in fields:
             split_labels("".join(line[4:]), missing)
-        mirrors = [line[3] for line in fields if line[3].strip() and not is_url(line[3].strip())]
         rows += finding("CRLF line ends", split, ends[ends.str.endswith("\r")], "stripped")
         rows += finding("labels with runs of spaces", split, ends[ends.str.contains(r"\S\s\s+\S")], "one space")
         rows += finding("labels that mean 'missing'", split, missing, "taken as no label")
-        rows += finding("mirrors that are no address", split, mirrors, "left out")
     return rows
 
 
 def quality(folder: Path) -> pd.DataFrame:
     """Count what is odd in the released lists of a folder: what, split, count, example, what we do."""
-    return pd.DataFrame([*line_findings(folder), *table_findings(read_lists(folder))], columns=FINDING)
+    return pd.DataFrame([*line_findings(folder), *table_findings(read_lists(folder))], columns=QUALITY)

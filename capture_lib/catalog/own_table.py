@@ -41,13 +41,14 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
 
     # each photo is decoded once; a broken one leaves its row out, or is a fault like all that does not fit
     sizes = photo_sizes(table, images)
+    folder = (out / "images").resolve()
     broken, cut = {}, []
     for row in table.itertuples():
         size = sizes.get(row.image)
         if isinstance(size, str):
             broken[row.Index] = f"{catalogs.place(row)}: {size}"
         elif size:
-            faults += photo_faults(row, size, images / row.image, out / "images", cut)
+            faults += photo_faults(row, size, images / row.image, folder, cut)
     noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
     raise_faults(faults if skip_broken else [*faults, *broken.values()])
     table = table.drop(list(broken))
@@ -99,7 +100,7 @@ def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, c
     target = folder / row.image
     if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
         yield f"{where}: {target}: another photo of this name is in the catalog; rename it"
-    if not target.parent.resolve().is_relative_to(folder.resolve()):
+    if not target.parent.resolve().is_relative_to(folder):
         yield f"{where}: {target}: a link leads out of the catalog; remove it"
     for box in row.boxes if not any(catalogs.cell_faults(row)) else []:
         inside = [max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])]

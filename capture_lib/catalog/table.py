@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture_lib.catalog.labels import is_missing, label_of, read_labels, text_of
+from capture_lib.catalog.labels import is_missing, read_labels, text_of
 from capture_lib.catalog.photos import MAX_PIXELS
 from capture_lib.utils import InputError, raise_faults, write_atomically
 
@@ -179,10 +179,9 @@ def drop_missing(rows: pd.DataFrame, noted: list[tuple]) -> None:
     words = []
     for row in rows.itertuples():
         if isinstance(row.boxes, list) and isinstance(row.box_labels, list) and len(row.boxes) == len(row.box_labels):
-            pairs = [(box, label_of(label)) for box, label in zip(row.boxes, row.box_labels, strict=True)]
-            words += [label for _, label in pairs if is_missing(label)]
-            row.boxes[:] = [box for box, label in pairs if not is_missing(label)]
-            row.box_labels[:] = [label for _, label in pairs if not is_missing(label)]
+            labels = ["#;#".join(read_labels([label], words)) for label in row.box_labels]
+            row.boxes[:] = [box for box, label in zip(row.boxes, labels, strict=True) if label]
+            row.box_labels[:] = filter(None, labels)
     noted += finding("labels of boxes that mean 'missing'", "all", words, "left out with their boxes")
 
     for name in ("caption", "mirror", "products"):

@@ -154,7 +154,7 @@ def test_clean_lists_have_nothing_odd(tmp_path):
 def test_everything_odd_is_counted(tmp_path):
     dev = [released("1", "Aa b#;#Aa b", "one"), released("2", "AA b#;#Xx y", "two"), released("3", "Aa b", "")]
     test = [released("4", "Aa b#;#Aa b", "one"), released("5", "Aa/Q  c#;#", ""), released("6", "Ｘｘ y", "=1+1"),
-            released("7", "Aa b", "six").replace("/7.jpg", "/1.jpg")]
+            released("7", "Aa b", "six").replace("shop/7.jpg", "shop/1.jpg")]
     gallery = [released("9", "Aa b", "=1+1"), released("10", "Xx y", "ten")]
     folder = lists(tmp_path, dev="\n\n".join(dev), test="\r\n".join(test), gallery="\n".join(gallery))
     assert counts(folder) == {
@@ -175,3 +175,26 @@ def test_the_figures_of_the_published_lists(shared):
                 ("the same label twice in one photo", "val"): 376, ("the same label twice in one photo", "test"): 1079,
                 ("caption that stands in val too", "test"): 781}
     assert {key: found.get(key) for key in expected} == expected
+
+
+def test_labels_that_mean_missing_are_none_and_counted(tmp_path):
+    lines = [released("1", "nan"), released("2", "A#;#NULL"), released("3", "0")]
+    folder = lists(tmp_path / "in", test="\n".join(lines))
+    made = from_lists(folder, tmp_path / "out")
+    assert list(made.table["labels"]) == [[], ["A"], ["0"]]
+    assert list(read_list(folder / TEST)["labels"]) == [[], ["A"], ["0"]]
+    assert [row[:3] for row in made.noted] == [("labels that mean 'missing'", "test", 2)]
+    assert counts(folder)["samples without labels", "test"] == 1
+
+
+def test_a_bundle_in_the_gallery_shows_several_products(tmp_path):
+    folder = lists(tmp_path / "in", gallery="\n".join([released("1", "A#;#gift"), released("2", "A#;#A")]))
+    assert list(from_lists(folder, tmp_path / "out").table["products"]) == ["multi", "single"]
+    assert counts(folder)["several labels on a gallery photo", "gallery"] == 1
+
+
+def test_strict_refuses_what_is_odd_and_makes_nothing(tmp_path):
+    folder = lists(tmp_path / "in", test=released("1") + "\r\n")
+    with pytest.raises(InputError, match="--strict: test: 1 CRLF line ends"):
+        from_lists(folder, tmp_path / "out", strict=True)
+    assert not (tmp_path / "out").exists()
