@@ -19,7 +19,7 @@ from capture_lib.utils import InputError, raise_faults, write_atomically
 SPLITS = ("train", "val", "test", "gallery")
 SAFE_ID = re.compile(  # without what paths, CSV files and the eye trip over
     r"[^\s/\\,:\"'<>|?*\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]{1,128}")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what a terminal would obey
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 TEXT = pa.string()
 SCHEMA = pa.schema({
     "sample_id": TEXT, "split": TEXT, "caption": TEXT, "image": TEXT, "mirror": TEXT,
