@@ -8,7 +8,7 @@ from typing import Literal
 import typer
 from typer import Argument, Option
 
-from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
+from capture_lib.utils import DATA, REPORTS, InputError, write_json
 
 # commands import what they use, so that `--help` and a mistake in an option are answered at once
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, from catalog to report.")
@@ -82,10 +82,14 @@ def catalog(
     seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
     out: MaybePath = Option(None, help="default: data/NAME", **FOLDER),
     add: bool = Option(False, "--add", help="to the catalog that is at --out"),
+    columns: str = Option("", help="of --table, by our names", metavar="image=filepath,caption=title"),
+    strict: bool = Option(False, "--strict", help="refuse what is odd, not faults alone"),
+    skip_broken: bool = Option(False, "--skip-broken", help="leave rows of --table without a readable photo out"),
 ) -> None:
     """Make a catalog of lists, of a table, or a drawn one."""
     from capture_lib import world as drawn
     from capture_lib.catalog import lists as released
+    from capture_lib.catalog import quality
     from capture_lib.catalog.own_table import from_table
     from capture_lib.catalog.table import read_catalog
 
@@ -96,27 +100,39 @@ def catalog(
         raise InputError("--scenes and --seed go with --world, --add with --lists or --table")
     if (table is None) != (images is None):
         raise InputError("--table and --images go together: a table, and the folder of its photos")
+    if not table and (columns or skip_broken) or world and strict:
+        raise InputError("--columns and --skip-broken go with --table, --strict with --lists or --table")
+    if out is None and not world:
+        out = DATA / ((lists or table.resolve().parent).resolve().name or "catalog")
+    scenes = str(scenes.resolve()) if scenes else ""
+    parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
+    out = out or DATA / "-".join(part for part in parts if part)
+
+    # nothing of the user's is overwritten
+    all_faults = out.with_name(f"{out.name}-faults.csv")
+    quality.refuse_foreign(out / "quality.csv", out / "faults.csv", all_faults)
 
     # make the catalog
-    if lists:
-        made = released.from_lists(lists, out or DATA / (lists.resolve().name or "catalog"), add)
-    elif table:
-        made = from_table(table, images, out or DATA / (table.resolve().parent.name or "catalog"), add)
-    else:
-        scenes = str(scenes.resolve()) if scenes else ""
-        parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
-        out = out or DATA / "-".join(part for part in parts if part)
-        drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
-        made = read_catalog(out)
+    try:
+        if lists:
+            made = released.from_lists(lists, out, add, strict)
+        elif table:
+            made = from_table(table, images, out, add, columns=columns, strict=strict, skip_broken=skip_broken)
+        else:
+            drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
+            made = read_catalog(out)
+    except InputError as error:
+        if len(error.faults) <= len(str(error).splitlines()):  # all were said
+            raise
+        quality.write_faults(error.faults, all_faults)
+        raise InputError(f"{error}; all are in {all_faults}") from None
 
-    # tell what it holds, what it lacks, and what is odd in the lists
+    # tell what it holds, what it lacks, and what is odd in it
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    if lists:
-        oddities = released.quality(lists)
-        with write_atomically(made.folder / "quality.csv") as beside:
-            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # as spreadsheets want
-        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
-        print(oddities.drop(columns="example").to_string(index=False, header=False))
+    odd = quality.write_quality(made)
+    print(f"odd in it, with examples in {made.folder / 'quality.csv'}:" if len(odd) else "nothing is odd in it")
+    for row in odd.itertuples(index=False):
+        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
 
 
 @app.command()

@@ -30,6 +30,8 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-pyt
 class InputError(ValueError):
     """A user's input is wrong: one line a fault, with file, line or field, and what to do."""
 
+    faults: tuple[str, ...] = ()  # all of them, where the lines are the first ones
+
 
 def raise_faults(faults: list[str]) -> None:
     """Raise one InputError with a line for each fault, the first 20 of them; do nothing without faults."""
@@ -37,21 +39,34 @@ def raise_faults(faults: list[str]) -> None:
     if len(faults) > len(lines):
         lines.append(f"… and {len(faults) - len(lines):,} more faults of this kind")
     if lines:
-        raise InputError("\n".join(lines))
+        error = InputError("\n".join(lines))
+        error.faults = tuple(faults)
+        raise error
 
 
 def read_text(file: Path) -> str:
-    """Return the text of a UTF-8 file without its byte order mark; InputError names a line that is not."""
+    """Return the text of a file in UTF-8, or UTF-16 with its mark; InputError names a line that is neither."""
     try:
         raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    text = raw.decode("utf-8-sig", errors="surrogateescape")
+    marked = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # without its mark, an encoding is never guessed
+    text = raw.decode("utf-16", errors="replace") if marked else raw.decode("utf-8-sig", errors="surrogateescape")
     wrong = re.search("[\x00\udc80-\udcff]", text)  # a zero, as in UTF-16, or a byte that did not decode
     if wrong:
         line = text.count("\n", 0, wrong.start()) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8")
+        raise InputError(f"{file}, line {line}: not UTF-8 ({likely_encoding(raw)}); save it as UTF-8")
     return text
+
+
+def likely_encoding(raw: bytes) -> str:
+    """Return what bytes that are not UTF-8 may be: Chinese encodings take two bytes a letter, Europe's one."""
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    if b"\0" in raw:
+        return "UTF-16 without its mark, or no text at all?"
+    if sum(len(run) > 1 for run in runs) < len(runs) / 2:
+        return "Latin-1 or Windows-1252?"
+    return "GBK, GB18030 or Big5?"
 
 
 @contextmanager
@@ -60,7 +75,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    name = path.name if len(os.fsencode(path.name)) < 240 else path.name[-40:]  # file systems take 255 bytes
+    beside = path.with_name(f".{name}.part")
     beside.unlink(missing_ok=True)  # of a process that was killed
     try:
         yield beside

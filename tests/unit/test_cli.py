@@ -80,7 +80,7 @@ def test_catalog_of_lists_writes_what_is_odd_in_them(tmp_path: Path, capsys):
     assert run("catalog", "--lists", tmp_path, "--out", tmp_path / "made") == 0
     out = capsys.readouterr().out
     assert "\ntest    1\n" in out and "split gallery: no samples" in out
-    assert " ".join(out.splitlines()[-2].split()) == "CRLF line ends test 1 stripped"
+    assert "\ntest: 1 CRLF line ends (" in out and "\ntest: 1 the same label twice in one photo (" in out
     assert "CRLF line ends,test,1" in (tmp_path / "made" / "quality.csv").read_text(encoding="utf-8-sig")
 
 
@@ -102,6 +102,47 @@ def test_a_catalog_grows(tmp_path: Path, capsys):
     assert "urls.parquet: 3 addresses" in capsys.readouterr().out
     assert run("download", tmp_path / "made", "--import", tmp_path / "none") == 2
     assert "no such folder" in complaint(capsys)
+
+
+def test_more_faults_than_are_said_lie_in_a_file(tmp_path: Path, capsys):
+    rows = "".join(f"s{number},none-{number}.jpg\n" for number in range(60))
+    (tmp_path / "t.csv").write_text("sample_id,image\n" + rows)
+    command = ("catalog", "--table", tmp_path / "t.csv", "--images", tmp_path, "--out", tmp_path / "made")
+    file = tmp_path / "made-faults.csv"
+    for _ in range(2):  # our own file is written anew
+        assert run(*command) == 2
+        assert f"and 40 more faults of this kind; all are in {file}" in complaint(capsys)
+        assert sum("no such photo" in line for line in file.read_text(encoding="utf-8-sig").splitlines()) == 60
+    file.write_text("a file of the user's")
+    assert run(*command) == 2
+    assert "made-faults.csv: is not of `capture catalog`" in complaint(capsys)
+    assert file.read_text() == "a file of the user's" and not (tmp_path / "made").exists()
+
+
+def test_a_quality_file_that_is_not_ours_stays(tmp_path: Path, capsys):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "quality.csv").write_text("mine")
+    (tmp_path / "a.csv").write_text("sample_id,image\na,http://127.0.0.1/a.jpg\n")
+    command = ("catalog", "--images", tmp_path, "--out", tmp_path / "made", "--table", tmp_path / "a.csv")
+    assert run(*command) == 2
+    assert "would be overwritten" in complaint(capsys)
+    assert [path.read_text() for path in (tmp_path / "made").iterdir()] == ["mine"]
+
+
+def test_names_of_columns_are_mapped_and_what_is_odd_is_printed(tmp_path: Path, capsys):
+    (tmp_path / "t.csv").write_text("filepath\ttitle\nhttp://127.0.0.1/a.jpg\tnan\n")
+    command = ("catalog", "--images", tmp_path, "--out", tmp_path / "made", "--table", tmp_path / "t.csv", "--columns")
+    assert run(*command, "caption=title") == 2
+    assert "column image is missing; the header reads 'filepath,title'" in complaint(capsys)
+    assert run(*command, "image=filepath,caption=name") == 2
+    assert "column caption is missing" in complaint(capsys)
+    assert run(*command, "picture=filepath") == 2
+    assert "--columns 'picture=filepath': write OURS=THEIRS" in complaint(capsys)
+    assert run(*command, "image=filepath,caption=title", "--strict") == 2
+    assert "--strict: all: 1 caption: texts that mean 'missing' ('nan')" in complaint(capsys)
+    assert not (tmp_path / "made").exists()
+    assert run(*command, "image=filepath,caption=title") == 0
+    assert "all: 1 rows without sample_id ('t-1'): numbered" in capsys.readouterr().out
 
 
 def test_a_world_is_named_by_its_size_scenes_and_seed(tmp_path: Path, monkeypatch):
@@ -134,13 +175,15 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "cannot be read",
         ("catalog", "--table", tmp_path, *images): "cannot be read",
-        ("catalog", "--table", tmp_path / "empty.csv", *images): "column sample_id is missing",
+        ("catalog", "--table", tmp_path / "empty.csv", *images): "column image is missing",
         ("catalog", "--table", tmp_path / "gbk.csv", *images): "line 2: not UTF-8",
         ("catalog", "--table", table): "--images",
         ("catalog", "--table", table, *images, "--out", tmp_path / "made"): "split 'nowhere'",
         ("catalog", "--world", "gigantic"): "'mini', 'small', 'full'",
         ("catalog", "--world", "mini", "--add"): "--add with --lists or --table",
         ("catalog", "--lists", tmp_path, "--scenes", tmp_path): "--scenes and --seed go with --world",
+        ("catalog", "--lists", tmp_path, "--skip-broken"): "--skip-broken go with --table",
+        ("catalog", "--world", "mini", "--strict"): "--strict with --lists or --table",
         ("catalog", "--lists", tmp_path, "--table", table): "one source",
         ("download", tmp_path / "none"): "no catalog.parquet",
         ("evaluate", "--lists", tmp_path / "none", "--rankings", table): "no such folder",
