@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from IPython.display import HTML
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.utils import write_atomically
@@ -29,6 +29,7 @@ FONT = Path(find_spec("mplfonts").submodule_search_locations[0]) / "fonts" / "No
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9", "#ece133")
 SIGNS = "osD^vPX*"
 RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey
+PICTURE_MARK = b"drawn by capture search"  # in every picture of a search
 KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
 
@@ -125,8 +126,14 @@ def draw_answer(answer: "Answer", file: Path) -> None:
         for ax, hit in zip(axes[row, 1:], hits, strict=False):
             ax.imshow(load_photo(hit.path))
             ax.set_title(f"{hit.score:.2f}\n{'; '.join(hit.labels)[:14]}", fontsize="small", parse_math=False)
+    ending = file.suffix.lower().lstrip(".")
+    mark = {"metadata": {"Creator": PICTURE_MARK.decode()}}
+    if ending not in ("pdf", "svg"):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = PICTURE_MARK.decode()
+        mark = {"pil_kwargs": {"exif": exif}}
     with write_atomically(file) as beside:
-        fig.savefig(beside, format=file.suffix.lstrip("."), dpi=80)
+        fig.savefig(beside, format=ending, dpi=80, **mark)
 
 
 def curves(history: list[dict[str, float]], axes: Sequence, floors: dict[str, float] | None = None) -> None:
