@@ -59,17 +59,17 @@ class Run:
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
         record = pd.json_normalize(values).to_dict("records")[0]
-        if utils.process_count() == 1 and read_record(folder)[0] == record:
+        outdated = folder.with_name(f".{folder.name}.outdated")
+        if utils.process_count() == 1 and read_record(folder)[0] == record and not outdated.exists():
             return folder  # nothing is written, not even a lock
         lock = self.stages.with_name(f".{self.stages.name}") / f"{name}.lock"
         with utils.one_at_a_time(lock, f"makes {folder}"):
-            self.renew(folder, record, make, together)
+            self.renew(folder, outdated, record, make, together)
         return folder
 
-    def renew(self, folder: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
+    def renew(self, folder: Path, outdated: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
         """Make a stage, beside the folder that it then replaces, unless another process has done so by now."""
         unfinished = folder.with_name(f".{folder.name}.unfinished")
-        outdated = folder.with_name(f".{folder.name}.outdated")
         if is_main_process() and outdated.exists():  # a process was killed between two lines at the end of this
             if folder.exists():
                 utils.remove(outdated)

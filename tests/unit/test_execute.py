@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from capture_lib.experiments.run import MARK
 from capture_lib.report import execute as reports
 from capture_lib.report import page as pages
 from capture_lib.report import site
@@ -145,8 +146,8 @@ def test_a_folder_that_no_run_made_is_left_alone(notebooks, tmp_path):
     with pytest.raises(InputError, match="holds files that no run made"):
         run(notebooks, tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["index.html"]
-    (tmp_path / reports.MARK).touch()
-    reports.claim_folder(tmp_path)
+    (tmp_path / MARK).touch()
+    reports.claim_folder(tmp_path, tmp_path / "shop")
 
 
 def test_wrong_choices_are_refused(notebooks, tmp_path):
@@ -169,7 +170,7 @@ def test_a_report_below_a_file_is_refused_before_anything_runs(notebooks, tmp_pa
 @pytest.mark.parametrize("text", ["{half", "[1]"])
 def test_damaged_timings_are_named(notebooks, tmp_path, text):
     (tmp_path / "timings.json").write_text(text)
-    (tmp_path / reports.MARK).touch()
+    (tmp_path / MARK).touch()
     with pytest.raises(InputError, match="timings.json: not a JSON object; remove it"):
         run(notebooks, tmp_path)
 

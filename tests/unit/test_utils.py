@@ -3,7 +3,7 @@
 import pytest
 
 from capture_lib import cli
-from capture_lib.report import execute
+from capture_lib.experiments.run import claim_folder
 from capture_lib.utils import InputError, progress, raise_faults, say, write_atomically, write_json
 
 
@@ -53,10 +53,11 @@ def test_a_report_goes_only_into_an_empty_folder_or_one_that_a_run_made(tmp_path
 def test_a_folder_that_a_run_made_is_taken_again(tmp_path):
     out = tmp_path / "report"
     out.mkdir()
-    execute.claim_folder(out)  # empty
-    (out / execute.MARK).touch()
+    claim_folder(out, tmp_path / "shop")  # empty
     (out / "index.html").write_text("a report")
-    execute.claim_folder(out)
+    claim_folder(out, tmp_path / "shop")
+    with pytest.raises(InputError, match="holds a report on .*/shop; name another folder with --out"):
+        claim_folder(out, tmp_path / "other" / "shop")
     assert (out / "index.html").read_text() == "a report"
 
 
