@@ -80,7 +80,8 @@ def read_text(file: Path) -> str:
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a path of the same name beside the file `path` to write to; it takes the file's place on success only."""
     if path.exists() and not path.is_file():  # nor is a device replaced
-        raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
+        kind = "folder" if path.is_dir() else "device"
+        raise InputError(f"{path}: a {kind} stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path), TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as beside:
         yield Path(beside) / path.name

@@ -41,10 +41,15 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
     files = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
     note = {"version": VERSION, **asdict(settings), "scene_files": files}
     claim(folder, note)
-    if not (folder / "catalog.parquet").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder / ".lock", f"draws {folder}"), disk_errors(folder):
-            draw(settings, folder, note, scenes, workers or os.cpu_count())
+    if (folder / "catalog.parquet").exists():
+        return
+    for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
+        load_photo(scene)  # before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder / ".lock", f"draws {folder}"), disk_errors(folder):
+        claim(folder, note)  # another process may have come first
+        if not (folder / "catalog.parquet").exists():
+            draw(settings, folder, note, workers or os.cpu_count())
 
 
 def claim(folder: Path, note: dict) -> None:
@@ -66,16 +71,10 @@ def read_note(file: Path) -> dict:
         raise InputError(f"{file}: damaged; remove the folder and draw the world anew") from None
 
 
-def draw(settings: WorldSettings, folder: Path, note: dict, scenes: list[Path], workers: int) -> None:
-    """Draw what is not there yet."""
-    claim(folder, note)  # another process may have come first
-    if (folder / "catalog.parquet").exists():
-        return
-    if not (folder / "world.json").is_file():
-        for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
-            load_photo(scene)  # before anything is written
-        with write_atomically(folder / "world.json") as beside:
-            beside.write_text(json.dumps(note, indent=1))
+def draw(settings: WorldSettings, folder: Path, note: dict, workers: int) -> None:
+    """Draw the photos that are not there yet, then write the catalog."""
+    with write_atomically(folder / "world.json") as beside:
+        beside.write_text(json.dumps(note, indent=1))
     # folders of photos that are not yet complete, in processes of their own where there are several
     samples = plan(settings)
     starts = range(0, len(samples), FOLDER_SIZE)

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -273,11 +274,12 @@ def stage_slowly(folder: Path, code: Path, begun: object) -> None:
             file.write("x")
         time.sleep(0.4)
 
-    run.stage(module_of(code, ""), Settings(), [], None, make)
+    with (code / "said").open("a") as file, redirect_stderr(file):
+        run.stage(module_of(code, ""), Settings(), [], None, make)
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_path: Path, capfd, killed: bool):
+def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_path: Path, killed: bool):
     begun, second = processes().Event(), processes().Event()
     both = [processes().Process(target=stage_slowly, args=(run.catalog.folder, tmp_path, event))
             for event in (begun, second)]
@@ -291,7 +293,7 @@ def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_
         process.join(60)
     assert both[1].exitcode == 0 and second.is_set() == killed
     assert (run.stages / "toy" / "calls.txt").read_text() == "xx"[:1 + killed]
-    assert killed or f"waiting for another process that makes {run.stages / 'toy'} …" in capfd.readouterr().err
+    assert killed or (tmp_path / "said").read_text() == f"waiting for another process that makes {run.stages / 'toy'} …\n"
 
 
 # ---- the code that a stage rests on
