@@ -5,6 +5,7 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, fr
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # what a terminal cannot show
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show
     try:
         code = invoke(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()

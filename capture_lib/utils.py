@@ -96,7 +96,7 @@ def disk_errors(target: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno and not error.filename:
+        if isinstance(error, OSError) and error.errno and UNFINISHED in str(error.filename or UNFINISHED):
             raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
         if DISK_ERROR.search(str(error)):
             raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(target)) from error

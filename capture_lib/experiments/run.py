@@ -54,7 +54,7 @@ class Run:
         folder = self.stages / name
         values = {
             "settings": settings, "seed": self.seed,
-            "code": code_digest(module) + digest(plain_code(inspect.getsource(make))),
+            "code": code_digest(module) + digest(b"".join(map(plain_code, sources(make)))),
             "catalog": digest(b"" if read is None else self.catalog.row_digests(read).tobytes()),
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
@@ -218,6 +218,15 @@ def code_digest(module: ModuleType) -> str:
     for room in [file.parent for file in files if file.name == "__init__.py"]:
         contents += [data.read_bytes() for data in sorted([*room.glob("*.json"), *room.glob("templates/*")])]
     return digest(b"".join(contents))
+
+
+def sources(make: Callable) -> list[str]:
+    """Return the source of a function, and of those of this package that it calls by name."""
+    names = make.__code__.co_names
+    named = [make.__globals__.get(name) for name in names]
+    called = named + [getattr(room, name, None) for room in named if isinstance(room, ModuleType) for name in names]
+    ours = [value for value in called if inspect.isfunction(value) and value.__module__.startswith("capture_lib.")]
+    return [inspect.getsource(function) for function in (make, *ours)]
 
 
 def plain_code(source: str) -> bytes:

@@ -16,9 +16,8 @@ from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments.run import claim_folder, world_folder
 from capture_lib.utils import NOTEBOOKS, ROOT, InputError, one_at_a_time, write_atomically, write_json
 
-LOCK = ".lock"
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
-MAX_SILENCE = 600  # seconds that the kernel's output may take to arrive when a cell has ended
+MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
 
@@ -46,7 +45,7 @@ def run_notebooks(
     if not chosen:
         raise InputError(f"{notebooks}: no notebook {only or 'NN'}…ipynb here; name one by its number, such as 03")
     claim_folder(out, Path(folder or world_folder(profiles.get(profile))))
-    with one_at_a_time(out / LOCK, f"makes the report in {out}"):
+    with one_at_a_time(out / ".lock", f"makes the report in {out}"):
         execute_all(chosen, parameters, out, fingerprints(files, parameters, content), resume)
 
 
@@ -99,13 +98,13 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
             with patch.dict(os.environ, ENVIRONMENT):
                 papermill.execute_notebook(
                     str(file), str(running), parameters, kernel_name="python3", progress_bar=False,
-                    cwd=str(ROOT), iopub_timeout=MAX_SILENCE, kernel_manager_class=OwnKernelManager,
-                    extra_arguments=["--IPKernelApp.log_level=50"])
+                    cwd=str(ROOT), start_timeout=MAX_SILENCE, iopub_timeout=MAX_SILENCE,
+                    kernel_manager_class=OwnKernelManager, extra_arguments=["--IPKernelApp.log_level=50"])
         except papermill.PapermillExecutionError as error:
             reason = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
         except DeadKernelError:
             reason = "the kernel died, most often for want of memory; try a smaller profile"
-        except OSError as error:  # no room on the disk, or the kernel's output did not arrive in time
+        except (OSError, RuntimeError) as error:  # no room on the disk, or a kernel that is too slow
             reason = str(error)
         try:
             notebook = nbformat.read(running, as_version=4)

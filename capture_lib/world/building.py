@@ -12,15 +12,7 @@ import pandas as pd
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import SPLITS, write_catalog
-from capture_lib.utils import (
-    InputError,
-    disk_errors,
-    one_at_a_time,
-    process_map,
-    progress,
-    remove,
-    write_atomically,
-)
+from capture_lib.utils import InputError, one_at_a_time, process_map, progress, remove, write_atomically
 from capture_lib.world.planning import Sample, WorldSettings, plan, products_of, shown_products
 from capture_lib.world.staging import Photo, take_photo
 
@@ -46,7 +38,7 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
     for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
         load_photo(scene)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder / ".lock", f"draws {folder}"), disk_errors(folder):
+    with one_at_a_time(folder / ".lock", f"draws {folder}"):
         claim(folder, note)  # another process may have come first
         if not (folder / "catalog.parquet").exists():
             draw(settings, folder, note, workers or os.cpu_count())

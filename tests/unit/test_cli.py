@@ -15,7 +15,7 @@ from drawn import make_catalog
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
 from capture_lib.experiments.search import Answer
-from capture_lib.report import figures
+from capture_lib.report.figures import PICTURE_MARK
 from capture_lib.utils import ROOT
 
 METRICS = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
@@ -297,7 +297,7 @@ def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, m
     opening = SimpleNamespace(open_run=lambda profile, catalog, seed: (profile, catalog, seed))
     monkeypatch.setattr(experiments, "run", opening, raising=False)
     monkeypatch.setattr(experiments, "search", SimpleNamespace(open_searcher=open_searcher), raising=False)
-    drawing = SimpleNamespace(draw_answer=lambda *call: drawn.append(call), PICTURE_MARK=figures.PICTURE_MARK)
+    drawing = SimpleNamespace(draw_answer=lambda *call: drawn.append(call), PICTURE_MARK=PICTURE_MARK)
     monkeypatch.setattr(report, "figures", drawing, raising=False)
     photo = next(iter(made.photos.values()))
     options = ("--image", photo, "--caption", "kind2 lot", "--profile", "smoke", "--out", tmp_path / "answer.PNG")
@@ -337,7 +337,8 @@ def test_search_replaces_its_own_pictures_alone(tmp_path: Path, monkeypatch, cap
     assert len(opened) == 16
     own = tmp_path / "far" / "answer.jpg"
     for out, image, part in ((photos[0], photos[0], "is there already, and no such command made it"),
-                             (photos[1], photos[0], "is there already"), (tmp_path / "thesis.pdf", photos[0], "is there"),
+                             (photos[1], photos[0], "is there already"),
+                             (tmp_path / "thesis.pdf", photos[0], "is there already"),
                              (own, own, "is the query photo")):
         assert run("search", made.folder, "--image", image, "--out", out) == 2
         assert part in complaint(capsys)

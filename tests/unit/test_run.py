@@ -18,7 +18,7 @@ from launched import processes
 
 from capture_lib import profiles, utils, world
 from capture_lib.catalog.table import read_catalog, write_catalog
-from capture_lib.experiments import comparison
+from capture_lib.experiments import comparison, evaluation
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.run import Run
 from capture_lib.profiles import Profile
@@ -293,7 +293,8 @@ def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_
         process.join(60)
     assert both[1].exitcode == 0 and second.is_set() == killed
     assert (run.stages / "toy" / "calls.txt").read_text() == "xx"[:1 + killed]
-    assert killed or (tmp_path / "said").read_text() == f"waiting for another process that makes {run.stages / 'toy'} …\n"
+    waited = f"waiting for another process that makes {run.stages / 'toy'} …\n"
+    assert killed or (tmp_path / "said").read_text() == waited
 
 
 # ---- the code that a stage rests on
@@ -329,6 +330,16 @@ def test_code_and_data_count_wherever_they_are_imported(tmp_path: Path, monkeypa
         assert (digest() == before) == name.endswith("other.py"), name
         (tmp_path / name).write_text(files[name])
     assert digest() == before
+
+
+def test_the_functions_that_make_a_stage_are_its_code(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Those of the modules that it names, and of its own; what numpy does is not ours."""
+    def make(folder: Path) -> None:
+        np.zeros(3)
+        evaluation.pairs_of(run, None)
+
+    found = runs.sources(make)
+    assert found[0].lstrip().startswith("def make") and found[1].startswith("def pairs_of(") and len(found) == 2
 
 
 def test_stages_rest_on_what_they_import():
