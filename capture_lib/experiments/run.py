@@ -114,6 +114,11 @@ class Run:
             utils.remove(outdated)
         wait_for_everyone()
 
+    def folder(self, name: str) -> Path:
+        """Return a folder of this run's report, which is marked as one."""
+        claim_folder(self.out, self.catalog.folder)
+        return self.out / name
+
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
@@ -123,8 +128,7 @@ class Run:
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
             "wall_time_s": round(time.perf_counter() - self.started, 1),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        claim_folder(self.out, self.catalog.folder)
-        file = self.out / "metrics" / f"{stem}.json"
+        file = self.folder("metrics") / f"{stem}.json"
         utils.write_json(file, {"provenance": provenance, **figures})
         return file
 
@@ -135,7 +139,8 @@ def read_record(stage: Path) -> tuple[dict, list[str] | None]:
         record = dict(json.loads((stage / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}, None
-    return record, record.pop("files", None)
+    files = record.pop("files", None)
+    return (record if all((stage / name).is_file() for name in files or ()) else {}), files
 
 
 def files_below(folder: Path) -> list[str]:

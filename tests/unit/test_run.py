@@ -84,7 +84,7 @@ def test_a_stage_is_made_once_and_found_again(run: Run, tmp_path: Path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ("settings", "settings.size (3 → 4)"), ("code", "code"), ("upstream", "upstream.up"), ("catalog", "catalog"),
-    ("record", "its record")])
+    ("record", "its record"), ("file", "its record")])
 def test_a_changed_input_makes_a_stage_anew_and_is_named(run: Run, tmp_path: Path, capsys, change: str, message: str):
     maker, module, settings, upstream = Maker(), module_of(tmp_path, "x = 1"), Settings(), tmp_path / "up"
     upstream.mkdir()
@@ -96,6 +96,8 @@ def test_a_changed_input_makes_a_stage_anew_and_is_named(run: Run, tmp_path: Pat
         module = module_of(tmp_path, "x = 2", "other.toy")
     elif change == "upstream":
         (upstream / "stage.json").write_text('{"seed": 7}')
+    elif change == "file":  # one that the stage had is gone
+        (folder / "whole.txt").unlink()
     elif change == "record":  # cut, as by a disk that was full
         (folder / "stage.json").write_text((folder / "stage.json").read_text()[:40])
     else:
@@ -376,8 +378,11 @@ def test_figures_go_into_a_folder_of_ours_alone(run: Run):
     (run.out / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds files that no run made"):
         run.record("05_retrieval")
+    with pytest.raises(InputError, match="holds files that no run made"):
+        run.folder("rankings")
     assert [path.name for path in run.out.iterdir()] == ["mine.txt"]
     (run.out / "mine.txt").unlink()
+    run.folder("rankings").mkdir()
     run.record("05_retrieval")
     assert (run.out / runs.MARK).read_text() == f"{run.catalog.folder}\n"
 
