@@ -1,14 +1,18 @@
 """The command line: `capture run | catalog | download | evaluate | search | explore`."""
 
+import os
+import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
 import typer
 from typer import Argument, Option
 
-from capture_lib.utils import DATA, REPORTS, InputError, write_json
+from capture_lib.utils import DATA, InputError, claim_file, explain, write_json
 
 # commands import what they use, so that `--help` and a mistake in an option are answered at once
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, from catalog to report.")
@@ -16,29 +20,54 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, fr
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
-    command = typer.main.get_command(app)
-    code = 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show
     try:
-        with command.make_context("capture", sys.argv[1:] if arguments is None else arguments) as context:
-            return command.invoke(context) or 0  # some commands return nothing
-    except typer.Exit as end:  # after --help
-        return end.exit_code
+        code = invoke(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except typer.TyperException as error:  # a wrong option or command
         line = " ".join(error.format_message().split()).removesuffix(".") + "; --help tells more"
-    except (InputError, FloatingPointError) as error:  # the second: a loss without a value
-        line = str(error)
-    except OSError as error:  # a full disk, for example
-        line = error.strerror or str(error) or type(error).__name__
-        line = f"{error.filename}: {line}" if error.filename else line
-    except KeyboardInterrupt:
-        line = "interrupted; what was done is kept; go on with the same command (`run --resume`)"
-        code = 130
+        code = 2
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = explain(error)
     print(f"capture: {line}", file=sys.stderr)
     return code
 
 
-FOLDER = {"file_okay": False, "writable": True}  # refused before any work where a file stands
-FILE = {"dir_okay": False, "writable": True}  # the same where a folder stands
+def invoke(arguments: list[str]) -> int:
+    """Run the command of these arguments."""
+    for argument in arguments:
+        if re.search("[\x00\ud800-\udfff]", argument):  # Python's signs for bytes that did not decode
+            raise InputError(f"argument {argument!r}: holds bytes that are not UTF-8; rename the file, or convert it")
+    try:
+        with typer.main.get_command(app).make_context("capture", list(arguments)) as context:
+            return context.command.invoke(context) or 0  # some commands return nothing
+    except typer.Exit as end:  # after --help
+        return end.exit_code
+
+
+def target(path: Path | None) -> Path | None:
+    """Return where something is to be written; refuse a link, a device, and a place that cannot be written to."""
+    if path is None:
+        return None
+    above = next(folder for folder in [path, *path.absolute().parents] if folder.exists() or folder.is_symlink())
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a device; name a file or a folder")
+    if above.is_symlink() and not above.is_dir():
+        raise typer.BadParameter(f"{above} is a link; name what it leads to")
+    if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise typer.BadParameter(f"{above} is no folder that can be written to")
+    return path
+
+
+# what is refused before any work: a file where a folder is wanted, and the other way round
+FOLDER = {"file_okay": False, "writable": True, "callback": target}
+FILE = {"dir_okay": False, "writable": True, "callback": target}
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".pdf", ".svg")  # of matplotlib's
 MaybePath = Path | None
 ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
@@ -54,18 +83,15 @@ def run(
     resume: bool = Option(False, "--resume", help="keep what an earlier run finished"),
 ) -> int:
     """Execute the notebooks and build the report."""
-    from capture_lib import profiles
-    from capture_lib.catalog.table import read_catalog
+    from capture_lib.experiments.run import default_report
     from capture_lib.report import execute, site
-    if profiles.get(profile).world is None and catalog is None:
-        raise InputError(f"profile {profile} has no world: name a catalog with --catalog DIR")
-    name = f"{profile}-{read_catalog(catalog).folder.resolve().name}" if catalog else profile
-    out = (out or REPORTS / name).resolve()
+    out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume)
     except execute.NotebookFailed as failure:
-        site.build(out)  # of what there is
         print(f"capture: {failure}", file=sys.stderr)
+        with suppress(OSError):  # where the disk is full, there is no room for it either
+            site.build(out)  # of what there is
         return 1
     site.build(out)
     print(*site.summary(out), sep="\n")
@@ -110,7 +136,8 @@ def catalog(
 
     # nothing of the user's is overwritten
     all_faults = out.with_name(f"{out.name}-faults.csv")
-    quality.refuse_foreign(out / "quality.csv", out / "faults.csv", all_faults)
+    for file in (out / "quality.csv", out / "faults.csv", all_faults):
+        claim_file(file, *quality.OURS)
 
     # make the catalog
     try:
@@ -153,6 +180,7 @@ def download(
     from capture_lib.catalog.table import read_catalog
     samples = read_catalog(catalog)
     if export:
+        claim_file(export, b"mirror")
         print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
         return 0
     if fetched:
@@ -178,11 +206,10 @@ def evaluate(
     json: MaybePath = Option(None, help="write the figures here too", **FILE),
 ) -> None:
     """Score a rankings file, in both definitions."""
-    from capture_lib.catalog.lists import find_lists
     from capture_lib.experiments.evaluation_files import evaluate_lists
     from capture_lib.retrieval.metrics import DEFINITIONS
-    if json and json.resolve() in [file.resolve() for file in (rankings, *find_lists(lists).values())]:
-        raise InputError(f"--json {json}: this file is read; name another one for the figures")
+    if json:
+        claim_file(json, b'"labelled": ')
     result = evaluate_lists(lists, rankings, missing)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -212,7 +239,11 @@ def search(
     from capture_lib.experiments import run, search
     from capture_lib.report import figures
 
-    load_photo(image)  # what cannot be read is said before anything is trained
+    # what cannot be read or written is said before anything is trained
+    load_photo(image)
+    claim_file(out, figures.PICTURE_MARK)
+    if out.exists() and out.samefile(image):
+        raise InputError(f"--out {out}: is the query photo; name another file")
     answer = search.open_searcher(run.open_run(profile, str(catalog), seed=seed)).search(image, caption, 10)
     print(f"{len(answer.hits)} products, compared by {answer.method}, {answer.representation}")
     for number, hits in enumerate(answer.hits, start=1):
@@ -233,3 +264,7 @@ def explore(
     """Click through results in the browser."""
     from capture_lib.explorer import widget
     return widget.serve(profile, catalog, port, not no_browser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

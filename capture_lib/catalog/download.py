@@ -15,7 +15,7 @@ import tenacity
 
 from capture_lib.catalog.photos import load_photo, what_is
 from capture_lib.catalog.table import Catalog, is_url
-from capture_lib.utils import InputError, progress, say, write_atomically
+from capture_lib.utils import InputError, claim_file, progress, say, write_atomically
 
 HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 MAX_SAME = 4  # addresses that may give the same bytes, as one photo in several offers; more: a placeholder
@@ -41,8 +41,7 @@ Seen = dict[str, dict[str, list[Path]]]  # of a run: the digest of a photo, the 
 def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.DataFrame:
     """Fetch every photo that is not on disk; return `missing.csv`: sample_id, address and reason of a failure."""
     settings = settings or DownloadSettings()
-    if (catalog.folder / "missing.csv").is_dir():
-        raise InputError(f"{catalog.folder / 'missing.csv'}: a folder stands where the list of failures is written")
+    claim_file(catalog.folder / "missing.csv", b"sample_id,address,reason")
     headers = {"User-Agent": settings.user_agent.strip(" "), "Referer": settings.referer.strip(" ")}
     for name, value in headers.items():
         if not re.fullmatch("[ -~]*", value):

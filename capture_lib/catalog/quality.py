@@ -9,11 +9,11 @@ import pandas as pd
 
 from capture_lib.catalog.labels import spelling
 from capture_lib.catalog.table import SPLITS, Catalog, content_digest, finding
-from capture_lib.utils import InputError, raise_faults, write_atomically
+from capture_lib.utils import claim_file, raise_faults, write_atomically
 
 COLUMNS = ["what", "split", "count", "example", "what we do"]
 FAULTS = "faults that `capture catalog` found"
-OURS = (b"what,split,count,example", b"what,list,count,example", FAULTS.encode())  # how these files begin
+OURS = (b"count,example,what we do", FAULTS.encode())  # in the heads of these files
 PLACEHOLDER = 3  # samples of differing text with one photo: "no picture yet", or a shop's "removed"
 
 
@@ -103,13 +103,6 @@ def write_faults(faults: Iterable[str], file: Path) -> None:
 
 def write_csv(table: pd.DataFrame, file: Path) -> None:
     """Write one of these files as spreadsheets want it, without formulas, and never over one that is not ours."""
-    refuse_foreign(file)
+    claim_file(file, *OURS)
     with write_atomically(file) as beside:
         table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")
-
-
-def refuse_foreign(*files: Path) -> None:
-    """Raise an InputError where a file stands that does not begin as ours do."""
-    for file in files:
-        if file.exists() and not file.read_bytes().removeprefix(b"\xef\xbb\xbf").startswith(OURS):
-            raise InputError(f"{file}: is not of `capture catalog`, and would be overwritten; move it away")

@@ -15,7 +15,7 @@ from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.proposals.region_store import RegionStore, open_store
 from capture_lib.retrieval import ranking
-from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet, Words, embed_samples
+from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet, Words, carry_text, embed_samples, letters
 from capture_lib.retrieval.ranking import Method, Ranking
 from capture_lib.training import batches
 from capture_lib.utils import write_json
@@ -34,10 +34,11 @@ def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED) -> bat
 
 
 def caption_words(run: Run) -> Words | None:
-    """Return n-gram vectors fitted on train; None where train or a side of a search lacks captions."""
+    """Return n-gram vectors fitted on train; None where the captions of train or of a side of a search say nothing."""
     captions = list(filter(None, stages.samples(run, "train")["caption"]))
     compared = [stages.samples(run, split)["caption"] for split in SPLITS]
-    enough = len(captions) >= stages.MIN_PAIRS and all(any(texts) for texts in compared if len(texts))
+    spoken = all(any(len(letters(text)) > 1 for text in texts) for texts in compared if len(texts))
+    enough = len(captions) >= stages.MIN_PAIRS and carry_text(captions) and spoken
     return Words(captions, run.profile.retrieval, run.seed) if enough else None
 
 

@@ -136,9 +136,8 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
     photos = table["sample_id"].map(run.catalog.photos)
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
-    words = evaluation.caption_words(run) if any(table["caption"]) else None
     searcher = Searcher(stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained.tokenizer,
-                        trained.model, words, None, items, profile.regions, profile.instances,
+                        trained.model, evaluation.caption_words(run), None, items, profile.regions, profile.instances,
                         profile.batches, comparison.choices(run), levels)
     searcher.gallery = searcher.embed(table, store, single=True)
     return searcher

@@ -2,16 +2,21 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import numpy as np
 import pytest
 from drawn import make_catalog
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
+from capture_lib.experiments.search import Answer
+from capture_lib.report.figures import PICTURE_MARK
+from capture_lib.utils import ROOT
 
 METRICS = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
 
@@ -209,6 +214,16 @@ def test_options_name_the_profiles_and_the_worlds():
     ("search made --image a.jpg --out FOLDER/a.jpg", "is a directory"),
     ("evaluate --lists a --rankings b --json FOLDER", "'--json'"), ("download made --export FOLDER", "'--export'"),
     ("catalog --world mini --out FILE", "'--out'"), ("run --out FILE", "'--out'"),
+    ("search made --image a.jpg --out LINK", "link.jpg is a link; name what it leads to"),
+    ("search made --image a.jpg --out PIPE", "pipe.jpg is a device; name a file or a folder"),
+    ("search made --image a.jpg --out FILE/a.jpg", "file is no folder that can be written to"),
+    ("search made --image a.jpg --out FILE/far/below/a.jpg", "file is no folder that can be written to"),
+    ("evaluate --lists a --rankings b --json FILE/a.json", "file is no folder that can be written to"),
+    ("evaluate --lists a --rankings b --json LINK", "is a link"), ("download made --export PIPE", "is a device"),
+    ("run --out FILE/a", "no folder that can be"), ("catalog --world mini --out FILE/a", "no folder that can be"),
+    ("catalog --world mini --out GONE", "link; name what it leads to"),
+    ("search made --image a.jpg --out result.v2", "--out result.v2: end the picture's name with one of .jpg"),
+    ("search made --image a.jpg --seed -1", "'--seed'"), ("catalog --world mini --seed -1", "'--seed'"),
     ("explore --port 70000", "'--port'"), ("download made --interval nan", "'--interval'"),
     ("download made --interval inf", "'--interval'"), ("download made --connections 0", "'--connections'"),
     ("download made --seconds nan", "'--seconds'"), ("download made --tries 0", "'--tries'"),
@@ -217,8 +232,14 @@ def test_options_name_the_profiles_and_the_worlds():
 def test_a_wrong_option_is_one_line_before_any_work(tmp_path: Path, capsys, arguments: str, part: str):
     (tmp_path / "a.jpg").mkdir()
     (tmp_path / "file").touch()
-    arguments = arguments.replace("FOLDER", str(tmp_path)).replace("FILE", str(tmp_path / "file"))
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "file")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    before = sorted(tmp_path.rglob("*"))
+    for word, name in {"FOLDER": "", "FILE": "file", "LINK": "link.jpg", "PIPE": "pipe.jpg", "GONE": "gone"}.items():
+        arguments = arguments.replace(word, str(tmp_path / name))
     assert run(*arguments.split()) == 2
+    assert sorted(tmp_path.rglob("*")) == before
     line = complaint(capsys)
     assert part in line and line.count("\n") == 1
 
@@ -237,6 +258,68 @@ def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code,
     assert complaint(capsys).startswith(f"capture: {line}")
 
 
+def test_what_nobody_thought_of_is_one_line_too(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("capture_lib.catalog.table.read_catalog", lambda folder: {}["columns"])
+    assert run("download", "made") == 70
+    line = complaint(capsys)
+    assert line.startswith("capture: KeyError: 'columns' (a fault of this program; its traceback is in ")
+    assert line.count("\n") == 1 and "KeyError" in next(tmp_path.iterdir()).read_text()
+
+
+# ---- as a process: bytes of the command line, terminals, pipes
+
+
+def process(*arguments: str | bytes, module: str = "capture_lib", **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, check=False, **options)
+
+
+@pytest.mark.parametrize("module", ["capture_lib", "capture_lib.cli"])
+def test_both_modules_are_the_command(module: str):
+    done = process("rnu", module=module)
+    assert done.returncode == 2 and b"No such command 'rnu'" in done.stderr and done.stdout == b""
+
+
+@pytest.mark.parametrize("arguments", [
+    ("search", "made", "--image", "a.jpg", "--caption", "é口红".encode("gbk", "replace") + b"\xff"),
+    ("download", b"\xe9t\xe9"), ("catalog", "--lists", b"\xff\xfe")])
+def test_bytes_that_are_not_utf8_are_a_line(arguments):
+    done = process(*arguments, env={**os.environ, "PYTHONUTF8": "1"})
+    said = done.stderr.decode()
+    assert done.returncode == 2 and said.count("\n") == 1 and done.stdout == b""
+    assert said.startswith("capture: argument '") and "holds bytes that are not UTF-8" in said
+
+
+def test_an_argument_may_hold_no_zero(capsys):
+    assert run("download", "a\0b") == 2
+    assert "argument 'a\\x00b': holds bytes" in complaint(capsys)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_that_lacks_a_character_gets_a_question_mark(tmp_path: Path, encoding: str):
+    done = process("download", "商店", env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith(b"capture: ??: no catalog.parquet here")
+    make_catalog(tmp_path / "商店", 1, 1, 0, 0)
+    done = process("download", str(tmp_path / "商店"), env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and b"/??: 2 of 2 photos are on disk" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    command = f"{sys.executable} -m capture_lib --help; echo $? >&2"
+    done = subprocess.run(["bash", "-c", f"({command}) | true"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr in ("141\n", "0\n")  # the second: all fitted into the pipe before it closed
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run([sys.executable, "-m", "capture_lib", "--help"], stdout=closed, stderr=subprocess.PIPE,
+                              cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+# ---- run, search, explore
+
+
 def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(tmp_path: Path, monkeypatch, capsys):
     class NotebookFailed(RuntimeError):
         pass
@@ -248,7 +331,13 @@ def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(
 
     calls, built = [], []
     execute = SimpleNamespace(run_notebooks=run_notebooks, NotebookFailed=NotebookFailed)
-    site = SimpleNamespace(build=built.append, summary=lambda out: ["8 claims", "all is well"])
+    def build(out: Path) -> None:
+        built.append(out)
+        if full:
+            raise OSError(28, "No space left on device", str(out))
+
+    full = []
+    site = SimpleNamespace(build=build, summary=lambda out: ["8 claims", "all is well"])
     monkeypatch.setattr(report, "execute", execute, raising=False)
     monkeypatch.setattr(report, "site", site, raising=False)
     assert run("run", "--out", tmp_path, "--profile", "smoke", "--seed", 3, "--resume") == 0
@@ -257,6 +346,9 @@ def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(
     assert complaint(capsys) == "capture: notebook 03_detector, cell 7: no memory\n"
     assert calls == [("smoke", None, tmp_path, 3, None, True), ("cpu", None, tmp_path, 0, "03", False)]
     assert built == [tmp_path, tmp_path]
+    full.append(True)
+    assert run("run", "--out", tmp_path, "--only", "03") == 1
+    assert complaint(capsys) == "capture: notebook 03_detector, cell 7: no memory\n"  # and nothing of the index
 
 
 def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, monkeypatch, capsys):
@@ -271,7 +363,8 @@ def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, m
     opening = SimpleNamespace(open_run=lambda profile, catalog, seed: (profile, catalog, seed))
     monkeypatch.setattr(experiments, "run", opening, raising=False)
     monkeypatch.setattr(experiments, "search", SimpleNamespace(open_searcher=open_searcher), raising=False)
-    monkeypatch.setattr(report, "figures", SimpleNamespace(draw_answer=lambda *call: drawn.append(call)), raising=False)
+    drawing = SimpleNamespace(draw_answer=lambda *call: drawn.append(call), PICTURE_MARK=PICTURE_MARK)
+    monkeypatch.setattr(report, "figures", drawing, raising=False)
     photo = next(iter(made.photos.values()))
     options = ("--image", photo, "--caption", "kind2 lot", "--profile", "smoke", "--out", tmp_path / "answer.PNG")
     assert run("search", made.folder, *options) == 0
@@ -288,6 +381,36 @@ def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, m
     assert run("search", made.folder, "--image", tmp_path / "broken.jpg") == 2
     assert "broken.jpg: the photo does not decode" in complaint(capsys)
     assert len(asked) == 2  # nothing is opened for a photo that cannot be read
+
+
+def test_search_replaces_its_own_pictures_alone(tmp_path: Path, monkeypatch, capsys):
+    made = make_catalog(tmp_path / "made")
+    opened = []
+    answer = Answer("image-only", "regions", np.zeros((9, 9, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), [])
+    opening = SimpleNamespace(open_run=lambda *_, **__: None)
+    searcher = SimpleNamespace(search=lambda *_: answer)
+    monkeypatch.setattr(experiments, "run", opening, raising=False)
+    monkeypatch.setattr(experiments, "search", SimpleNamespace(
+        open_searcher=lambda run: opened.append(run) or searcher), raising=False)
+    photos = list(made.photos.values())
+    before = [photo.read_bytes() for photo in photos]
+    (tmp_path / "thesis.pdf").write_bytes(b"%PDF-1.7 years of work")
+    for ending in ("jpg", "jpeg", "png", "webp", "tif", "pdf", "svg", "PNG"):
+        out = tmp_path / "far" / f"answer.{ending}"
+        for _ in range(2):
+            assert run("search", made.folder, "--image", photos[0], "--out", out) == 0, capsys.readouterr().err
+        assert out.stat().st_size
+    assert len(opened) == 16
+    own = tmp_path / "far" / "answer.jpg"
+    for out, image, part in ((photos[0], photos[0], "is there already, and no such command made it"),
+                             (photos[1], photos[0], "is there already"),
+                             (tmp_path / "thesis.pdf", photos[0], "is there already"),
+                             (own, own, "is the query photo")):
+        assert run("search", made.folder, "--image", image, "--out", out) == 2
+        assert part in complaint(capsys)
+    assert len(opened) == 16  # refused before any work
+    assert [photo.read_bytes() for photo in photos] == before
+    assert (tmp_path / "thesis.pdf").read_bytes() == b"%PDF-1.7 years of work"
 
 
 def test_explore_serves_the_page(tmp_path: Path, monkeypatch):

@@ -17,11 +17,14 @@ from capture_lib.cli import main
 
 CASES = 300
 BATCH = 30
-WORDS = ["", "nan", "NULL", "0", "-1", "=1+1", "@SUM(A1)", "../../passwd", "/etc/passwd", "C:\\a.jpg", "a" * 3000, "x,y",
-         'say "so"', "<script>alert(1)</script>", "{{7*7}}", "口红", "ＡＢ", "a\u200bb", "🧴" * 40, "\x1b[31m", "a\tb", "a\nb",
-         "[1, 2", "[[0, 0, 9, 9]]", "[[9, 9, 0, 0]]", "[[-5, 0, 500, 9]]", '["a", "b"]', "[" * 5000, "a#;#b", "#;#", "http://",
-         "https://x/\x00", "good.jpg", "cut.jpg", "page.jpg", "none.jpg", "out.jpg", "deep/good.png", "[MASK] [SEP]", "1e999"]
-NAMES = ["sample_id", "split", "caption", "image", "labels", "products", "boxes", "box_labels", "mirror", "IMAGE ", "title"]
+WORDS = [
+    "", "nan", "NULL", "0", "-1", "1e999", "=1+1", "@SUM(A1)", "../../passwd", "/etc/passwd", "C:\\a.jpg", "a" * 3000,
+    "x,y", 'say "so"', "<script>alert(1)</script>", "{{7*7}}", "口红", "ＡＢ", "a\u200bb", "🧴" * 40, "\x1b[31m",
+    "a\tb", "a\nb", "[1, 2", "[[0, 0, 9, 9]]", "[[9, 9, 0, 0]]", "[[-5, 0, 500, 9]]", '["a", "b"]', "[" * 5000,
+    "a#;#b", "#;#", "http://", "https://x/\x00", "good.jpg", "cut.jpg", "page.jpg", "none.jpg", "out.jpg",
+    "deep/good.png", "[MASK] [SEP]"]
+NAMES = ["sample_id", "split", "caption", "image", "labels", "products", "boxes", "box_labels", "mirror", "IMAGE ",
+         "title"]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "gb18030", "latin-1"]
 
 
@@ -87,7 +90,8 @@ def write_lists(folder: Path, rng: np.random.Generator) -> None:
     for name in ("gallery", "test"):
         lines = []
         for number in range(5):
-            fields = [f"{name}{number}", str(pick(rng, WORDS)).replace("\n", " "), f"http://x/{number}.jpg", "", f"l{number % 3}"]
+            caption = str(pick(rng, WORDS)).replace("\n", " ")
+            fields = [f"{name}{number}", caption, f"http://x/{number}.jpg", "", f"l{number % 3}"]
             if rng.random() < 0.05:
                 fields[int(rng.integers(5))] = str(pick(rng, WORDS)).replace("\n", " ")
             lines.append("#####".join(fields))
@@ -120,29 +124,30 @@ def case(number: int, folder: Path) -> list[str]:
     write_table(table, rng)
     write_lists(folder / "lists", rng)
     write_rankings(folder / "rankings.csv", rng)
-    inputs = {"table": table, "images": folder / "images", "lists": folder / "lists", "rankings": folder / "rankings.csv"}
+    images, lists, rankings = folder / "images", folder / "lists", folder / "rankings.csv"
 
     # targets: mostly a fresh one, else something that is there already
-    taken = [mine, mine / "notes.txt", mine / "pictures", mine / "index.html", folder / "images" / "out.jpg", *inputs.values()]
+    taken = [mine, mine / "notes.txt", mine / "pictures", mine / "index.html", images / "out.jpg", images, lists, table,
+             rankings]
     fresh = folder / str(pick(rng, ["out", "out.json", "a/b/c.json", "口红.jpg", "out.v2", "x" * 300, "-"]))
     target = str(pick(rng, taken) if rng.random() < 0.3 else fresh)
     made = folder / "catalog"
     if rng.random() < 0.5:
-        pd.DataFrame({"sample_id": ["a", "b"], "split": ["gallery", "test"], "image": ["good.jpg", "http://x.invalid/1"]}).to_csv(
-            folder / "fine.csv", index=False)
-        main(["catalog", "--table", str(folder / "fine.csv"), "--images", str(folder / "images"), "--out", str(made)])
+        rows = {"sample_id": ["a", "b"], "split": ["gallery", "test"], "image": ["good.jpg", "http://x.invalid/1"]}
+        pd.DataFrame(rows).to_csv(folder / "fine.csv", index=False)
+        main(["catalog", "--table", str(folder / "fine.csv"), "--images", str(images), "--out", str(made)])
     strange = str(pick(rng, WORDS))
     arguments = [
-        ["catalog", "--table", str(table), "--images", str(folder / "images"), "--out", target],
-        ["catalog", "--table", str(table), "--images", str(folder / "images"), "--out", str(folder / "fresh")],
-        ["catalog", "--table", str(table), "--images", str(folder / "images"), "--out", str(made), "--add"],
-        ["catalog", "--lists", str(folder / "lists"), "--out", target],
-        ["evaluate", "--lists", str(folder / "lists"), "--rankings", str(folder / "rankings.csv")],
-        ["evaluate", "--lists", str(folder / "lists"), "--rankings", str(folder / "rankings.csv"), "--json", target],
+        ["catalog", "--table", str(table), "--images", str(images), "--out", target],
+        ["catalog", "--table", str(table), "--images", str(images), "--out", str(folder / "fresh")],
+        ["catalog", "--table", str(table), "--images", str(images), "--out", str(made), "--add"],
+        ["catalog", "--lists", str(lists), "--out", target],
+        ["evaluate", "--lists", str(lists), "--rankings", str(rankings)],
+        ["evaluate", "--lists", str(lists), "--rankings", str(rankings), "--json", target],
         ["download", str(made), "--export", target],
         ["download", str(made), "--import", str(pick(rng, taken))],
-        ["search", str(pick(rng, [made, mine, table])), "--image", str(folder / "images" / "page.jpg"), "--out", target],
-        ["search", str(mine), "--image", str(folder / "images" / "good.jpg"), "--out", target, "--seed", strange],
+        ["search", str(pick(rng, [made, mine, table])), "--image", str(images / "page.jpg"), "--out", target],
+        ["search", str(mine), "--image", str(images / "good.jpg"), "--out", target, "--seed", strange],
         ["run", "--profile", "smoke", "--only", "99", "--out", target],
         ["run", "--profile", strange, "--out", target],
         ["explore", str(pick(rng, [mine, table, folder / "none"])), "--no-browser"],
