@@ -28,7 +28,8 @@ NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"
 UNFINISHED = ".capture-"  # how the names of folders begin that are gone when what they hold is written
-DISK_ERROR = re.compile(r"os error \d|inline_container|PytorchStreamWriter|requested and \d+ written|writing element")
+DISK_ERROR = re.compile(  # of safetensors, torch and NumPy
+    r"os error \d|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written|writing element")
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 

@@ -105,7 +105,7 @@ class Run:
 
         # list the files, which tells that all are there; then take the place of the old folder
         if is_main_process():
-            for rest in list(unfinished.rglob(f"{utils.UNFINISHED}*")):  # what a killed process was writing
+            for rest in list(unfinished.rglob(".*")):  # what a killed process was writing, safetensors too
                 utils.remove(rest)
             utils.write_json(unfinished / RECORD, record | {"files": files_below(unfinished)})
             if folder.exists():

@@ -99,6 +99,7 @@ def test_of_a_link_what_it_leads_to_stays(tmp_path):
     (OSError("1000000 requested and 65504 written"), "FILE: cannot be written; is the disk full?"),
     (OSError("problem writing element 131072 to file"), "FILE: cannot be written; is the disk full?"),
     (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos"), "FILE: cannot be written; is the"),
+    (RuntimeError("basic_ios::clear: iostream error"), "FILE: cannot be written; is the disk full?"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), "FILE: cannot be written; is the disk full?"),
     (FileNotFoundError(2, "No such file or directory", "other.jpg"), "other.jpg: No such file or directory"),
     (InputError("a.csv, line 3: odd (os error 28)"), "a.csv, line 3: odd (os error 28)"),
