@@ -28,11 +28,9 @@ lock: .venv/installed-test
 	(echo '# Exact versions of a tested environment (Linux x86-64), used as pip constraints; written by `make lock`.'; \
 	 $(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools) > requirements.lock
 
-clean: # worlds that were drawn and reports that a run made, told by their marks; all else below data/ and reports/ stays
-	rm -rf .venv .pytest_cache .ruff_cache
-	for folder in data/world-*; do \
-	  if [ -f "$$folder/world.json" ] && [ -f "$$folder/catalog.parquet" ]; then rm -rf "$$folder"; fi; done
-	for mark in reports/*/.capture-report; do if [ -f "$$mark" ]; then rm -rf "$${mark%/*}"; fi; done
+clean: # what pip and the tests made; catalogs below data/ and reports below reports/ stay, for yours may be among them
+	if [ -f .venv/installed ]; then rm -rf .venv; fi
+	rm -rf .pytest_cache .ruff_cache
 	find capture_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml requirements.lock

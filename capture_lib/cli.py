@@ -1,14 +1,18 @@
 """The command line: `capture run | catalog | download | evaluate | search | explore`."""
 
+import os
+import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
 import typer
 from typer import Argument, Option
 
-from capture_lib.utils import DATA, REPORTS, InputError, write_atomically, write_json
+from capture_lib.utils import DATA, InputError, claim_file, explain, write_json
 
 # commands import what they use, so that `--help` and a mistake in an option are answered at once
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, from catalog to report.")
@@ -16,29 +20,54 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, fr
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
-    command = typer.main.get_command(app)
-    code = 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show
     try:
-        with command.make_context("capture", sys.argv[1:] if arguments is None else arguments) as context:
-            return command.invoke(context) or 0  # some commands return nothing
-    except typer.Exit as end:  # after --help
-        return end.exit_code
+        code = invoke(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except typer.TyperException as error:  # a wrong option or command
         line = " ".join(error.format_message().split()).removesuffix(".") + "; --help tells more"
-    except (InputError, FloatingPointError) as error:  # the second: a loss without a value
-        line = str(error)
-    except OSError as error:  # a full disk, for example
-        line = error.strerror or str(error) or type(error).__name__
-        line = f"{error.filename}: {line}" if error.filename else line
-    except KeyboardInterrupt:
-        line = "interrupted; what was done is kept; go on with the same command (`run --resume`)"
-        code = 130
+        code = 2
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = explain(error)
     print(f"capture: {line}", file=sys.stderr)
     return code
 
 
-FOLDER = {"file_okay": False, "writable": True}  # refused before any work where a file stands
-FILE = {"dir_okay": False, "writable": True}  # the same where a folder stands
+def invoke(arguments: list[str]) -> int:
+    """Run the command of these arguments."""
+    for argument in arguments:
+        if re.search("[\x00\ud800-\udfff]", argument):  # Python's signs for bytes that did not decode
+            raise InputError(f"argument {argument!r}: holds bytes that are not UTF-8; rename the file, or convert it")
+    try:
+        with typer.main.get_command(app).make_context("capture", list(arguments)) as context:
+            return context.command.invoke(context) or 0  # some commands return nothing
+    except typer.Exit as end:  # after --help
+        return end.exit_code
+
+
+def target(path: Path | None) -> Path | None:
+    """Return where something is to be written; refuse a link, a device, and a place that cannot be written to."""
+    if path is None:
+        return None
+    above = next(folder for folder in [path, *path.absolute().parents] if folder.exists() or folder.is_symlink())
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a device; name a file or a folder")
+    if above.is_symlink() and not above.is_dir():
+        raise typer.BadParameter(f"{above} is a link; name what it leads to")
+    if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise typer.BadParameter(f"{above} is no folder that can be written to")
+    return path
+
+
+# what is refused before any work: a file where a folder is wanted, and the other way round
+FOLDER = {"file_okay": False, "writable": True, "callback": target}
+FILE = {"dir_okay": False, "writable": True, "callback": target}
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".pdf", ".svg")  # of matplotlib's
 MaybePath = Path | None
 ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
@@ -54,18 +83,15 @@ def run(
     resume: bool = Option(False, "--resume", help="keep what an earlier run finished"),
 ) -> int:
     """Execute the notebooks and build the report."""
-    from capture_lib import profiles
-    from capture_lib.catalog.table import read_catalog
+    from capture_lib.experiments.run import default_report
     from capture_lib.report import execute, site
-    if profiles.get(profile).world is None and catalog is None:
-        raise InputError(f"profile {profile} has no world: name a catalog with --catalog DIR")
-    name = f"{profile}-{read_catalog(catalog).folder.resolve().name}" if catalog else profile
-    out = (out or REPORTS / name).resolve()
+    out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume)
     except execute.NotebookFailed as failure:
-        site.build(out)  # of what there is
         print(f"capture: {failure}", file=sys.stderr)
+        with suppress(OSError):  # where the disk is full, there is no room for it either
+            site.build(out)  # of what there is
         return 1
     site.build(out)
     print(*site.summary(out), sep="\n")
@@ -82,10 +108,14 @@ def catalog(
     seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
     out: MaybePath = Option(None, help="default: data/NAME", **FOLDER),
     add: bool = Option(False, "--add", help="to the catalog that is at --out"),
+    columns: str = Option("", help="of --table, by our names", metavar="image=filepath,caption=title"),
+    strict: bool = Option(False, "--strict", help="refuse what is odd, not faults alone"),
+    skip_broken: bool = Option(False, "--skip-broken", help="leave rows of --table without a readable photo out"),
 ) -> None:
     """Make a catalog of lists, of a table, or a drawn one."""
     from capture_lib import world as drawn
     from capture_lib.catalog import lists as released
+    from capture_lib.catalog import quality
     from capture_lib.catalog.own_table import from_table
     from capture_lib.catalog.table import read_catalog
 
@@ -96,27 +126,40 @@ def catalog(
         raise InputError("--scenes and --seed go with --world, --add with --lists or --table")
     if (table is None) != (images is None):
         raise InputError("--table and --images go together: a table, and the folder of its photos")
+    if not table and (columns or skip_broken) or world and strict:
+        raise InputError("--columns and --skip-broken go with --table, --strict with --lists or --table")
+    if out is None and not world:
+        out = DATA / ((lists or table.resolve().parent).resolve().name or "catalog")
+    scenes = str(scenes.resolve()) if scenes else ""
+    parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
+    out = out or DATA / "-".join(part for part in parts if part)
+
+    # nothing of the user's is overwritten
+    all_faults = out.with_name(f"{out.name}-faults.csv")
+    for file in (out / "quality.csv", out / "faults.csv", all_faults):
+        claim_file(file, *quality.OURS)
 
     # make the catalog
-    if lists:
-        made = released.from_lists(lists, out or DATA / (lists.resolve().name or "catalog"), add)
-    elif table:
-        made = from_table(table, images, out or DATA / (table.resolve().parent.name or "catalog"), add)
-    else:
-        scenes = str(scenes.resolve()) if scenes else ""
-        parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
-        out = out or DATA / "-".join(part for part in parts if part)
-        drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
-        made = read_catalog(out)
+    try:
+        if lists:
+            made = released.from_lists(lists, out, add, strict)
+        elif table:
+            made = from_table(table, images, out, add, columns=columns, strict=strict, skip_broken=skip_broken)
+        else:
+            drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
+            made = read_catalog(out)
+    except InputError as error:
+        if len(error.faults) <= len(str(error).splitlines()):  # all were said
+            raise
+        quality.write_faults(error.faults, all_faults)
+        raise InputError(f"{error}; all are in {all_faults}") from None
 
-    # tell what it holds, what it lacks, and what is odd in the lists
+    # tell what it holds, what it lacks, and what is odd in it
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    if lists:
-        oddities = released.quality(lists)
-        with write_atomically(made.folder / "quality.csv") as beside:
-            oddities.to_csv(beside, index=False, encoding="utf-8-sig")  # as spreadsheets want
-        print(f"odd in the lists, with examples in {made.folder / 'quality.csv'}:")
-        print(oddities.drop(columns="example").to_string(index=False, header=False))
+    odd = quality.write_quality(made)
+    print(f"odd in it, with examples in {made.folder / 'quality.csv'}:" if len(odd) else "nothing is odd in it")
+    for row in odd.itertuples(index=False):
+        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
 
 
 @app.command()
@@ -127,6 +170,8 @@ def download(
     interval: float = Option(0.02, help="seconds between those", min=0, max=3_600),
     seconds: float = Option(60, help="limit for one answer", min=0.1, max=86_400),
     tries: int = Option(3, help="of each address", min=1, max=100),
+    user_agent: str = Option("capture-lib", help="what some servers want to read, a browser's name"),
+    referer: str = Option("", help="the page that the photos stand on, where a server asks for it"),
     export: MaybePath = Option(None, help="write what img2dataset shall fetch", **FILE),
     fetched: MaybePath = Option(None, "--import", help="take in what img2dataset fetched"),
 ) -> int:
@@ -135,13 +180,15 @@ def download(
     from capture_lib.catalog.table import read_catalog
     samples = read_catalog(catalog)
     if export:
+        claim_file(export, b"mirror")
         print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
         return 0
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
-        print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, or no sample")
+        print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, placeholders, or no sample")
         return 0
-    limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries)
+    limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries,
+                                       user_agent=user_agent, referer=referer)
     missing = fetching.download(samples, limits)
     count = len(read_catalog(catalog).photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
@@ -155,15 +202,19 @@ def download(
 def evaluate(
     lists: Path = Option(help="folder with the released lists"),
     rankings: Path = Option(help="lines of query_id,gallery_id,…"),
+    missing: Literal["zero", "leave-out"] = Option("zero", help="what a query without a ranking counts"),
     json: MaybePath = Option(None, help="write the figures here too", **FILE),
 ) -> None:
     """Score a rankings file, in both definitions."""
     from capture_lib.experiments.evaluation_files import evaluate_lists
     from capture_lib.retrieval.metrics import DEFINITIONS
-    result = evaluate_lists(lists, rankings)
+    if json:
+        claim_file(json, b'"labelled": ')
+    result = evaluate_lists(lists, rankings, missing)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{result['queries']:,} queries; percent with 95% intervals over queries")
+    print(f"{result['labelled']:,} of {result['queries']:,} queries are labelled and scored; "
+          "percent with 95% intervals over queries")
     for definition in DEFINITIONS:
         for figure, value in result[definition].items():
             low, middle, high = (100 * value[end] for end in ("low", "value", "high"))
@@ -188,7 +239,11 @@ def search(
     from capture_lib.experiments import run, search
     from capture_lib.report import figures
 
-    load_photo(image)  # what cannot be read is said before anything is trained
+    # what cannot be read or written is said before anything is trained
+    load_photo(image)
+    claim_file(out, figures.PICTURE_MARK)
+    if out.exists() and out.samefile(image):
+        raise InputError(f"--out {out}: is the query photo; name another file")
     answer = search.open_searcher(run.open_run(profile, str(catalog), seed=seed)).search(image, caption, 10)
     print(f"{len(answer.hits)} products, compared by {answer.method}, {answer.representation}")
     for number, hits in enumerate(answer.hits, start=1):
@@ -209,3 +264,7 @@ def explore(
     """Click through results in the browser."""
     from capture_lib.explorer import widget
     return widget.serve(profile, catalog, port, not no_browser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
-"""What every room needs: paths, the error for wrong input, files written whole, progress, the device."""
+"""What every room needs: paths, the error for wrong input, files written whole, locks, progress, the device."""
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from datetime import timedelta
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
+from traceback import format_exception
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,11 +27,16 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 REPORTS = ROOT / "reports"
+UNFINISHED = ".capture-"  # how the names of folders begin that are gone when what they hold is written
+DISK_ERROR = re.compile(  # of safetensors, torch and NumPy
+    r"os error \d|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written|writing element")
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 
 class InputError(ValueError):
     """A user's input is wrong: one line a fault, with file, line or field, and what to do."""
+
+    faults: tuple[str, ...] = ()  # all of them, where the lines are the first ones
 
 
 def raise_faults(faults: list[str]) -> None:
@@ -37,36 +45,86 @@ def raise_faults(faults: list[str]) -> None:
     if len(faults) > len(lines):
         lines.append(f"… and {len(faults) - len(lines):,} more faults of this kind")
     if lines:
-        raise InputError("\n".join(lines))
+        error = InputError("\n".join(lines))
+        error.faults = tuple(faults)
+        raise error
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Return one line on what stopped a command, or one a fault of its input, and the exit code."""
+    if isinstance(error, InputError | FloatingPointError):  # the second: a loss without a value
+        return str(error), 2
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted; what was done is kept; the same command goes on (`run` with --resume)", 130
+    last = str(error).strip().rpartition("\n")[2]  # of what a worker process says
+    if isinstance(error, OSError):
+        line = error.strerror or last or type(error).__name__
+        return f"{error.filename}: {line}" if error.filename else line, 2
+    if isinstance(error, MemoryError):
+        return "not enough memory; a smaller --profile needs less", 2
+    with NamedTemporaryFile("w", prefix="capture-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.writelines(format_exception(error))
+    return f"{type(error).__name__}: {last[:300]} (a fault of this program; its traceback is in {file.name})", 70
 
 
 def read_text(file: Path) -> str:
-    """Return the text of a UTF-8 file without its byte order mark; InputError names a line that is not."""
+    """Return the text of a file in UTF-8, or UTF-16 with its mark; InputError names a line that is neither."""
     try:
         raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    text = raw.decode("utf-8-sig", errors="surrogateescape")
+    marked = raw.startswith((b"\xff\xfe", b"\xfe\xff"))  # without its mark, an encoding is never guessed
+    text = raw.decode("utf-16", errors="replace") if marked else raw.decode("utf-8-sig", errors="surrogateescape")
     wrong = re.search("[\x00\udc80-\udcff]", text)  # a zero, as in UTF-16, or a byte that did not decode
     if wrong:
         line = text.count("\n", 0, wrong.start()) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8")
+        raise InputError(f"{file}, line {line}: not UTF-8 ({likely_encoding(raw)}); save it as UTF-8")
     return text
+
+
+def likely_encoding(raw: bytes) -> str:
+    """Return what bytes that are not UTF-8 may be: Chinese encodings take two bytes a letter, Europe's one."""
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    if b"\0" in raw:
+        return "UTF-16 without its mark, or no text at all?"
+    if sum(len(run) > 1 for run in runs) < len(runs) / 2:
+        return "Latin-1 or Windows-1252?"
+    return "GBK, GB18030 or Big5?"
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside the file `path` to write to; it takes the file's place on success only."""
-    if path.is_dir():
-        raise InputError(f"{path}: a folder stands where a file is to be written; name a file")
+    """Yield a path of the same name beside the file `path` to write to; it takes the file's place on success only."""
+    if path.exists() and not path.is_file():  # nor is a device replaced
+        kind = "folder" if path.is_dir() else "device"
+        raise InputError(f"{path}: a {kind} stands where a file is to be written; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.unlink(missing_ok=True)  # of a process that was killed
+    with disk_errors(path), TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as beside:
+        yield Path(beside) / path.name
+        (Path(beside) / path.name).replace(path)
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turn what a library raises where it cannot write, on a full disk for example, into an OSError with the target."""
     try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno and UNFINISHED in str(error.filename or UNFINISHED):
+            raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
+        if DISK_ERROR.search(str(error)):
+            raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(target)) from error
+        raise
+
+
+def claim_file(path: Path, *marks: bytes) -> None:
+    """Raise InputError where a folder stands at `path`, or a file that holds no mark of those that ours do."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder stands where a file is to be written; move it away, or name another file")
+    if path.is_file() and not any(mark in path.read_bytes() for mark in marks):
+        raise InputError(f"{path}: is there already, and no such command made it; name another file")
 
 
 def write_json(file: Path, content: object) -> None:
@@ -77,8 +135,8 @@ def write_json(file: Path, content: object) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder that we made, if there is one."""
-    if path.is_dir():
+    """Remove a file or a folder that we made, if there is one; of a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -119,6 +177,29 @@ def wait_for_everyone() -> None:
     """Return when all processes have come here."""
     if process_count() > 1:
         accelerator().wait_for_everyone()
+
+
+@contextmanager
+def one_at_a_time(lock: Path, work: str) -> Iterator[None]:
+    """Do the block while no other command does it: wait for the one that holds the lock file, and say what it does.
+
+    The system takes the lock away from a process that ends, however it does. Of many processes, the main one locks.
+    """
+    if not is_main_process():
+        yield
+        return
+    from filelock import FileLock, Timeout
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    holder = FileLock(lock)
+    try:
+        holder.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for another process that {work} …", file=sys.stderr, flush=True)
+        holder.acquire()
+    try:
+        yield
+    finally:
+        holder.release()
 
 
 @contextmanager

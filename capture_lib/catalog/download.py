@@ -1,6 +1,8 @@
 """Fetching a catalog's photos, verified and resumable. Requests go wherever its addresses lead: mind a stranger's."""
 
+import hashlib
 import json
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -11,11 +13,12 @@ import httpx
 import pandas as pd
 import tenacity
 
-from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.photos import load_photo, what_is
 from capture_lib.catalog.table import Catalog, is_url
-from capture_lib.utils import InputError, progress, write_atomically
+from capture_lib.utils import InputError, claim_file, progress, say, write_atomically
 
-HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "capture-lib"}
+HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+MAX_SAME = 4  # addresses that may give the same bytes, as one photo in several offers; more: a placeholder
 
 
 @dataclass(frozen=True)
@@ -29,48 +32,65 @@ class DownloadSettings:
     tries: int = 3  # of each address
     pause: float = 1.0  # seconds before the second try; doubled before each later one
     max_bytes: int = 20_000_000
+    user_agent: str = "capture-lib"
+    referer: str = ""
+
+Seen = dict[str, dict[str, list[Path]]]  # of a run: the digest of a photo, the addresses that gave it, the files
 
 
 def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.DataFrame:
     """Fetch every photo that is not on disk; return `missing.csv`: sample_id, address and reason of a failure."""
     settings = settings or DownloadSettings()
-    client = httpx.Client(headers=HEADERS, timeout=min(20, settings.seconds), follow_redirects=True, max_redirects=5)
+    claim_file(catalog.folder / "missing.csv", b"sample_id,address,reason")
+    headers = {"User-Agent": settings.user_agent.strip(" "), "Referer": settings.referer.strip(" ")}
+    for name, value in headers.items():
+        if not re.fullmatch("[ -~]*", value):
+            raise InputError(f"{name} {value!r:.80}: ASCII letters, digits and signs only, in one line")
+    client = httpx.Client(headers=HEADERS | {name: value for name, value in headers.items() if value},
+                          timeout=min(20, settings.seconds), follow_redirects=True, max_redirects=5)
     retry = tenacity.retry(
         retry=tenacity.retry_if_exception_type(httpx.TransportError), reraise=True,
         stop=tenacity.stop_after_attempt(settings.tries), wait=tenacity.wait_random_exponential(settings.pause, max=60))
     ask = retry(read_answer)
     hosts: dict[str, threading.Semaphore] = {}
+    seen: Seen = {}
 
     def fetch(row: tuple) -> list[tuple[str, str, str]]:
         """Fetch one photo from its address or its mirror; return the lines of `missing.csv` if both fail."""
         lines = []
         for address in filter(None, dict.fromkeys((row.image, row.mirror))):
             host = address.split("/")[2]
+            sent = ""
             try:
                 with hosts.setdefault(host, threading.Semaphore(settings.per_host)):
                     time.sleep(settings.interval * settings.per_host)
-                    body = ask(client, address, settings)
-                save(body, catalog.photo_path(row.sample_id, row.image))
+                    body, sent = ask(client, address, settings)
+                save(body, catalog.photo_path(row.sample_id, row.image), address, seen)
                 return []
-            except InputError:
-                reason = "the answer is not a photo that decodes"
+            except InputError as error:
+                reason = f"{error}{sent}"
             except OSError:  # our disk is full, for example: the run ends
                 raise
             except Exception as error:  # odd hosts and ports make the layers below fail in many ways
-                reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
-            lines.append((row.sample_id, address, reason))
+                reason = f"{type(error).__name__} {error}"
+            lines.append((row.sample_id, address, " ".join(reason.split())[:100]))
         return lines
 
     rows = absent(catalog)
     lines = []
     with ThreadPool(settings.connections) as pool:
         try:
-            for missing in progress(pool.imap_unordered(fetch, rows.itertuples()), "photos fetched", len(rows)):
-                lines += missing
+            while len(rows):
+                for missing in progress(pool.imap_unordered(fetch, rows.itertuples()), "photos fetched", len(rows)):
+                    lines += missing
+                # those removed as placeholders are asked for again: there may be a mirror
+                rows = absent(Catalog(catalog.folder, rows))
+                rows = rows[~rows["sample_id"].isin([line[0] for line in lines])]
         finally:  # after Ctrl-C as well
             table = pd.DataFrame(lines, columns=["sample_id", "address", "reason"])
             with write_atomically(catalog.folder / "missing.csv") as beside:
                 table.to_csv(beside, index=False)
+    say_doubles(seen)
     return table
 
 
@@ -80,30 +100,50 @@ def absent(catalog: Catalog) -> pd.DataFrame:
     return catalog.table[catalog.table["image"].map(is_url) & ~catalog.table["sample_id"].isin(photos)]
 
 
-def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> bytes:
-    """Ask once and return the body; TransportError where a later try may help, ValueError where not."""
+def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> tuple[bytes, str]:
+    """Ask once; return the body and a note of its kind. TransportError where a later try may help, else InputError."""
     end = time.monotonic() + settings.seconds
     body = bytearray()
     with client.stream("GET", address) as answer:
         status = answer.status_code
+        sent = f" ({answer.headers['content-type']})" if "content-type" in answer.headers else ""
         if status in (408, 425, 429) or status >= 500:
             raise httpx.TransportError(f"status {status}")
         if status != 200:
-            raise ValueError(f"status {status}")
+            raise InputError(f"status {status}{sent}")
         for chunk in answer.iter_raw():  # and nothing beyond the limits
             body += chunk
             if len(body) > settings.max_bytes:
-                raise ValueError(f"more than {settings.max_bytes:,} bytes")
+                raise InputError(f"more than {settings.max_bytes:,} bytes{sent}")
             if time.monotonic() > end:
                 raise httpx.TransportError(f"slower than {settings.seconds:g} s")
-    return bytes(body)
+    return bytes(body), sent
 
 
-def save(body: bytes, target: Path) -> None:
-    """Put a photo in its place if it decodes, else raise InputError."""
-    with write_atomically(target) as beside:
-        beside.write_bytes(body)
-        load_photo(beside)
+def save(body: bytes, target: Path, address: str, seen: Seen) -> None:
+    """Put a photo in its place; InputError: it does not decode, or is a placeholder, whose files of this run go."""
+    same = seen.setdefault(hashlib.sha256(body).hexdigest(), {})
+    if len(same) <= MAX_SAME:
+        with write_atomically(target) as beside:
+            beside.write_bytes(body)
+            try:
+                load_photo(beside)
+            except InputError:
+                kind = what_is(body[:1024]).partition(";")[0]
+                raise InputError(f"the answer is {kind + ', ' if kind else ''}not a photo that decodes") from None
+        same.setdefault(address, []).append(target)
+    if len(same) > MAX_SAME:
+        for photo in sum(same.copy().values(), []):
+            photo.unlink(missing_ok=True)
+        raise InputError(f"a placeholder: more than {MAX_SAME} addresses gave this same picture")
+
+
+def say_doubles(seen: Seen) -> int:
+    """Say how many of the photos that came have the bytes of another one; return how many came."""
+    kept = [sum(map(len, same.values())) for same in seen.values() if len(same) <= MAX_SAME]
+    if sum(kept) > len(kept):
+        say(f"{sum(kept) - len(kept):,} photos have the same bytes as another one; they are kept")
+    return sum(kept)
 
 
 # ---- with img2dataset, for catalogs too large for one machine (see data/README.md)
@@ -124,12 +164,14 @@ def import_photos(catalog: Catalog, folder: Path) -> tuple[int, int]:
         raise InputError(f"{folder}: no such folder; give the output folder of img2dataset")
     wanted = dict(absent(catalog)[["sample_id", "image"]].itertuples(index=False))
     photos = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".jpg", ".png", ".webp")]
-    taken = 0
+    inside = Path(folder).resolve()
+    seen: Seen = {}
     for photo in progress(photos, "photos taken in", len(photos)):
         try:
             sample = json.loads(photo.with_suffix(".json").read_bytes())["sample_id"]
-            save(photo.read_bytes(), catalog.photo_path(sample, wanted[sample]))
-            taken += 1
-        except (FileNotFoundError, LookupError, TypeError, ValueError):  # no note, no sample of ours, no photo
+            if photo.is_file() and photo.resolve().is_relative_to(inside):  # no link that leads out
+                save(photo.read_bytes(), catalog.photo_path(sample, wanted[sample]), wanted[sample], seen)
+        except (FileNotFoundError, LookupError, RecursionError, TypeError, ValueError):  # no note of ours, no photo
             pass
+    taken = say_doubles(seen)
     return taken, len(photos) - taken

@@ -1,17 +1,18 @@
-"""The lists that the authors released, and a short table of what is odd in them.
+"""The lists that the authors released, and what is odd in their lines.
 
 One sample is one line, `id#####caption#####image_url#####mirror_url#####label1#;#label2…`;
 the train list has no labels. The lists are train, dev, test and gallery; our split of dev is `val`.
 """
 
-import unicodedata
-from collections import defaultdict
-from itertools import combinations
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from capture_lib.catalog.table import Catalog, is_url, merged, read_catalog, write_catalog
+from capture_lib.catalog.labels import split_labels
+from capture_lib.catalog.quality import COLUMNS as QUALITY
+from capture_lib.catalog.quality import refuse_oddities, table_findings
+from capture_lib.catalog.table import Catalog, finding, is_url, merged, read_catalog, write_catalog
 from capture_lib.utils import InputError, raise_faults, read_text
 
 LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released: ours
@@ -26,7 +27,7 @@ def read_list(file: Path) -> pd.DataFrame:
     for number, line in enumerate(read_text(file).split("\n"), start=1):  # a caption may hold \u2028
         fields = line.strip("\r").split(FIELD_SEPARATOR)  # with its \r kept, test would have 523 labels for 392
         if len(fields) in (4, 5):
-            labels = split_labels(fields[4]) if len(fields) == 5 else []
+            labels = split_labels(fields[4], []) if len(fields) == 5 else []
             rows[number] = (*(field.strip() for field in fields[:4]), labels)
         elif line.strip():
             faults.append(f"{file}, line {number}: {len(fields)} fields, expected 5 (id, caption, image, mirror, "
@@ -35,11 +36,6 @@ def read_list(file: Path) -> pd.DataFrame:
     if not rows:
         raise InputError(f"{file}: the list is empty")
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=COLUMNS, dtype=object)
-
-
-def split_labels(text: str) -> list[str]:
-    """Return `a#;#b` as a list; runs of spaces inside a label count as one (the released lists double some)."""
-    return [" ".join(label.split()) for label in text.split("#;#") if label.strip()]
 
 
 def find_lists(folder: Path) -> dict[str, Path]:
@@ -56,55 +52,47 @@ def find_lists(folder: Path) -> dict[str, Path]:
     return lists
 
 
-def from_lists(folder: Path, out: Path, add: bool = False) -> Catalog:
-    """Make the catalog `out` of the released lists in a folder (any of them), or `add` them to it."""
+def from_lists(folder: Path, out: Path, add: bool = False, strict: bool = False) -> Catalog:
+    """Make the catalog `out` of the released lists in a folder, or `add` them; `strict` refuses what is odd."""
+    noted = line_findings(folder)
+    made = Catalog(out, merged(out, read_lists(folder), add, noted).reset_index(drop=True), tuple(noted))
+    if strict:
+        refuse_oddities(made)
+    write_catalog(made.table, out)
+    return replace(read_catalog(out), noted=tuple(noted))
+
+
+def read_lists(folder: Path) -> pd.DataFrame:
+    """Return the samples of all lists in a folder; the index names their lines."""
     parts = []
     for split, file in find_lists(folder).items():
         part = read_list(file)
         part["split"] = split
         part["products"] = {"train": None, "gallery": "single"}.get(split, "multi")
+        part.loc[part["labels"].map(set).map(len) > 1, "products"] = "multi"  # bundles in the gallery
         part["mirror"] = part["mirror"].where(part["mirror"].map(is_url), None)
         part.index = [f"{file}, line {number}" for number in part.index]
         parts.append(part)
-    write_catalog(merged(out, pd.concat(parts), add), out)
-    return read_catalog(out)
+    return pd.concat(parts)
+
+
+def line_findings(folder: Path) -> list[tuple]:
+    """Return lines of quality.csv: what is odd in the lines of released lists, and is mended."""
+    rows = []
+    for split, file in find_lists(folder).items():
+        numbers = read_list(file).index - 1
+        lines = pd.Series(read_text(file).split("\n"), dtype=object)[numbers]
+        fields = [line.split(FIELD_SEPARATOR) for line in lines]
+        ends = pd.Series([line[-1] for line in fields], dtype=object)
+        missing: list[str] = []
+        for line in fields:
+            split_labels("".join(line[4:]), missing)
+        rows += finding("CRLF line ends", split, ends[ends.str.endswith("\r")], "stripped")
+        rows += finding("labels with runs of spaces", split, ends[ends.str.contains(r"\S\s\s+\S")], "one space")
+        rows += finding("labels that mean 'missing'", split, missing, "taken as no label")
+    return rows
 
 
 def quality(folder: Path) -> pd.DataFrame:
-    """Count what is odd in the released lists of a folder: what, list, count, example, what we do."""
-    files = find_lists(folder)
-    parts = {name: read_list(files[split]) for name, split in LIST_SPLITS.items() if split in files}
-    rows = []
-
-    def note(what: str, name: str, cells: pd.Series, action: str) -> None:
-        if len(cells):
-            example = f"{cells.iloc[0]!r:.70}"  # quoted, so that a spreadsheet takes it for no formula
-            rows.append((what, name, len(cells), example, action))
-
-    # each list by itself
-    for name, part in parts.items():
-        lines = pd.Series(read_text(files[LIST_SPLITS[name]]).split("\n"))[part.index - 1]
-        ends = lines.str.split(FIELD_SEPARATOR).str[-1]
-        note("CRLF line ends", name, ends[ends.str.endswith("\r")], "stripped")
-        note("labels with runs of spaces", name, ends[ends.str.contains(r"\S\s\s+\S")], "one space")
-        doubled = part["labels"].map(lambda labels: len(set(labels)) < len(labels))
-        note("the same label twice in one photo", name, part["labels"][doubled], "kept: the product is there twice")
-
-    # what two lists have in common, as rows of the second one
-    for one, other in combinations(parts, 2):
-        for column in ("caption", "image"):
-            cells = parts[other][column]
-            shared = cells[cells.isin(set(parts[one][column]) - {""})]
-            note(f"{column} that stands in {one} too", other, shared, "kept: a leak")
-
-    # labels of one product under differing names, and labels that the gallery lacks
-    labels = {name: set(part["labels"].explode().dropna()) for name, part in parts.items()}
-    spellings = defaultdict(list)  # by the text without case, width and spaces
-    for label in sorted(set().union(*labels.values())):
-        spellings["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
-    several = pd.Series([group for group in spellings.values() if len(group) > 1])
-    note("labels that differ by case, width or spaces alone", "all lists", several, "kept apart")
-    if labels.get("gallery"):
-        lacking = pd.Series(sorted((labels.get("dev", set()) | labels.get("test", set())) - labels["gallery"]))
-        note("labels of queries that the gallery lacks", "all lists", lacking, "kept; no ranking can find them")
-    return pd.DataFrame(rows, columns=["what", "list", "count", "example", "what we do"])
+    """Count what is odd in the released lists of a folder: what, split, count, example, what we do."""
+    return pd.DataFrame([*line_findings(folder), *table_findings(read_lists(folder))], columns=QUALITY)

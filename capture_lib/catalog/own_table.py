@@ -4,112 +4,216 @@ import csv
 import filecmp
 import io
 import json
+import os
+import re
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from capture_lib.catalog import quality
 from capture_lib.catalog import table as catalogs
-from capture_lib.catalog.lists import split_labels
+from capture_lib.catalog.labels import is_missing, read_labels, spelling, text_of
 from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.table import Catalog, finding
 from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
 
-REQUIRED = ("sample_id", "image")
+SEPARATORS = ",;\t|"
+MAX_OVERHANG = 2  # pixels that rounding may push a box over the edge
 
 
-def from_table(file: Path, images: Path, out: Path, add: bool = False) -> catalogs.Catalog:
-    """Make the catalog `out` of a table and its photos below `images`, or `add` to it; InputError has all faults."""
+def from_table(file: Path, images: Path, out: Path, add: bool = False, *, columns: str = "", strict: bool = False,
+               skip_broken: bool = False) -> Catalog:
+    """Make the catalog `out` of a table and its photos below `images`, or `add` to it; InputError has all faults.
+
+    `columns` maps names, "image=filepath,caption=title"; `strict` refuses what is odd, too; `skip_broken` leaves rows
+    without a readable photo out and lists them in `faults.csv`.
+    """
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
     faults: list[str] = []
-    table = read_table(file, faults)
+    noted: list[tuple] = []
+    table = read_table(file, columns, faults, noted)
     faults += catalogs.row_faults(table)
-    copies = {}  # from, to
-    for row in progress(table.itertuples(), "photos checked", len(table)):
-        if not catalogs.is_url(row.image) and catalogs.is_inside(row.image):
-            photo = images / row.image
-            copies[photo] = out / "images" / row.image
-            try:
-                # it lies in the folder, decodes, and does not take the place of another photo
-                if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
-                    raise InputError(f"{photo}: no such photo, or a link that leaves {images}")
-                load_photo(photo)
-                if copies[photo].is_file() and not filecmp.cmp(photo, copies[photo], shallow=False):
-                    raise InputError(f"{photo}: another photo of this name is in the catalog; rename it")
-            except InputError as error:
-                faults.append(f"{row.Index}, sample_id {row.sample_id!r:.80}: {error}")
-    raise_faults(faults)
+
+    # each photo is decoded once; a broken one leaves its row out, or is a fault like all that does not fit
+    sizes = photo_sizes(table, images)
+    folder = (out / "images").resolve()
+    broken, cut = {}, []
+    for row in table.itertuples():
+        size = sizes.get(row.image)
+        if isinstance(size, str):
+            broken[row.Index] = f"{catalogs.place(row)}: {size}"
+        elif size:
+            faults += photo_faults(row, size, images / row.image, folder, cut)
+    noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
+    raise_faults(faults if skip_broken else [*faults, *broken.values()])
+    table = table.drop(list(broken))
+    noted += finding("rows without a readable photo", "all", list(broken.values()), "left out; see faults.csv")
+    if table.empty:
+        raise InputError(f"{file}: no row has a readable photo; the first is {next(iter(broken.values()))}")
+
+    # the rows to be, and what is odd in them
+    sources = {row.sample_id: images / row.image for row in table.itertuples() if row.image in sizes}
+    table["image"] = [image if catalogs.is_url(image) else f"images/{image}" for image in table["image"]]
+    made = Catalog(out, catalogs.merged(out, table, add, noted).reset_index(drop=True), tuple(noted))
+    if strict:
+        made.photos.update(sources)  # where they lie now
+        quality.refuse_oddities(made)
 
     # photos first, the table last: an interrupted command can be given again
-    table["image"] = [image if catalogs.is_url(image) else f"images/{image}" for image in table["image"]]
-    rows = catalogs.merged(out, table, add)
-    for photo, target in copies.items():
-        if not target.is_file():
-            with write_atomically(target) as beside:
-                shutil.copyfile(photo, beside)
-    catalogs.write_catalog(rows, out)
-    return catalogs.read_catalog(out)
+    for sample, image in zip(table["sample_id"], table["image"], strict=True):
+        if sample in sources and not (out / image).is_file():
+            with write_atomically(out / image) as beside:
+                shutil.copyfile(sources[sample], beside)
+    catalogs.write_catalog(made.table, out)
+    if broken:
+        quality.write_faults(broken.values(), out / "faults.csv")
+    return replace(catalogs.read_catalog(out), noted=made.noted)
 
 
-def read_table(file: Path, faults: list[str]) -> pd.DataFrame:
+def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] | str]:
+    """Decode each photo of a table; return by `image` its width and height, upright, or what is wrong with it."""
+    def size(image: str) -> tuple[int, int] | str:
+        photo = images / image
+        try:
+            if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
+                return f"{photo}: no such photo, or a link that leaves {images}"
+            return load_photo(photo).shape[1::-1]
+        except (InputError, OSError) as error:
+            return str(error)
+
+    local = [image for image in table["image"].unique() if not catalogs.is_url(image) and catalogs.is_inside(image)]
+    with ThreadPool(min(4, os.cpu_count() or 1)) as pool:  # decoders let other threads run
+        return dict(zip(local, progress(pool.imap(size, local), "photos checked", len(local)), strict=True))
+
+
+def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, cut: list) -> Iterator[str]:
+    """Yield what keeps a row's photo from being copied to `folder`, and boxes that are not its own.
+
+    Boxes a pixel or two over the edge are cut in place; `cut` gets them as they were.
+    """
+    where = catalogs.place(row)
+    target = folder / row.image
+    if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
+        yield f"{where}: {target}: another photo of this name is in the catalog; rename it"
+    if not target.parent.resolve().is_relative_to(folder):
+        yield f"{where}: {target}: a link leads out of the catalog; remove it"
+    for box in row.boxes if not any(catalogs.cell_faults(row)) else []:
+        inside = [max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])]
+        overhang = max(abs(old - new) for old, new in zip(box, inside, strict=True))
+        if overhang > MAX_OVERHANG or inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
+            yield f"{where}: field boxes: {box} is not in the photo of {size[0]}×{size[1]} pixels; give pixels, upright"
+        elif overhang:
+            cut.append(list(box))
+            box[:] = inside
+
+
+# ---- the table
+
+
+def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) -> pd.DataFrame:
     """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row."""
-    table = catalogs.read_parquet(file) if file.suffix == ".parquet" else read_csv(file, faults)
-    for name in REQUIRED:
+    names, wanted = column_names(columns)
+    table = catalogs.read_parquet(file) if file.suffix.lower() == ".parquet" else read_csv(file, names, faults)
+
+    # the columns that are known, by our names
+    header = [str(name) for name in table]
+    table.columns = [names.get(spelling(name), "") for name in header]
+    for name in wanted:
         if name not in table:
-            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(map(str, table))!r:.120}")
+            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(header)!r:.120}; where it "
+                             f"has another name, --columns {name}=NAME tells")
+    unknown = [name for name, ours in zip(header, table, strict=True) if not ours]
+    noted += finding("columns that are not known here", "all", unknown, "left out; --columns OURS=THEIRS takes one")
+    table = table.loc[:, table.columns != ""]
+    if not table.columns.is_unique:
+        raise InputError(f"{file}, line 1: a column name occurs twice in the header; keep one")
     if table.empty and not faults:
         raise InputError(f"{file}: the table has no rows")
-    unknown = [str(name) for name in table if name not in catalogs.SCHEMA.names]
-    if unknown:
-        print(f"note: {file}: columns that are not known here are left out: {', '.join(unknown):.200}")
-    rows = [our_cells(cells, place, faults) for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
-    return pd.DataFrame(rows, index=table.index, columns=catalogs.SCHEMA.names, dtype=object)
+    if "sample_id" not in table:
+        stem = re.sub("[^A-Za-z0-9]+", "-", file.stem)
+        table = table.assign(sample_id=[f"{stem}-{number + 1}" for number in range(len(table))])
+        noted += finding("rows without sample_id", "all", list(table["sample_id"]),
+                         "numbered; --columns sample_id=NAME takes a column")
+
+    # the cells
+    words: list[str] = []
+    rows = [our_cells(cells, place, faults, words)
+            for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
+    noted += finding("labels that mean 'missing'", "all", words, "taken as no label")
+    table = pd.DataFrame(rows, index=table.index, columns=catalogs.SCHEMA.names, dtype=object)
+    catalogs.drop_missing(table, noted)
+    return table
 
 
-def our_cells(cells: dict, place: str, faults: list[str]) -> dict:
-    """Return a user's row as one of ours; add a sentence to `faults` for each cell that is no list."""
-    row = {name: str(cells.get(name) or "").strip() or catalogs.EMPTY.get(name) for name in catalogs.SCHEMA.names}
+def column_names(text: str) -> tuple[dict[str, str], list[str]]:
+    """Return our column names by the table's own, as `spelling` has them, and those that the table must have."""
+    pairs = [[part.strip() for part in pair.split("=")] for pair in text.split(",") if pair]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] not in catalogs.SCHEMA.names:
+            raise InputError(f"--columns {'='.join(pair)!r:.60}: write OURS=THEIRS, such as image=filepath; ours are "
+                             f"{', '.join(catalogs.SCHEMA.names)}")
+    mapped = {spelling(theirs): ours for ours, theirs in pairs}
+    plain = {spelling(name): name for name in catalogs.SCHEMA.names if name not in mapped.values()}
+    return plain | mapped, ["image", *mapped.values()]
+
+
+def our_cells(cells: dict, place: str, faults: list[str], words: list[str]) -> dict:
+    """Return a user's row as one of ours; add a sentence to `faults` for a cell that is no list.
+
+    `words` gets the labels that mean "missing".
+    """
+    row = {name: text_of(cells.get(name)) or catalogs.EMPTY.get(name) for name in catalogs.SCHEMA.names}
     row["split"] = row["split"] or "train"
     if row["image"] and not catalogs.is_url(row["image"]):
         row["image"] = str(PurePosixPath(row["image"].replace("\\", "/")))
-    labels = cells.get("labels")
-    row["labels"] = list(map(str, labels)) if isinstance(labels, list) else split_labels(row["labels"] or "")
     try:
+        row["labels"] = read_labels(cells.get("labels"), words)
         row["boxes"] = parse_list(cells.get("boxes"))
-        row["box_labels"] = list(map(str, parse_list(cells.get("box_labels"))))
+        row["box_labels"] = parse_list(cells.get("box_labels"))
     except ValueError as error:
-        faults.append(f"{place}, sample_id {row['sample_id']!r:.80}, field boxes or box_labels: {error}")
-        row["boxes"] = row["box_labels"] = []  # no second complaint
+        faults.append(f"{place}, sample_id {row['sample_id']!r:.80}, field labels, boxes or box_labels: {error}")
+        row["labels"] = row["boxes"] = row["box_labels"] = []  # no second complaint
     return row
 
 
 def parse_list(cell: object) -> list:
     """Return a list, or a JSON list as text; nothing is an empty list. ValueError: it is neither."""
-    try:
-        found = json.loads(cell or "[]") if isinstance(cell, str) else cell or []
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({str(error):.60})") from None
-    if not isinstance(found, list):
+    if isinstance(cell, str):
+        try:
+            cell = [] if is_missing(cell) and cell[:1] not in ("[", "{") else json.loads(cell)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON ({str(error):.60})") from None
+    if not isinstance(cell or [], list):
         raise ValueError("must be a JSON list")
-    return found
+    return cell or []
 
 
-def read_csv(file: Path, faults: list[str]) -> pd.DataFrame:
+def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFrame:
     """Read a CSV file, every cell a string, without blank lines; the index names the line where a row begins."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+    text = read_text(file)
+    first = text.lstrip().partition("\n")[0]
+    known = {mark: sum(spelling(name) in names for name in first.split(mark)) for mark in SEPARATORS}
+    separator = max(SEPARATORS, key=known.get)  # which leaves most names that we know; a tie: the comma
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     header, rows = [], {}
     place = f"{file}, line 1"
     try:
         for row in reader:
-            if any(row) and not header:
-                header = [name.strip() for name in row]
-            elif any(row) and len(row) == len(header):
-                rows[place] = row
+            if not header:
+                header = row
+                while header and not header[-1].strip():  # spreadsheets add empty columns
+                    header.pop()
+            elif any(row) and len(row) >= len(header) and not any(row[len(header):]):
+                rows[place] = row[:len(header)]
             elif any(row):
-                faults.append(f"{place}: {len(row)} fields, but the header has {len(header)}; quote cells with commas")
+                faults.append(f"{place}: {len(row)} fields, but the header has {len(header)}; quote cells that hold "
+                              f"{separator!r}")
             place = f"{file}, line {reader.line_num + 1}"  # a quoted cell may span lines
     except csv.Error as error:
         faults.append(f"{place}: not a CSV table from here on ({error}); save it as CSV with commas and double quotes")
-    if len(set(header)) < len(header):
-        raise InputError(f"{file}, line 1: a column name occurs twice in the header; keep one")
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=header, dtype=object)

@@ -1,29 +1,119 @@
-"""Reading photos of any kind that shops hand out, and refusing the rest in one line."""
+"""Reading photos of any kind that browsers and shops hand out, and refusing the rest in one line."""
 
+import re
+import struct
+from contextlib import nullcontext, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from capture_lib.utils import InputError
 
+FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"]  # no decoder starts a program
+JPEGS = ("JPEG", "MPO")  # Pillow's names; the second, of several pictures, is what many phones write
 MAX_PIXELS = 100_000_000  # beyond: a decompression bomb, or of no use here
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")  # no decoder that starts a program
+MAX_JPEG_PIXELS = 210_000_000  # phones' largest; decoding one takes 1.5 GB
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would refuse it
+STRIP = 256  # rows that are converted at a time
+PNG = b"\x89PNG\r\n\x1a\n"
+NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # of a PNG's chunks
+END_OF_JPEG = b"\xff\xd9"
+OTHERS = (  # how files begin that are named like photos; what they are, and what to do
+    (rb"\Z", "an empty file; copy or fetch it again"),
+    (rb"version https://git-lfs", "a Git LFS pointer; fetch the photo with `git lfs pull`"),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIC photo; `pip install pillow-heif`, or save it as JPEG"),
+    (rb".{4}ftyp(?!avi)|\x1aE\xdf\xa3|RIFF.{4}AVI |\0\0\x01\xba", "a video; save one picture of it as JPEG"),
+    (rb"%PDF", "a PDF; save its picture as JPEG"),
+    (rb"PK\x03\x04|\x1f\x8b|BZh|Rar!|7z\xbc\xaf|\xfd7zXZ|.{257}ustar", "an archive; unpack it"),
+    (rb"\s*<(svg|(\?xml|!--|!doctype svg).*<svg)\b", "an SVG drawing; save it as PNG"),
+    (rb"\s*<", "a web page or XML; fetch the photo itself"),
+    (rb"[\t\n\f\r\x20-\xff]+\Z", "a text, JSON for example; fetch the photo itself"))
+
+with suppress(ImportError):  # the optional extra `heic`
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+    FORMATS.append("HEIF")
 
 
-def load_photo(path: Path) -> np.ndarray:
-    """Return a photo upright as (H, W, 3) uint8 RGB; InputError: no such file, undecodable, too large."""
+def load_photo(path: Path | BytesIO) -> np.ndarray:
+    """Return a photo upright as (H, W, 3) uint8 RGB; InputError: no such file, no photo, undecodable, too large."""
+    head = b""
     try:
-        with Image.open(path, formats=FORMATS) as photo:
-            if photo.width * photo.height <= MAX_PIXELS:
-                return to_rgb(ImageOps.exif_transpose(photo))
+        with nullcontext(path) if isinstance(path, BytesIO) else open(path, "rb") as file:
+            head = file.read(1024)
+            file.seek(0)
+            photo = Image.open(without_texts(file) if head.startswith(PNG) else file, formats=FORMATS)
+            limit = MAX_JPEG_PIXELS if photo.format in JPEGS else MAX_PIXELS
+            if photo.width * photo.height <= limit:
+                photo = decode(photo)
+                with suppress(Exception):  # a damaged tag, found when the photo stands upright
+                    ImageOps.exif_transpose(photo, in_place=True)
+                return to_rgb(photo)
+        reason = (f"{photo.width}×{photo.height} pixels are too many; make the photo smaller: "
+                  f"{MAX_JPEG_PIXELS:,} at most of a JPEG, {MAX_PIXELS:,} of another")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such photo") from None
+        reason = "no such photo"
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: the photo does not decode ({reason:.80})") from None
-    raise InputError(f"{path}: {photo.width}×{photo.height} pixels are too many; make the photo smaller")
+        kind = "a folder; name a file" if isinstance(error, IsADirectoryError) else what_is(head)
+        if isinstance(error, UnidentifiedImageError):
+            kind = kind or "damaged, or of an unknown kind; save it as JPEG"
+        cause = str(error).split("\n")[0] or type(error).__name__
+        reason = "the photo does not decode" + (f": it is {kind}" if kind else f" ({cause:.80})")
+    raise InputError(f"{path}: {reason}")
+
+
+def what_is(head: bytes) -> str:
+    """Return what a file is that begins so, and what to do, as in "a web page; fetch …"; "" if it may be a photo."""
+    head = head.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of a text
+    return next((kind for pattern, kind in OTHERS if re.match(pattern, head, re.S | re.I)), "")
+
+
+def without_texts(file: BinaryIO) -> BytesIO:
+    """Return a PNG without the chunks that its pixels don't need: they may be damaged, or inflate to gigabytes."""
+    png = BytesIO()
+    png.write(file.read(len(PNG)))
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind in NEEDED:
+            png.write(header + file.read(length + 4))
+        else:
+            file.seek(length + 4, 1)
+    return png
+
+
+def decode(photo: Image.Image) -> Image.Image:
+    """Decode a photo; a JPEG may lack its end, as browsers show it, if a row of blocks is lost at most."""
+    try:
+        photo.load()
+        return photo
+    except OSError:
+        if photo.format not in JPEGS:
+            raise
+        rows = (photo.im.getbbox() or (0, 0, 0, 0))[3]  # that were decoded
+        photo.fp.seek(0)
+        content = photo.fp.read()
+        if rows < photo.height - 18 or content.endswith(END_OF_JPEG):
+            raise
+    return decode(Image.open(BytesIO(content + END_OF_JPEG), formats=JPEGS[:1]))
+
+
+def to_rgb(photo: Image.Image) -> np.ndarray:
+    """Return a decoded photo of any Pillow mode as (H, W, 3) uint8, transparency laid on white."""
+    rgb = np.empty((photo.height, photo.width, 3), np.uint8)
+    white = max(1, photo.getextrema()[1]) if photo.mode == "I" else 65535  # of greys of 32 and of 16 bits
+    for top in range(0, photo.height, STRIP):  # Pillow takes four bytes a pixel for every step
+        strip = photo.crop((0, top, photo.width, min(top + STRIP, photo.height)))
+        if strip.mode.startswith("I"):  # Pillow would clip it at 255
+            strip = Image.fromarray((np.asarray(strip, np.float64).clip(0) * (255 / white)).astype(np.uint8))
+        if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        rgb[top:top + STRIP] = strip.convert("RGB")
+    return rgb
 
 
 def fit(photo: np.ndarray, size: int) -> np.ndarray:
@@ -31,14 +121,3 @@ def fit(photo: np.ndarray, size: int) -> np.ndarray:
     scale = size / max(photo.shape[:2])
     shape = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
     return cv2.resize(photo, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-
-
-def to_rgb(photo: Image.Image) -> np.ndarray:
-    """Return a photo of any Pillow mode as (H, W, 3) uint8, transparency laid on white."""
-    if photo.mode.startswith("I"):  # 16 and 32 bit greys, which Pillow would clip at 255
-        wide = np.asarray(photo, dtype=np.float64)
-        photo = Image.fromarray((wide * (255 / max(wide.max(), 1))).astype(np.uint8))
-    if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
-        photo = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
-    return np.asarray(photo.convert("RGB"))

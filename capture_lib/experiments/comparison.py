@@ -26,6 +26,7 @@ from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
 
+BLIND = ("chance", "popularity", "text-only")  # methods that look at no region
 READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an evaluation reads
 
 
@@ -177,15 +178,31 @@ def compared(run: Run) -> Results:
     return results
 
 
-def collect(folder: Path, results: Results) -> None:
-    """Add what an evaluation wrote to results."""
+def compared_with_captions(run: Run) -> Results:
+    """Return the figures of CAPTURE and of what needs none, where captions taught the regions: `NAME + captions`."""
+    run = run.taught()
+    results = Results({}, {}, {})
+    if not comparable(run) or stages.caption_words(run) is None:
+        return results
+    folders = [untrained(run)]
+    if stages.pretrained(run).model:
+        folders += evaluate_all(run, finals(run, "capture"))
+    for folder in folders:
+        collect(folder, results, " + captions")
+    return results
+
+
+def collect(folder: Path, results: Results, suffix: str = "") -> None:
+    """Add what an evaluation wrote to results; with a suffix to names, only what looks at regions."""
     for name, found in (("scores", results.scores), ("boxes", results.boxes)):
         file = folder / f"{name}.parquet"
         tables = pd.read_parquet(file).groupby("method", sort=False) if file.is_file() else ()
         for method, rows in tables:
-            found.setdefault(method, []).append(rows.droplevel("method"))
+            if not suffix or method not in BLIND:
+                found.setdefault(method + suffix, []).append(rows.droplevel("method"))
     for method, row in evaluation.read_chosen(folder).items():
-        results.chosen.setdefault(method, []).append(row)
+        if not suffix or method not in BLIND:
+            results.chosen.setdefault(method + suffix, []).append(row)
 
 
 def comparable(run: Run) -> bool:

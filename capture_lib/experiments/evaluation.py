@@ -52,16 +52,17 @@ def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Meth
              rankings: dict[str, list[Ranking]], truth: pd.DataFrame | None = None) -> None:
     """Choose each method's representation on val, rank test by it; write choices and figures.
 
-    `rankings` of test, by name, are evaluated too. Without labels, there are no figures; with the true boxes of test
+    `rankings` of test, by name, are evaluated too. Queries without labels get no figures; with the true boxes of test
     (`true_boxes`), there are those of every box as well.
     """
     val, test = sets.get("val"), sets.get("test")
     labelled = val if val and any(val.labels) else None
+    counts = {"queries": len(val.ids), "labelled": sum(map(bool, val.labels))} if val else {}
     chosen = {}
     lists = {}  # of each instance, by method
     for name, method in methods.items():
         best, tried = ranking.choose(method, labelled, sets["gallery"], depth)
-        chosen[name] = {"representation": best, "val": max(tried.values(), default=None), "tried": tried}
+        chosen[name] = {"representation": best, "val": max(tried.values(), default=None), "tried": tried} | counts
         if test:
             scores, rows = ranking.search(test, sets["gallery"], method.level, best, depth)
             rankings[name] = ranking.merge(test, method.level, scores, rows, depth)
@@ -71,11 +72,12 @@ def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Meth
         scores = {name: ranking.score(own, test, sets["gallery"]) for name, own in rankings.items()}
         pd.concat(scores, names=["method"]).to_parquet(folder / "scores.parquet")
     if truth is not None:
-        labels = ranking.first_labels(sets["gallery"])
         for name in rankings.keys() - lists.keys():  # the same for every box of a photo
             lists[name] = [rankings[name][owner].rows for owner in test.owners]
-        boxes = {name: per_box(own, truth["instance"], truth["label"], labels) for name, own in lists.items()}
-        boxes = {name: table.assign(photo=truth["photo"]) for name, table in boxes.items()}
+        boxes = {}
+        for name, own in lists.items():
+            boxes[name] = per_box(own, truth["instance"], truth["label"], sets["gallery"].labels)
+            boxes[name]["photo"] = truth["photo"]
         pd.concat(boxes, names=["method"]).to_parquet(folder / "boxes.parquet")
 
 
@@ -108,6 +110,13 @@ def read_chosen(folder: Path) -> dict[str, dict]:
     return json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
 
 
+def scored(run: Run, split: str = "test") -> tuple[pd.DataFrame, dict]:
+    """Return the queries that have figures, those with labels, in their order; and how many of all these are."""
+    queries = stages.samples(run, split)
+    labelled = queries[queries["labels"].map(len) > 0]
+    return labelled, {"split": split, "count": len(queries), "labelled": len(labelled)}
+
+
 def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int) -> list[Ranking]:
     """Rank at random for each query: what a figure is without any knowledge."""
     rng = np.random.default_rng([seed, 4])
@@ -117,7 +126,7 @@ def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int) ->
 def popularity(val: EmbeddedSet, gallery: EmbeddedSet, depth: int) -> Ranking:
     """Rank for any query: photos of the label that most val queries ask for, then of the next."""
     demand = Counter(label for labels in val.labels for label in set(labels))
-    labels = ranking.first_labels(gallery)
+    labels = [max(own, key=demand.__getitem__, default="") for own in gallery.labels]
     first, _ = pd.factorize(np.array(labels, object))  # of equal labels, by their first photo
     wanted = np.array([demand[label] for label in labels])
     return Ranking(np.lexsort((first, -wanted))[:depth])

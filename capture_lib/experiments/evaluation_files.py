@@ -1,42 +1,104 @@
 """Rankings on disk: in the released format, with the score of every hit, and `capture evaluate`."""
 
+import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from capture_lib.catalog.lists import find_lists, read_list
-from capture_lib.retrieval.metrics import NO_ITEM, per_query, summarise
+from capture_lib.retrieval.metrics import CUTOFFS, NO_ITEM, per_query, summarise
 from capture_lib.retrieval.ranking import Ranking
 from capture_lib.retrieval.statistics import RESAMPLES
 from capture_lib.utils import InputError, raise_faults, read_text, write_atomically
 
+LAYOUT = "query_id,gallery_id,gallery_id,… a line, best first"
+OTHER_LAYOUTS = {  # by what a line of theirs holds
+    "JSON or lists in brackets": r"(^|,)\s*[\[{(]",
+    "a TREC run": r"^\S+\s+Q0\s",
+    "ids in quotes": "[\"']",
+    "pairs of an id and a score": r":[-+]?\.?\d",
+    "decimal numbers among ids": r",\s*[-+]?\d*\.\d+(e[-+]?\d+)?\s*(,|$)",
+    "ids between semicolons": ";",
+    "ids between bars": r"\|",
+    "ids between tabs": r"[^\s,]\s*\t\s*[^\s,]",
+    "ids between blanks": r"[^\s,] +[^\s,]",
+}
+FILLERS = {"", "-1"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
+# an id without folder, leading zeros, and the ending of a photo or of a float
+bare = partial(re.compile(r"^(.*[/\\])?0*|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGNORECASE).sub, "")
+Known = Collection[str]
 
-def read_rankings(file: Path, queries: Container[str] | None = None) -> dict[str, list[str]]:
-    """Read `query_id,gallery_id,…` a line, best first; only `queries` may ask, where given."""
+
+def read_rankings(file: Path, queries: Known | None = None, gallery: Known | None = None) -> dict[str, list[str]]:
+    """Read a ranking a line, maybe an empty one; `queries` and `gallery`, where given, are the ids that lists have.
+
+    InputError names faulty lines, another layout, unknown queries, ids written otherwise than in the lists.
+    """
     rankings: dict[str, list[str]] = {}
     faults = []
+    strange_queries: dict[str, str] = {}  # with the place of each
+    strange_items: dict[str, str] = {}
+    fillers = FILLERS.difference(gallery or ())
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
-        query, *items = map(str.strip, line.split(","))
         place = f"{file}, line {number}"
-        if not query or not items or "" in items:
-            faults.append(f"{place}: an id is missing; expected query_id,gallery_id,gallery_id,…")
+        query, *items = map(str.strip, line.split(","))
+        while items and items[-1] in fillers:
+            items.pop()
+
+        # what is unknown may be of another layout
+        unknown = [item for item in items if gallery is not None and item not in gallery]
+        stray = queries is not None and query not in queries
+        if unknown or stray:
+            for name, pattern in OTHER_LAYOUTS.items():
+                if re.search(pattern, line.strip()[:1000], re.IGNORECASE):
+                    raise InputError(f"{place}: {line.strip()!r:.60} looks like {name}; expected {LAYOUT}")
+
+        # one fault a line
+        if not query or not fillers.isdisjoint(items):
+            faults.append(f"{place}: an id is missing (empty or -1) before others; expected {LAYOUT}")
         elif query in rankings:
-            faults.append(f"{place}: query {query!r:.80} has a line already; keep one of them")
-        elif queries is not None and query not in queries:
-            faults.append(f"{place}: query {query!r:.80} is not in the query lists; remove the line")
+            faults.append(f"{place}: query {query!r:.80} has a line already; keep one of them, with all its hits")
+        elif stray:
+            strange_queries[query] = place
         elif len(set(items)) < len(items):
             item, count = Counter(items).most_common(1)[0]
             faults.append(f"{place}: gallery id {item!r:.80} stands {count} times; keep its first place only")
+        else:
+            for item in unknown:
+                strange_items.setdefault(item, place)
         rankings[query] = items
+
+    # look at all unknown ids together
     if not rankings:
-        faults.append(f"{file}: holds no ranking; expected lines of query_id,gallery_id,…")
+        faults.append(f"{file}: holds no ranking; expected {LAYOUT}")
+    strays = [f"{place}: query {query!r:.80} is not in the query lists; remove the line (a header too)"
+              for query, place in strange_queries.items()]
+    faults += form_faults("query", strange_queries, len(rankings), queries) or strays
+    count = len(set(chain(*rankings.values())))
+    faults += form_faults("gallery", strange_items, count, gallery)
     raise_faults(faults)
     return rankings
+
+
+def form_faults(kind: str, unknown: dict[str, str], count: int, known: Known | None) -> list[str]:
+    """Return a fault where unknown ids, with their places, are known ones written otherwise, or most of `count` ids."""
+    if not unknown:
+        return []
+    written = {bare(item): item for item in known}
+    alike = [item for item in unknown if bare(item) in written]
+    if not alike and 2 * len(unknown) <= count:
+        return []
+    item = (alike or list(unknown))[0]
+    example = written.get(bare(item), next(iter(known)))
+    return [f"{unknown[item]}: {kind} id {item!r:.80} is not in the lists, as {len(unknown):,} of {count:,} are not; "
+            f"write ids as the lists do, such as {example!r:.80}, or give the lists that the file is for"]
 
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
@@ -53,28 +115,64 @@ def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], r
         pd.concat(tables, ignore_index=True).to_parquet(beside)
 
 
-def evaluate_lists(lists: Path, file: Path, resamples: int = RESAMPLES) -> dict:
-    """Score a rankings file against the released dev and test lists; "warnings" say what else lowers it."""
+def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: int = RESAMPLES) -> dict:
+    """Score a rankings file against the released dev and test lists; "warnings" say what else changes the figures.
+
+    Queries without labels are not scored, nor is a list without any ranking; `missing`: other queries without a
+    ranking count as "zero", or "leave-out".
+    """
+    # read the lists
     files = find_lists(lists)
-    parts = {split: read_list(files[split]) for split in ("gallery", "test", "val") if split in files}
+    parts = {}
+    for split in ("gallery", "test", "val"):
+        if split in files:
+            parts[split] = read_list(files[split])
+            parts[split].index = [f"{files[split]}, line {number}" for number in parts[split].index]
     gallery = parts.pop("gallery", None)
     if gallery is None or not parts:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
-    labels = pd.concat(parts.values()).set_index("sample_id")["labels"].to_dict()
-    rankings = read_rankings(file, labels)
-    asked = [labels[query] for query in rankings]
-    gallery_labels = list(gallery["labels"].str[0].fillna(""))
+    queries = pd.concat(parts.values())
+    faults = []
+    for table in (gallery, queries):
+        doubled = table[table["sample_id"].duplicated(keep=False)]
+        for sample, rows in doubled.groupby("sample_id"):
+            faults.append(f"{rows.index[1]}, sample_id {sample!r:.80}: this id occurs twice "
+                          f"({rows.index[0]} has it too); ids must be unique")
+    raise_faults(faults)
+
+    # read the rankings, and add those that are missing
+    labels = queries.set_index("sample_id")["labels"].to_dict()
     row = {item: row for row, item in enumerate(gallery["sample_id"])}
-    rows = [np.array([row.get(item, NO_ITEM) for item in items]) for items in rankings.values()]
+    rankings = read_rankings(file, labels, row)
     notes = []
-    known = set(gallery_labels)
     for split, part in parts.items():
-        if count := (~part["sample_id"].isin(rankings)).sum():
-            notes.append(f"{files[split].name}: {count:,} queries have no ranking and are left out")
-    if count := sum(not own or not known.issuperset(own) for own in asked):
-        notes.append(f"{count:,} of {len(rows):,} queries have no label, or one that no gallery item has: "
+        absent = [query for query in part["sample_id"] if query not in rankings]
+        zero = missing == "zero" and len(absent) < len(part)
+        if absent:
+            notes.append(f"{files[split].name}: {len(absent):,} queries have no ranking and "
+                         + ("count as 0 (as --missing zero says)" if zero else "are left out"))
+        rankings |= dict.fromkeys(absent if zero else (), [])
+
+    # score the queries with labels
+    found = {query: items for query, items in rankings.items() if labels[query]}
+    known = set(chain(*gallery["labels"]))
+    if not found or not known:
+        raise InputError(f"{lists}: no query of {file}, or no gallery photo, has a label; nothing can be scored")
+    asked = [labels[query] for query in found]
+    rows = [np.array([row.get(item, NO_ITEM) for item in items], int) for items in found.values()]
+    figures = summarise(per_query(rows, asked, list(gallery["labels"])), resamples)
+
+    # say what lowers the figures
+    lacking = sum(not known.issuperset(own) for own in asked)
+    foreign = sum(NO_ITEM in own for own in rows)
+    long = sum(len(own) > max(CUTOFFS) for own in rows)
+    share = f"of {len(rows):,}"
+    if lacking:
+        notes.append(f"{lacking:,} {share} queries have a label that no gallery item has: "
                      "released counts them as 0, standard counts that label as never found")
-    if count := sum(NO_ITEM in found for found in rows):
-        notes.append(f"{count:,} of {len(rows):,} rankings hold ids that the gallery lacks: "
+    if foreign:
+        notes.append(f"{foreign:,} {share} rankings hold ids that the gallery lacks: "
                      "each is a miss, and released counts the recall of such a query as 0")
-    return {"queries": len(rankings), **summarise(per_query(rows, asked, gallery_labels), resamples), "warnings": notes}
+    if long:
+        notes.append(f"{long:,} {share} rankings hold more than {max(CUTOFFS)} ids: the rest is not looked at")
+    return {"queries": len(rankings), "labelled": len(found), **figures, "warnings": notes}

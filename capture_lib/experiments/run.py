@@ -23,7 +23,8 @@ from capture_lib import profiles, utils, world
 from capture_lib.catalog.table import Catalog, read_catalog
 from capture_lib.utils import ROOT, InputError, is_main_process, wait_for_everyone
 
-RECORD = "stage.json"  # what a stage was made from
+RECORD = "stage.json"  # what a stage was made from and, once it is whole, its files
+MARK = ".capture-report"  # in every folder that a run made: of which catalog
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,37 @@ class Run:
         `together`: all processes make the stage; otherwise, one does.
         """
         folder = self.place(name or module.__name__.rsplit(".", 1)[-1])
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
         values = {
             "settings": settings, "seed": self.seed,
-            "code": code_digest(module) + digest(plain_code(inspect.getsource(make))),
+            "code": code_digest(module) + digest(b"".join(map(plain_code, sources(make)))),
             "catalog": digest(b"" if read is None else self.catalog.row_digests(read).tobytes()),
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
         record = pd.json_normalize(values).to_dict("records")[0]
-        before = {}  # flat records, by folder
-        for place in (folder, unfinished):
-            file = place / RECORD
-            before[place] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        stored = before[folder]
+        outdated = folder.with_name(f".{folder.name}.outdated")
+        if utils.process_count() == 1 and read_record(folder)[0] == record and not outdated.exists():
+            return folder  # nothing is written, not even a lock
+        lock = self.stages.with_name(f".{self.stages.name}") / f"{folder.relative_to(self.stages)}.lock"
+        with utils.one_at_a_time(lock, f"makes {folder}"):
+            self.renew(folder, outdated, record, make, together)
+        return folder
+
+    def renew(self, folder: Path, outdated: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
+        """Make a stage, beside the folder that it then replaces, unless another process has done so by now."""
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        if is_main_process() and outdated.exists():  # a process was killed between two lines at the end of this
+            if folder.exists():
+                utils.remove(outdated)
+            else:
+                outdated.rename(folder)
+        wait_for_everyone()
+        stored, files = read_record(folder)
+        begun, made = read_record(unfinished)
         wait_for_everyone()  # all have looked before one changes anything
         if stored == record:
-            return folder
+            return
         if folder.exists():
+            refuse_foreign(folder, files)
             changed = []
             for key in sorted(stored | record) if stored else ():
                 if stored.get(key) != record.get(key):
@@ -88,24 +103,33 @@ class Run:
             said = ", ".join(changed) or "its record"
             utils.say(f"{folder.relative_to(self.stages)}: made anew, because {said} changed")
 
-        # start in an empty folder, or in that of an interrupted process
-        if is_main_process() and before[unfinished] != record:
+        # start in an empty folder, or in that of an interrupted process; all may be there already
+        if is_main_process() and begun != record:
             utils.remove(unfinished)
             unfinished.mkdir(parents=True)
             utils.write_json(unfinished / RECORD, record)
         wait_for_everyone()
         utils.seed_everything(self.seed)
-        if together or is_main_process():
-            make(unfinished)
+        if (together or is_main_process()) and (begun != record or made is None):
+            with utils.disk_errors(unfinished):
+                make(unfinished)
         wait_for_everyone()
 
-        # take the place of the old folder; half of one, without its record, is of no use
+        # list the files, which tells that all are there; then take the place of the old folder
         if is_main_process():
-            utils.remove(folder / RECORD)
-            utils.remove(folder)
+            for rest in list(unfinished.rglob(".*")):  # what a killed process was writing, safetensors too
+                utils.remove(rest)
+            utils.write_json(unfinished / RECORD, record | {"files": files_below(unfinished)})
+            if folder.exists():
+                folder.rename(outdated)
             unfinished.rename(folder)
+            utils.remove(outdated)
         wait_for_everyone()
-        return folder
+
+    def folder(self, name: str) -> Path:
+        """Return a folder of this run's report, which is marked as one."""
+        claim_folder(self.out, self.catalog.folder)
+        return self.out / name
 
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
@@ -116,22 +140,89 @@ class Run:
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
             "wall_time_s": round(time.perf_counter() - self.started, 1),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        file = self.out / "metrics" / f"{stem}.json"
+        file = self.folder("metrics") / f"{stem}.json"
         utils.write_json(file, {"provenance": provenance, **figures})
         return file
+
+
+def read_record(stage: Path) -> tuple[dict, list[str] | None]:
+    """Return what a stage's folder was made from, and its files once it is whole; nothing where that is damaged."""
+    try:
+        record = dict(json.loads((stage / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}, None
+    files = record.pop("files", None)
+    return (record if all((stage / name).is_file() for name in files or ()) else {}), files
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return all files of a folder, as paths below it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def refuse_foreign(folder: Path, files: list[str] | None) -> None:
+    """Raise InputError where a stage's folder, which is to be replaced, holds what no run put there."""
+    found = files_below(folder) if folder.is_dir() else [folder.name]
+    if (folder / RECORD).is_file():
+        found = sorted(set(found) - {RECORD, *(found if files is None else files)})  # None: damaged, or an old version
+    if found:
+        raise InputError(f"{folder}: is to be made anew, but holds {found[0]}, which no run made; move it away")
+
+
+# ---- where reports go
+
+
+def default_report(profile: str, catalog: str | Path = "") -> Path:
+    """Return where a report goes that no folder was named for; catalogs of one name have folders of their own."""
+    if not catalog:
+        return utils.REPORTS / profile
+    place = Path(catalog).resolve()
+    folder = utils.REPORTS / f"{profile}-{place.name}"
+    if owner(folder) in ("", str(place)):
+        return folder
+    return folder.with_name(f"{folder.name}-{digest(str(place).encode())[:6]}")
+
+
+def owner(report: Path) -> str:
+    """Return the folder of the catalog that a report was made of; empty where it has no mark."""
+    mark = report / MARK
+    return mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+
+
+def claim_folder(report: Path, catalog: Path) -> None:
+    """Make and mark the folder of a report; raise InputError where it is not ours, or that of another catalog."""
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+        if any(report.iterdir()) and not (report / MARK).is_file():
+            raise InputError(f"{report}: holds files that no run made, and a report would overwrite some; "
+                             "name an empty folder with --out")
+        place = str(catalog.resolve())
+        if owner(report) not in ("", place):
+            raise InputError(f"{report}: holds a report on {owner(report)}; name another folder with --out")
+        if not owner(report):
+            (report / MARK).write_text(f"{place}\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{report}: {error.strerror}; name another folder with --out") from None
+
+
+# ---- opening
+
+
+def world_folder(profile: profiles.Profile) -> Path:
+    """Return where the world of a profile is drawn; InputError: it has none."""
+    if profile.world is None:
+        raise InputError(f"profile {profile.name} has no world of its own: name a catalog with --catalog DIR")
+    return utils.DATA / f"world-{profile.world.name}"
 
 
 def open_run(profile: str = "smoke", catalog: str = "", out: str = "", seed: int = 0) -> Run:
     """Open a run on a catalog or, without one, on the profile's world, drawn now if it is not there."""
     chosen = profiles.get(profile)
+    folder = catalog or world_folder(chosen)
     if not catalog:
-        if chosen.world is None:
-            raise InputError(f"profile {profile} has no world of its own: name a catalog with --catalog DIR")
-        folder = utils.DATA / f"world-{chosen.world.name}"
         world.build(chosen.world, folder)
-    found = read_catalog(catalog or folder)
-    reports = utils.REPORTS / (f"{profile}-{found.name}" if catalog else profile)
-    return Run(chosen, found, Path(out).resolve() if out else reports, seed)
+    found = read_catalog(folder)
+    return Run(chosen, found, Path(out).resolve() if out else default_report(profile, catalog), seed)
 
 
 @cache
@@ -144,6 +235,15 @@ def code_digest(module: ModuleType) -> str:
     for room in [file.parent for file in files if file.name == "__init__.py"]:
         contents += [data.read_bytes() for data in sorted([*room.glob("*.json"), *room.glob("templates/*")])]
     return digest(b"".join(contents))
+
+
+def sources(make: Callable) -> list[str]:
+    """Return the source of a function, and of those of this package that it calls by name."""
+    names = make.__code__.co_names
+    named = [make.__globals__.get(name) for name in names]
+    called = named + [getattr(room, name, None) for room in named if isinstance(room, ModuleType) for name in names]
+    ours = [value for value in called if inspect.isfunction(value) and value.__module__.startswith("capture_lib.")]
+    return [inspect.getsource(function) for function in (make, *ours)]
 
 
 def plain_code(source: str) -> bytes:

@@ -11,7 +11,7 @@ from tokenizers import BertWordPieceTokenizer
 from torch import nn
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments import comparison, evaluation, stages
+from capture_lib.experiments import comparison, stages
 from capture_lib.experiments.run import Run
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
@@ -144,9 +144,8 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
     photos = table["sample_id"].map(run.catalog.photos)
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
-    words = stages.caption_words(run) if any(table["caption"]) else None
     searcher = Searcher(stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained.tokenizer,
-                        trained.model, words, None, items, profile.regions, profile.instances,
+                        trained.model, stages.caption_words(run), None, items, profile.regions, profile.instances,
                         profile.batches, comparison.choices(run), levels)
     searcher.gallery = searcher.embed(table, store, single=True)
     return searcher

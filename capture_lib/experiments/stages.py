@@ -17,7 +17,7 @@ from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
-from capture_lib.retrieval.embedding import Words
+from capture_lib.retrieval.embedding import Words, carry_text, letters
 from capture_lib.training import batches, pretrain
 
 MIN_FOREGROUNDS = 20  # fewer cannot train a detector
@@ -88,10 +88,11 @@ def foreground_texts(run: Run, folder: Path) -> np.ndarray | None:
 
 
 def caption_words(run: Run) -> Words | None:
-    """Return n-gram vectors fitted on train; None where train or a side of a search lacks captions."""
+    """Return n-gram vectors fitted on train; None where the captions of train or of a side of a search say nothing."""
     captions = list(filter(None, samples(run, "train")["caption"]))
     compared = [samples(run, split)["caption"] for split in ("val", "test", "gallery")]
-    enough = len(captions) >= MIN_PAIRS and all(any(texts) for texts in compared if len(texts))
+    spoken = all(any(len(letters(text)) > 1 for text in texts) for texts in compared if len(texts))
+    enough = len(captions) >= MIN_PAIRS and carry_text(captions) and spoken
     return Words(captions, run.profile.retrieval, run.seed) if enough else None
 
 
@@ -123,10 +124,12 @@ def pretrained(run: Run) -> Pretrained:
     store, store_folder = region_store(run)
     train = samples(run, "train")
     profile = run.profile
-    tasks = profile.pretrain.tasks if any(train["caption"]) else ("mrp",)
+    tasks = profile.pretrain.tasks if carry_text(list(train["caption"])) else ("mrp",)
     enough = len(train) >= MIN_PAIRS
 
     def make(folder: Path) -> None:
+        if any(train["caption"]) and tasks != profile.pretrain.tasks:
+            utils.say(f"{run.catalog.name}: the captions of train carry no text; its photos alone are learned from")
         if utils.is_main_process():
             batches.make_tokenizer(train["caption"], folder, profile.pretrain.bert)
         utils.wait_for_everyone()
@@ -136,7 +139,7 @@ def pretrained(run: Run) -> Pretrained:
             pretrain.train(model, pairs, profile.batches, replace(profile.pretrain, tasks=tasks), folder, run.seed)
 
     settings = {"batches": profile.batches, "capture": profile.capture, "enough": enough,
-                "pretrain": replace(profile.pretrain, keep_every=0)}
+                "pretrain": replace(profile.pretrain, tasks=tasks, keep_every=0)}
     read = train[["sample_id", "split", "image", "caption"]]
     folder = run.stage(pretrain, settings, [store_folder], read, make, together=True)
     model = Capture.from_pretrained(folder).to(utils.pick_device()).eval() if enough else None
@@ -162,9 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
         run = open_run(options.profile, options.catalog, seed=options.seed)
         UNTIL[options.until](run)
         utils.say(f"{run.stages}: made until {options.until}")
-    except (utils.InputError, FloatingPointError, KeyboardInterrupt) as error:
-        print(f"{parser.prog}: {str(error) or 'interrupted; the same command goes on'}", file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else 2
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = utils.explain(error)
+        print(f"{parser.prog}: {line}", file=sys.stderr)
+        return code
     if utils.process_count() > 1:
         utils.accelerator().end_training()
     return 0

@@ -81,6 +81,7 @@ def serve(profile: str, catalog: Path | None, port: int | None = None, browser: 
         return code
     print("the models take some seconds to load in each page; Ctrl-C ends all", flush=True)
     options = ["--MappingKernelManager.cull_interval=60", "--MappingKernelManager.cull_idle_timeout=60",  # closed tabs
+               "--VoilaConfiguration.kernel_spec_manager_class=capture_lib.report.kernel.OwnKernels",
                f"--Voila.tornado_settings={{'headers': {{'Content-Security-Policy': {OWN_STYLES!r}}}}}"]
     if port:  # otherwise the first free one from 8866 on
         options += [f"--port={port}", "--Voila.port_retries=0"]

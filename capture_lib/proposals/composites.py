@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.random import Generator, default_rng
 
 from capture_lib.catalog.table import HELD_OUT, Catalog
@@ -196,7 +195,9 @@ def make_composites(settings: SynthesisSettings, folder: Path, seed: int) -> Non
     count = settings.composites
     sampled = sample_owners(count, len(np.load(file, mmap_mode="r")), settings.max_products, seed)
     size = settings.size
-    photos = open_memmap(folder / "composites.npy", "w+", np.uint8, (count, size, size, 3))
+    # zeros take their room on the disk, which a hole in a file does not: to fill one on a full disk kills the process
+    np.save(folder / "composites.npy", np.broadcast_to(np.uint8(0), (count, size, size, 3)))
+    photos = np.load(folder / "composites.npy", mmap_mode="r+")
     shape = (count, settings.max_products)
     boxes = np.zeros((*shape, 4), np.float32)  # xyxy pixels; zeros for none
     owners = np.full(shape, -1, np.int32)  # rows; -1 for none

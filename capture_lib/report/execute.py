@@ -11,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+from capture_lib import profiles
 from capture_lib.catalog.table import read_catalog
-from capture_lib.utils import NOTEBOOKS, ROOT, InputError, write_atomically, write_json
+from capture_lib.experiments.run import claim_folder, world_folder
+from capture_lib.utils import NOTEBOOKS, ROOT, InputError, one_at_a_time, write_atomically, write_json
 
-MARK = ".capture-report"  # an empty file in every folder that a run made
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
-MAX_SILENCE = 600  # seconds that the kernel's output may take to arrive when a cell has ended
+MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
 
@@ -40,16 +41,19 @@ def run_notebooks(
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
     content = read_catalog(folder).fingerprint() if catalog else ""
     files = sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"), key=lambda file: (file.name[:2] == "00", file.name))
-    digests = fingerprints(files, parameters, content)
     chosen = [file for file in files if file.name.startswith(only or "")]
     if not chosen:
         raise InputError(f"{notebooks}: no notebook {only or 'NN'}…ipynb here; name one by its number, such as 03")
-    claim_folder(out)
-    timings = read_object(out / "timings.json")
+    claim_folder(out, Path(folder or world_folder(profiles.get(profile))))
+    with one_at_a_time(out / ".lock", f"makes the report in {out}"):
+        execute_all(chosen, parameters, out, fingerprints(files, parameters, content), resume)
 
-    # execute what is not there yet
-    for number, file in enumerate(chosen, start=1):
-        print(f"[{number}/{len(chosen)}] {file.stem} …", flush=True)
+
+def execute_all(files: list[Path], parameters: dict, out: Path, digests: dict[Path, str], resume: bool) -> None:
+    """Execute notebooks one after another, but for those that are there already."""
+    timings = read_object(out / "timings.json")
+    for number, file in enumerate(files, start=1):
+        print(f"[{number}/{len(files)}] {file.stem} …", flush=True)
         page = out / "notebooks" / f"{file.stem}.html"
         done = page.is_file() and not page.with_suffix(".failed.html").is_file()
         if resume and done and timings.get(file.stem, {}).get("fingerprint") == digests[file]:
@@ -61,18 +65,6 @@ def run_notebooks(
         timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": digests[file]}
         write_json(out / "timings.json", timings)
         print(f"  {duration(seconds)}", flush=True)
-
-
-def claim_folder(out: Path) -> None:
-    """Make the folder of a report and mark it; raise InputError where it is not ours to write to."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()) and not (out / MARK).exists():
-            raise InputError(f"{out}: holds files that no run made, and a report would overwrite some; "
-                             "name an empty folder with --out")
-        (out / MARK).touch()
-    except OSError as error:
-        raise InputError(f"{out}: {error.strerror}; name another folder with --out") from None
 
 
 def fingerprints(files: list[Path], *inputs: object) -> dict[Path, str]:
@@ -95,6 +87,7 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from capture_lib.report.kernel import OwnKernelManager
     from capture_lib.report.page import to_html
 
     reason = ""
@@ -105,14 +98,18 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
             with patch.dict(os.environ, ENVIRONMENT):
                 papermill.execute_notebook(
                     str(file), str(running), parameters, kernel_name="python3", progress_bar=False,
-                    cwd=str(ROOT), iopub_timeout=MAX_SILENCE, extra_arguments=["--IPKernelApp.log_level=50"])
+                    cwd=str(ROOT), start_timeout=MAX_SILENCE, iopub_timeout=MAX_SILENCE,
+                    kernel_manager_class=OwnKernelManager, extra_arguments=["--IPKernelApp.log_level=50"])
         except papermill.PapermillExecutionError as error:
             reason = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
         except DeadKernelError:
             reason = "the kernel died, most often for want of memory; try a smaller profile"
-        except OSError as error:  # no room on the disk, or the kernel's output did not arrive in time
+        except (OSError, RuntimeError) as error:  # no room on the disk, or a kernel that is too slow
             reason = str(error)
-        notebook = nbformat.read(running if running.is_file() else file, as_version=4)
+        try:
+            notebook = nbformat.read(running, as_version=4)
+        except (OSError, ValueError):  # nothing ran, or there was no room for it
+            notebook = nbformat.read(file, as_version=4)
 
     # keep it, with a page; without views of a kernel that is gone, and paths of this machine
     target = failed if reason else folder / file.name

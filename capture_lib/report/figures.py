@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from IPython.display import HTML
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
-from capture_lib.catalog.photos import load_photo
+from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.utils import write_atomically
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ FONT = Path(find_spec("mplfonts").submodule_search_locations[0]) / "fonts" / "No
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9", "#ece133")
 SIGNS = "osD^vPX*"
 RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey
+PICTURE_MARK = b"drawn by capture search"  # in every picture of a search
 KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
 
@@ -119,14 +120,21 @@ def draw_answer(answer: "Answer", file: Path) -> None:
     rows = max(1, len(answer.hits))
     fig = Figure(figsize=(13.2, 2.6 * rows))
     axes = fig.subplots(rows, 6, squeeze=False, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
-    axes[0, 0].imshow(answer.photo)
+    photo = fit(answer.photo, 480)
+    axes[0, 0].imshow(photo)
     for row, hits in enumerate(answer.hits):
-        axes[row, 0].imshow(draw_boxes(answer.photo, answer.boxes[row], [str(row + 1)], fractions=True))
+        axes[row, 0].imshow(draw_boxes(photo, answer.boxes[row], [str(row + 1)], fractions=True))
         for ax, hit in zip(axes[row, 1:], hits, strict=False):
-            ax.imshow(load_photo(hit.path))
+            ax.imshow(fit(load_photo(hit.path), 240))
             ax.set_title(f"{hit.score:.2f}\n{'; '.join(hit.labels)[:14]}", fontsize="small", parse_math=False)
+    ending = file.suffix.lower().lstrip(".")
+    mark = {"metadata": {"Creator": PICTURE_MARK.decode()}}
+    if ending not in ("pdf", "svg"):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = PICTURE_MARK.decode()
+        mark = {"pil_kwargs": {"exif": exif}}
     with write_atomically(file) as beside:
-        fig.savefig(beside, format=file.suffix.lstrip("."), dpi=80)
+        fig.savefig(beside, format=ending, dpi=80, **mark)
 
 
 def curves(history: list[dict[str, float]], axes: Sequence, floors: dict[str, float] | None = None) -> None:

@@ -1,5 +1,7 @@
 """Vectors of photos (as in the released code) or of each instance (as in the paper)."""
 
+import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -46,13 +48,29 @@ class EmbeddedSet:
         return self.image if level == "image" else self.instance
 
 
+def letters(caption: str) -> str:
+    """Return the letters and digits of a caption."""
+    return "".join(re.findall(r"\w", caption.lower()))
+
+
+def carry_text(captions: list[str]) -> bool:
+    """Return whether captions differ, and share two letters or more; "-", "无" or an emoji stands for no caption."""
+    texts = [text for text in map(letters, captions) if len(text) > 1]
+    counts = Counter(character for text in texts for character in set(text))
+    shared = [character for character, count in counts.items() if count > 1]
+    return len(set(texts)) > 1 and len(shared) > 1
+
+
 class Words:
-    """Character n-gram vectors, the text-only baseline: TF-IDF, reduced by an SVD."""
+    """Character n-gram vectors, the text-only baseline: TF-IDF, reduced by an SVD; zeros of captions without text."""
 
     def __init__(self, captions: list[str], settings: RetrievalSettings, seed: int) -> None:
         from sklearn.decomposition import TruncatedSVD  # slow to import
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        self.svd = None
+        if not carry_text(captions):
+            return
         self.tfidf = TfidfVectorizer(
             analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
         counts = self.tfidf.fit_transform(captions)
@@ -61,6 +79,8 @@ class Words:
 
     def vectors(self, captions: list[str]) -> ndarray:
         """Return vectors (n, D) float32, zero where no n-gram is known."""
+        if not self.svd:
+            return np.zeros((len(captions), 1), np.float32)
         return self.svd.transform(self.tfidf.transform(captions)).astype(np.float32)
 
 

@@ -98,16 +98,13 @@ def comb_max(rows: ndarray, scores: ndarray, depth: int) -> Ranking:
     return Ranking(rows.take(kept), scores.take(kept), kept // rows.shape[1])
 
 
-def first_labels(gallery: EmbeddedSet) -> list[str]:
-    """Return the one label of each gallery photo, empty where unknown."""
-    return [labels[0] if labels else "" for labels in gallery.labels]
-
-
 def score(rankings: list[Ranking], queries: EmbeddedSet, gallery: EmbeddedSet
           ) -> pd.DataFrame:
-    """Return every figure of every query, both definitions (`metrics.per_query`)."""
-    rows = [ranking.rows for ranking in rankings]
-    return per_query(rows, queries.labels, first_labels(gallery))
+    """Return every figure of each query that has labels, whose number is the index."""
+    labelled = [query for query, labels in enumerate(queries.labels) if labels]
+    rows = [rankings[query].rows for query in labelled]
+    asked = [queries.labels[query] for query in labelled]
+    return per_query(rows, asked, gallery.labels).set_axis(labelled)
 
 
 def possible(methods: dict[str, Method], queries: EmbeddedSet) -> dict[str, Method]:

@@ -53,7 +53,9 @@ def make_tokenizer(captions: Iterable[str], folder: Path, bert: str = "") -> Ber
 
 def load_tokenizer(folder: Path) -> BertWordPieceTokenizer:
     """Return the WordPiece tokenizer of a checkpoint folder."""
-    return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    tokenizer._tokenizer.encode_special_tokens = True  # "[MASK]" in a caption is text as any other
+    return tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import SPLITS, write_catalog
-from capture_lib.utils import InputError, process_map, progress, remove, write_atomically
+from capture_lib.utils import InputError, one_at_a_time, process_map, progress, remove, write_atomically
 from capture_lib.world.planning import Sample, WorldSettings, plan, products_of, shown_products
 from capture_lib.world.staging import Photo, take_photo
 
@@ -28,27 +28,51 @@ def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> 
     holds another world. `workers`: processes, one for each core by default; the result is always the same.
     """
     folder = Path(folder)
-    # `world.json` notes which world a folder holds
+    # what `world.json` notes: which world the folder holds
     scenes = [scene for split in SPLITS for scene in scenes_of(settings, split)]
     files = [f"{scene.name} {scene.stat().st_size}" for scene in scenes]
-    note, file = {"version": VERSION, **asdict(settings), "scene_files": files}, folder / "world.json"
-    if not file.exists():
-        for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
-            load_photo(scene)  # before anything is written
-        with write_atomically(file) as beside:
-            beside.write_text(json.dumps(note, indent=1))
-    elif json.loads(file.read_text()) != note:
-        raise InputError(f"{file}: the folder holds another world than {settings.name!r} of these settings; "
-                         "remove it or choose another folder")
+    note = {"version": VERSION, **asdict(settings), "scene_files": files}
+    claim(folder, note)
     if (folder / "catalog.parquet").exists():
         return
+    for scene in progress(scenes, "scenes checked", len(scenes)) if scenes else ():
+        load_photo(scene)  # before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder / ".lock", f"draws {folder}"):
+        claim(folder, note)  # another process may have come first
+        if not (folder / "catalog.parquet").exists():
+            draw(settings, folder, note, workers or os.cpu_count())
+
+
+def claim(folder: Path, note: dict) -> None:
+    """Raise InputError where a folder holds other things than this world, or than the beginning of it."""
+    file = folder / "world.json"
+    if file.is_file():
+        if read_note(file) != note:
+            raise InputError(f"{file}: the folder holds another world than {note['name']!r} of these settings; "
+                             "remove it or choose another folder")
+    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise InputError(f"{folder}: holds files that belong to no drawn world; name an empty folder")
+
+
+def read_note(file: Path) -> dict:
+    """Return what `world.json` notes; InputError where it is damaged."""
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: damaged; remove the folder and draw the world anew") from None
+
+
+def draw(settings: WorldSettings, folder: Path, note: dict, workers: int) -> None:
+    """Draw the photos that are not there yet, then write the catalog."""
+    with write_atomically(folder / "world.json") as beside:
+        beside.write_text(json.dumps(note, indent=1))
     # folders of photos that are not yet complete, in processes of their own where there are several
     samples = plan(settings)
     starts = range(0, len(samples), FOLDER_SIZE)
     parts = [folder / f"parts/{number:03d}.json" for number in range(len(starts))]
     jobs = [(settings, folder, number, samples[start:start + FOLDER_SIZE])
             for number, start in enumerate(starts) if not parts[number].exists()]
-    workers = workers or os.cpu_count()
     with process_map(workers if workers > 1 and len(jobs) > 1 else 0) as parallel_map:
         drawn = parallel_map(_draw_folder, jobs)
         list(progress(drawn, f"world {settings.name}, folders of {FOLDER_SIZE} photos", len(jobs)))
@@ -122,7 +146,7 @@ def settings_of(folder: Path) -> WorldSettings | None:
     file = Path(folder) / "world.json"
     if not file.is_file():
         return None
-    note = json.loads(file.read_text())
+    note = read_note(file)
     if note.pop("version", None) != VERSION:
         raise InputError(f"{file}: drawn by another version of this program; remove {folder} and draw the world anew")
     note.pop("scene_files")

@@ -40,6 +40,22 @@ def generator(seed: int = 0) -> torch.Generator:
 # ---- words
 
 
+def test_names_of_special_tokens_in_a_caption_are_plain_text(tokenizer, tmp_path):
+    texts = ["[MASK] [SEP] 口红", "[PAD] x", "[CLS][UNK]"]
+    tokens = tokenize(batches.load_tokenizer(tmp_path), texts, 12)
+    ids = {name: tokenizer.token_to_id(name) for name in batches.SPECIAL}
+    for row in tokens.tolist():
+        end = row.index(ids["[SEP]"])
+        assert row[0] == ids["[CLS]"] and set(row[end + 1:]) <= {ids["[PAD]"]}  # as in any caption
+        assert not {ids["[MASK]"], ids["[CLS]"], ids["[PAD]"], ids["[SEP]"]} & set(row[1:end])
+    written = tokenize(tokenizer, ["mask sep 口红"], 12)[0].tolist()
+    assert written[-1] == 0 and tokens[0].tolist()[-1] == 0
+    vocabulary = tmp_path / "brackets"
+    vocabulary.mkdir()
+    made = batches.make_tokenizer(["[MASK] 口红"] * 3, vocabulary)
+    assert made.encode("[MASK] 口红").tokens == ["[CLS]", "[", "mask", "]", "口", "红", "[SEP]"]
+
+
 def test_a_vocabulary_of_special_tokens_characters_and_frequent_words(tokenizer, tmp_path):
     words = (tmp_path / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert words[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

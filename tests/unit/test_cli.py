@@ -2,16 +2,21 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import numpy as np
 import pytest
 from drawn import make_catalog
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
+from capture_lib.experiments.search import Answer
+from capture_lib.report.figures import PICTURE_MARK
+from capture_lib.utils import ROOT
 
 METRICS = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
 
@@ -49,6 +54,29 @@ def test_evaluate_prints_what_the_released_script_printed(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "released" in printed and "standard" in printed
     assert f"{100 * expected['top10']['mAP']:.2f}" in printed
+    assert "120 of 120 queries are labelled and scored" in printed
+
+
+def test_evaluate_says_what_is_missing_and_never_writes_over_what_it_reads(tmp_path: Path, capsys):
+    line = "{}#####c#####http://a#####http://b#####{}\n"
+    inputs = {tmp_path / "x_gallery.txt": line.format("g", "A"), tmp_path / "r.csv": "q,g\n",
+              tmp_path / "x_test.txt": line.format("q", "A") + line.format("p", "A") + line.format("o", "")}
+    for file, text in inputs.items():
+        file.write_text(text)
+    (tmp_path / "link").symlink_to(tmp_path / "r.csv")
+    command = ("evaluate", "--lists", tmp_path, "--rankings", tmp_path / "r.csv")
+    for option, middle in ((), "50.00"), (("--missing", "zero"), "50.00"), (("--missing", "leave-out"), "100.00"):
+        assert run(*command, *option) == 0
+        said = capsys.readouterr()
+        assert f"standard mAP@10     {middle:>6}" in said.out and "queries have no ranking and" in said.err
+        assert ("2 of 3" if middle == "50.00" else "1 of 1") + " queries are labelled and scored" in said.out
+    for target in (*inputs, tmp_path / "link", tmp_path / ".." / tmp_path.name / "r.csv"):
+        assert run(*command, "--json", target) == 2
+        assert "this file is read" in complaint(capsys)
+    assert {file: file.read_text() for file in inputs} == inputs
+    assert run(*command, "--json", tmp_path / "new" / "figures.json") == 0
+    figures = json.loads((tmp_path / "new" / "figures.json").read_text())
+    assert (figures["queries"], figures["labelled"]) == (3, 2)
 
 
 def test_catalog_of_lists_writes_what_is_odd_in_them(tmp_path: Path, capsys):
@@ -57,7 +85,7 @@ def test_catalog_of_lists_writes_what_is_odd_in_them(tmp_path: Path, capsys):
     assert run("catalog", "--lists", tmp_path, "--out", tmp_path / "made") == 0
     out = capsys.readouterr().out
     assert "\ntest    1\n" in out and "split gallery: no samples" in out
-    assert " ".join(out.splitlines()[-2].split()) == "CRLF line ends test 1 stripped"
+    assert "\ntest: 1 CRLF line ends (" in out and "\ntest: 1 the same label twice in one photo (" in out
     assert "CRLF line ends,test,1" in (tmp_path / "made" / "quality.csv").read_text(encoding="utf-8-sig")
 
 
@@ -79,6 +107,47 @@ def test_a_catalog_grows(tmp_path: Path, capsys):
     assert "urls.parquet: 3 addresses" in capsys.readouterr().out
     assert run("download", tmp_path / "made", "--import", tmp_path / "none") == 2
     assert "no such folder" in complaint(capsys)
+
+
+def test_more_faults_than_are_said_lie_in_a_file(tmp_path: Path, capsys):
+    rows = "".join(f"s{number},none-{number}.jpg\n" for number in range(60))
+    (tmp_path / "t.csv").write_text("sample_id,image\n" + rows)
+    command = ("catalog", "--table", tmp_path / "t.csv", "--images", tmp_path, "--out", tmp_path / "made")
+    file = tmp_path / "made-faults.csv"
+    for _ in range(2):  # our own file is written anew
+        assert run(*command) == 2
+        assert f"and 40 more faults of this kind; all are in {file}" in complaint(capsys)
+        assert sum("no such photo" in line for line in file.read_text(encoding="utf-8-sig").splitlines()) == 60
+    file.write_text("a file of the user's")
+    assert run(*command) == 2
+    assert "made-faults.csv: is not of `capture catalog`" in complaint(capsys)
+    assert file.read_text() == "a file of the user's" and not (tmp_path / "made").exists()
+
+
+def test_a_quality_file_that_is_not_ours_stays(tmp_path: Path, capsys):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "quality.csv").write_text("mine")
+    (tmp_path / "a.csv").write_text("sample_id,image\na,http://127.0.0.1/a.jpg\n")
+    command = ("catalog", "--images", tmp_path, "--out", tmp_path / "made", "--table", tmp_path / "a.csv")
+    assert run(*command) == 2
+    assert "would be overwritten" in complaint(capsys)
+    assert [path.read_text() for path in (tmp_path / "made").iterdir()] == ["mine"]
+
+
+def test_names_of_columns_are_mapped_and_what_is_odd_is_printed(tmp_path: Path, capsys):
+    (tmp_path / "t.csv").write_text("filepath\ttitle\nhttp://127.0.0.1/a.jpg\tnan\n")
+    command = ("catalog", "--images", tmp_path, "--out", tmp_path / "made", "--table", tmp_path / "t.csv", "--columns")
+    assert run(*command, "caption=title") == 2
+    assert "column image is missing; the header reads 'filepath,title'" in complaint(capsys)
+    assert run(*command, "image=filepath,caption=name") == 2
+    assert "column caption is missing" in complaint(capsys)
+    assert run(*command, "picture=filepath") == 2
+    assert "--columns 'picture=filepath': write OURS=THEIRS" in complaint(capsys)
+    assert run(*command, "image=filepath,caption=title", "--strict") == 2
+    assert "--strict: all: 1 caption: texts that mean 'missing' ('nan')" in complaint(capsys)
+    assert not (tmp_path / "made").exists()
+    assert run(*command, "image=filepath,caption=title") == 0
+    assert "all: 1 rows without sample_id ('t-1'): numbered" in capsys.readouterr().out
 
 
 def test_a_world_is_named_by_its_size_scenes_and_seed(tmp_path: Path, monkeypatch):
@@ -111,13 +180,15 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "cannot be read",
         ("catalog", "--table", tmp_path, *images): "cannot be read",
-        ("catalog", "--table", tmp_path / "empty.csv", *images): "column sample_id is missing",
+        ("catalog", "--table", tmp_path / "empty.csv", *images): "column image is missing",
         ("catalog", "--table", tmp_path / "gbk.csv", *images): "line 2: not UTF-8",
         ("catalog", "--table", table): "--images",
         ("catalog", "--table", table, *images, "--out", tmp_path / "made"): "split 'nowhere'",
         ("catalog", "--world", "gigantic"): "'mini', 'small', 'full'",
         ("catalog", "--world", "mini", "--add"): "--add with --lists or --table",
         ("catalog", "--lists", tmp_path, "--scenes", tmp_path): "--scenes and --seed go with --world",
+        ("catalog", "--lists", tmp_path, "--skip-broken"): "--skip-broken go with --table",
+        ("catalog", "--world", "mini", "--strict"): "--strict with --lists or --table",
         ("catalog", "--lists", tmp_path, "--table", table): "one source",
         ("download", tmp_path / "none"): "no catalog.parquet",
         ("evaluate", "--lists", tmp_path / "none", "--rankings", table): "no such folder",
@@ -143,6 +214,16 @@ def test_options_name_the_profiles_and_the_worlds():
     ("search made --image a.jpg --out FOLDER/a.jpg", "is a directory"),
     ("evaluate --lists a --rankings b --json FOLDER", "'--json'"), ("download made --export FOLDER", "'--export'"),
     ("catalog --world mini --out FILE", "'--out'"), ("run --out FILE", "'--out'"),
+    ("search made --image a.jpg --out LINK", "link.jpg is a link; name what it leads to"),
+    ("search made --image a.jpg --out PIPE", "pipe.jpg is a device; name a file or a folder"),
+    ("search made --image a.jpg --out FILE/a.jpg", "file is no folder that can be written to"),
+    ("search made --image a.jpg --out FILE/far/below/a.jpg", "file is no folder that can be written to"),
+    ("evaluate --lists a --rankings b --json FILE/a.json", "file is no folder that can be written to"),
+    ("evaluate --lists a --rankings b --json LINK", "is a link"), ("download made --export PIPE", "is a device"),
+    ("run --out FILE/a", "no folder that can be"), ("catalog --world mini --out FILE/a", "no folder that can be"),
+    ("catalog --world mini --out GONE", "link; name what it leads to"),
+    ("search made --image a.jpg --out result.v2", "--out result.v2: end the picture's name with one of .jpg"),
+    ("search made --image a.jpg --seed -1", "'--seed'"), ("catalog --world mini --seed -1", "'--seed'"),
     ("explore --port 70000", "'--port'"), ("download made --interval nan", "'--interval'"),
     ("download made --interval inf", "'--interval'"), ("download made --connections 0", "'--connections'"),
     ("download made --seconds nan", "'--seconds'"), ("download made --tries 0", "'--tries'"),
@@ -151,8 +232,14 @@ def test_options_name_the_profiles_and_the_worlds():
 def test_a_wrong_option_is_one_line_before_any_work(tmp_path: Path, capsys, arguments: str, part: str):
     (tmp_path / "a.jpg").mkdir()
     (tmp_path / "file").touch()
-    arguments = arguments.replace("FOLDER", str(tmp_path)).replace("FILE", str(tmp_path / "file"))
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "file")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    before = sorted(tmp_path.rglob("*"))
+    for word, name in {"FOLDER": "", "FILE": "file", "LINK": "link.jpg", "PIPE": "pipe.jpg", "GONE": "gone"}.items():
+        arguments = arguments.replace(word, str(tmp_path / name))
     assert run(*arguments.split()) == 2
+    assert sorted(tmp_path.rglob("*")) == before
     line = complaint(capsys)
     assert part in line and line.count("\n") == 1
 
@@ -171,6 +258,68 @@ def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code,
     assert complaint(capsys).startswith(f"capture: {line}")
 
 
+def test_what_nobody_thought_of_is_one_line_too(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("capture_lib.catalog.table.read_catalog", lambda folder: {}["columns"])
+    assert run("download", "made") == 70
+    line = complaint(capsys)
+    assert line.startswith("capture: KeyError: 'columns' (a fault of this program; its traceback is in ")
+    assert line.count("\n") == 1 and "KeyError" in next(tmp_path.iterdir()).read_text()
+
+
+# ---- as a process: bytes of the command line, terminals, pipes
+
+
+def process(*arguments: str | bytes, module: str = "capture_lib", **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, check=False, **options)
+
+
+@pytest.mark.parametrize("module", ["capture_lib", "capture_lib.cli"])
+def test_both_modules_are_the_command(module: str):
+    done = process("rnu", module=module)
+    assert done.returncode == 2 and b"No such command 'rnu'" in done.stderr and done.stdout == b""
+
+
+@pytest.mark.parametrize("arguments", [
+    ("search", "made", "--image", "a.jpg", "--caption", "é口红".encode("gbk", "replace") + b"\xff"),
+    ("download", b"\xe9t\xe9"), ("catalog", "--lists", b"\xff\xfe")])
+def test_bytes_that_are_not_utf8_are_a_line(arguments):
+    done = process(*arguments, env={**os.environ, "PYTHONUTF8": "1"})
+    said = done.stderr.decode()
+    assert done.returncode == 2 and said.count("\n") == 1 and done.stdout == b""
+    assert said.startswith("capture: argument '") and "holds bytes that are not UTF-8" in said
+
+
+def test_an_argument_may_hold_no_zero(capsys):
+    assert run("download", "a\0b") == 2
+    assert "argument 'a\\x00b': holds bytes" in complaint(capsys)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_that_lacks_a_character_gets_a_question_mark(tmp_path: Path, encoding: str):
+    done = process("download", "商店", env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith(b"capture: ??: no catalog.parquet here")
+    make_catalog(tmp_path / "商店", 1, 1, 0, 0)
+    done = process("download", str(tmp_path / "商店"), env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and b"/??: 2 of 2 photos are on disk" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    command = f"{sys.executable} -m capture_lib --help; echo $? >&2"
+    done = subprocess.run(["bash", "-c", f"({command}) | true"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr in ("141\n", "0\n")  # the second: all fitted into the pipe before it closed
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run([sys.executable, "-m", "capture_lib", "--help"], stdout=closed, stderr=subprocess.PIPE,
+                              cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+# ---- run, search, explore
+
+
 def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(tmp_path: Path, monkeypatch, capsys):
     class NotebookFailed(RuntimeError):
         pass
@@ -182,7 +331,13 @@ def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(
 
     calls, built = [], []
     execute = SimpleNamespace(run_notebooks=run_notebooks, NotebookFailed=NotebookFailed)
-    site = SimpleNamespace(build=built.append, summary=lambda out: ["8 claims", "all is well"])
+    def build(out: Path) -> None:
+        built.append(out)
+        if full:
+            raise OSError(28, "No space left on device", str(out))
+
+    full = []
+    site = SimpleNamespace(build=build, summary=lambda out: ["8 claims", "all is well"])
     monkeypatch.setattr(report, "execute", execute, raising=False)
     monkeypatch.setattr(report, "site", site, raising=False)
     assert run("run", "--out", tmp_path, "--profile", "smoke", "--seed", 3, "--resume") == 0
@@ -191,6 +346,9 @@ def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(
     assert complaint(capsys) == "capture: notebook 03_detector, cell 7: no memory\n"
     assert calls == [("smoke", None, tmp_path, 3, None, True), ("cpu", None, tmp_path, 0, "03", False)]
     assert built == [tmp_path, tmp_path]
+    full.append(True)
+    assert run("run", "--out", tmp_path, "--only", "03") == 1
+    assert complaint(capsys) == "capture: notebook 03_detector, cell 7: no memory\n"  # and nothing of the index
 
 
 def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, monkeypatch, capsys):
@@ -205,7 +363,8 @@ def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, m
     opening = SimpleNamespace(open_run=lambda profile, catalog, seed: (profile, catalog, seed))
     monkeypatch.setattr(experiments, "run", opening, raising=False)
     monkeypatch.setattr(experiments, "search", SimpleNamespace(open_searcher=open_searcher), raising=False)
-    monkeypatch.setattr(report, "figures", SimpleNamespace(draw_answer=lambda *call: drawn.append(call)), raising=False)
+    drawing = SimpleNamespace(draw_answer=lambda *call: drawn.append(call), PICTURE_MARK=PICTURE_MARK)
+    monkeypatch.setattr(report, "figures", drawing, raising=False)
     photo = next(iter(made.photos.values()))
     options = ("--image", photo, "--caption", "kind2 lot", "--profile", "smoke", "--out", tmp_path / "answer.PNG")
     assert run("search", made.folder, *options) == 0
@@ -222,6 +381,36 @@ def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, m
     assert run("search", made.folder, "--image", tmp_path / "broken.jpg") == 2
     assert "broken.jpg: the photo does not decode" in complaint(capsys)
     assert len(asked) == 2  # nothing is opened for a photo that cannot be read
+
+
+def test_search_replaces_its_own_pictures_alone(tmp_path: Path, monkeypatch, capsys):
+    made = make_catalog(tmp_path / "made")
+    opened = []
+    answer = Answer("image-only", "regions", np.zeros((9, 9, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), [])
+    opening = SimpleNamespace(open_run=lambda *_, **__: None)
+    searcher = SimpleNamespace(search=lambda *_: answer)
+    monkeypatch.setattr(experiments, "run", opening, raising=False)
+    monkeypatch.setattr(experiments, "search", SimpleNamespace(
+        open_searcher=lambda run: opened.append(run) or searcher), raising=False)
+    photos = list(made.photos.values())
+    before = [photo.read_bytes() for photo in photos]
+    (tmp_path / "thesis.pdf").write_bytes(b"%PDF-1.7 years of work")
+    for ending in ("jpg", "jpeg", "png", "webp", "tif", "pdf", "svg", "PNG"):
+        out = tmp_path / "far" / f"answer.{ending}"
+        for _ in range(2):
+            assert run("search", made.folder, "--image", photos[0], "--out", out) == 0, capsys.readouterr().err
+        assert out.stat().st_size
+    assert len(opened) == 16
+    own = tmp_path / "far" / "answer.jpg"
+    for out, image, part in ((photos[0], photos[0], "is there already, and no such command made it"),
+                             (photos[1], photos[0], "is there already"),
+                             (tmp_path / "thesis.pdf", photos[0], "is there already"),
+                             (own, own, "is the query photo")):
+        assert run("search", made.folder, "--image", image, "--out", out) == 2
+        assert part in complaint(capsys)
+    assert len(opened) == 16  # refused before any work
+    assert [photo.read_bytes() for photo in photos] == before
+    assert (tmp_path / "thesis.pdf").read_bytes() == b"%PDF-1.7 years of work"
 
 
 def test_explore_serves_the_page(tmp_path: Path, monkeypatch):

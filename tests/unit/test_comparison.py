@@ -109,3 +109,15 @@ def test_without_labels_or_queries_nothing_is_compared(tmp_path: Path):
     catalog = make_catalog(tmp_path / "no labels", 4, 4, 4, 4)
     catalog.table["labels"] = [[] for _ in range(len(catalog.table))]
     assert comparison.compared(replace(few, catalog=catalog)).scores == {}
+
+
+def test_where_captions_taught_the_regions_the_same_methods_are_compared_beside(run: Run):
+    plain = comparison.compared(run)
+    results = comparison.compared_with_captions(run)
+    looked = {name for name in plain.scores if "/" not in name or name.startswith("capture")}
+    looked -= {"chance", "popularity", "text-only", "image-stream", "text-stream"}
+    assert set(results.scores) == {f"{name} + captions" for name in looked}
+    assert set(results.boxes) == set(results.scores) if plain.boxes else not results.boxes
+    assert not results.scores["image-only + captions"][0].equals(plain.scores["image-only"][0])
+    assert run.taught().place("detector") == run.place("detector")
+    assert run.taught().place("region_encoder") != run.place("region_encoder")

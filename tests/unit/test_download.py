@@ -34,18 +34,24 @@ def picture(kind: str, size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 JPEG, PNG = picture("JPEG"), picture("PNG")
-BODIES = {"good": JPEG, "png.jpg": PNG, "html": b"<html>gone</html>", "truncated": JPEG[:200], "empty": b"",
+BODIES = {"png.jpg": PNG, "html": b"<html>gone</html>", "truncated": JPEG[:200], "empty": b"", "removed": JPEG,
           "bomb": picture("PNG", (11_000, 10_000)), "large": JPEG + bytes(300_000)}
 REDIRECTS = {"loop": "/loop", "moved": "/good", "file": "file:///etc/hostname", "odd": "//[::"}
 
 
+def photo_of(path: str) -> bytes:
+    """A photo of an address: whatever follows its end is not decoded."""
+    return JPEG + path.encode()
+
+
 class Server(BaseHTTPRequestHandler):
-    """Each path is one kind of answer; what follows a second slash tells samples apart."""
+    """Each path is one kind of answer; what follows a second slash tells samples, and their photos, apart."""
 
     def do_GET(self) -> None:
         kind = self.path.split("/")[1]
         state = self.server.state
         with state.lock:
+            state.headers.append(dict(self.headers))
             state.asked[self.path] += 1
             state.now += 1
             state.most = max(state.most, state.now)
@@ -64,7 +70,11 @@ class Server(BaseHTTPRequestHandler):
             self.answer(302, b"", Location=REDIRECTS[kind])
         elif kind == "slow":
             time.sleep(0.05)
-            self.answer(200, JPEG)
+            self.answer(200, photo_of(self.path))
+        elif kind == "typed":
+            self.answer(404, b"<html>", **{"Content-Type": "text/html"})
+        elif kind == "choosy":
+            self.answer(200 if self.headers["User-Agent"].startswith("Mozilla") else 403, photo_of(self.path))
         elif kind == "gone":
             self.connection.shutdown(socket.SHUT_RDWR)
         elif kind == "drip":
@@ -72,7 +82,8 @@ class Server(BaseHTTPRequestHandler):
             while not self.server.state.over.wait(0.05):
                 self.wfile.write(b"\xff")
         else:
-            self.answer(200 if kind in BODIES or kind == "busy" else 404, BODIES.get(kind, JPEG))
+            good = kind in ("good", "busy")
+            self.answer(200 if kind in BODIES or good else 404, BODIES.get(kind, photo_of(self.path)))
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -92,6 +103,7 @@ class State:
         self.lock = threading.Lock()
         self.over = threading.Event()
         self.asked: Counter[str] = Counter()
+        self.headers: list[dict[str, str]] = []
         self.now = self.most = 0  # requests at the same time
 
 
@@ -134,7 +146,9 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about the size
 def test_good_and_bad_answers(server, tmp_path: Path):
     good = {"good", "png.jpg", "moved"}
-    bad = {"html": "decode", "truncated": "decode", "empty": "decode", "denied": "status 403", "nothing": "status 404",
+    bad = {"html": "the answer is a web page or XML, not a photo", "truncated": "is not a photo that decodes",
+           "empty": "the answer is an empty file, not a photo", "denied": "status 403", "nothing": "status 404",
+           "typed": "status 404 (text/html)",
            "loop": "TooManyRedirects", "file": "UnsupportedProtocol", "odd": "Invalid URL", "gone": "Protocol",
            "large": "more than 200,000 bytes", "bomb": "decode", "drip": "slower than 2 s"}
     catalog = catalog_of(tmp_path, {kind: (f"{server.url}/{kind}", None) for kind in [*good, *bad]})
@@ -154,7 +168,7 @@ def test_both_addresses_are_tried(server, tmp_path: Path):
     assert download(catalog, FAST).empty
     assert server.state.asked["/never"] == 0
     photos = read_catalog(tmp_path).photos
-    assert photos["a"].read_bytes() == PNG and photos["b"].read_bytes() == JPEG
+    assert photos["a"].read_bytes() == PNG and photos["b"].read_bytes() == photo_of("/good")
 
 
 @pytest.mark.parametrize("kind, tries, asked, found", [
@@ -181,7 +195,7 @@ def test_a_second_run_fetches_only_what_is_not_there(server, tmp_path: Path):
     catalog.photos["s2"].write_bytes(b"")  # as a power cut may leave it
     assert download(catalog, FAST).empty
     assert [server.state.asked[f"/good/{n}"] for n in range(4)] == [1, 2, 2, 0]
-    assert catalog.photos["s2"].read_bytes() == JPEG and by_hand.read_bytes() == PNG
+    assert catalog.photos["s2"].read_bytes() == photo_of("/good/2") and by_hand.read_bytes() == PNG
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -208,7 +222,8 @@ def test_a_killed_run_goes_on_where_it_was(server, tmp_path: Path):
     before = server.state.asked.copy()
     assert download(catalog, FAST).empty
     assert {f"s{path.rpartition('/')[2]}" for path in server.state.asked - before} == set(catalog.photos) - there
-    assert {photo.read_bytes() for photo in catalog.photos.values()} == {JPEG} and len(catalog.photos) == 60
+    assert {name: photo.read_bytes() for name, photo in catalog.photos.items()} == {
+        f"s{n}": photo_of(f"/slow/{n}") for n in range(60)}
 
 
 def test_ctrl_c_stops_and_keeps_what_is_there(server, tmp_path: Path):
@@ -234,6 +249,69 @@ def test_the_command_counts_the_reasons(server, tmp_path: Path, capsys):
     server.shutdown()
     assert cli.main(["download", str(tmp_path), "--tries", "1"]) == 1  # not a single photo is no success
     assert "ConnectError" in capsys.readouterr().out
+
+
+# ---- what a server wants to read, and what it answers in a photo's place
+
+
+def test_a_server_that_wants_another_user_agent(server, tmp_path: Path, capsys):
+    many(tmp_path, server, "choosy", 2)
+    assert cli.main(["download", str(tmp_path), "--tries", "1", "--interval", "0"]) == 1
+    assert "status 403    2" in capsys.readouterr().out
+    command = ["download", str(tmp_path), "--user-agent", "Mozilla/5.0 (X11)", "--referer", "https://shop.example/a?b=1"]
+    assert cli.main([*command, "--interval", "0"]) == 0
+    assert len(read_catalog(tmp_path).photos) == 2
+    assert "Referer" not in server.state.headers[0]
+    assert server.state.headers[-1]["Referer"] == "https://shop.example/a?b=1"
+
+
+@pytest.mark.parametrize("option", ["--user-agent", "--referer"])
+@pytest.mark.parametrize("value", ["a\r\nCookie: x", "a\nb", "a\x00", "中文", "\x7f"])
+def test_a_header_that_is_more_than_a_line_is_refused_before_any_request(server, tmp_path: Path, capsys, option, value):
+    many(tmp_path, server, "good", 1)
+    assert cli.main(["download", str(tmp_path), option, value]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and option[2:] in error.lower() and "ASCII" in error
+    assert not server.state.asked and not (tmp_path / "missing.csv").exists()
+
+
+def test_one_picture_at_many_addresses_is_a_placeholder(server, tmp_path: Path, capsys):
+    addresses = {f"gone{n}": (f"{server.url}/removed/{n}", None) for n in range(30)}
+    addresses["mirrored"] = (f"{server.url}/removed/x", f"{server.url}/good/mirror")
+    addresses["fine"] = (f"{server.url}/good/1", None)
+    catalog = catalog_of(tmp_path, addresses | {"own": (f"{server.url}/removed/own", None)})
+    own = catalog.photo_path("own", server.url)  # a person put it there
+    own.parent.mkdir(parents=True)
+    own.write_bytes(JPEG)
+    assert cli.main(["download", str(tmp_path), "--interval", "0"]) == 0
+    assert "3 of 33 photos are on disk" in capsys.readouterr().out
+    photos = read_catalog(tmp_path).photos
+    assert set(photos) == {"mirrored", "fine", "own"} and photos["mirrored"].read_bytes() == photo_of("/good/mirror")
+    rows = read_rows(tmp_path / "missing.csv")
+    assert {row["sample_id"] for row in rows} == {f"gone{n}" for n in range(30)}
+    assert all(row["reason"].startswith("a placeholder") for row in rows) and len(rows) == 30
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_photo_in_a_few_places_is_no_placeholder(server, tmp_path: Path, capsys):
+    few = {f"few{n}": (f"{server.url}/removed/{n}", None) for n in range(4)}
+    one = {f"one{n}": (f"{server.url}/png.jpg", None) for n in range(9)}  # a single address for all
+    missing = download(catalog_of(tmp_path, few | one), FAST)
+    assert missing.empty and len(read_catalog(tmp_path).photos) == 13
+    assert "11 photos have the same bytes as another one" in capsys.readouterr().out
+
+
+def test_a_target_that_is_a_folder_is_refused_before_any_request(server, tmp_path: Path, capsys):
+    many(tmp_path / "catalog", server, "good", 1)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.txt").write_text("mine")
+    assert cli.main(["download", str(tmp_path / "catalog"), "--export", str(folder)]) == 2
+    (tmp_path / "catalog" / "missing.csv").mkdir()
+    assert cli.main(["download", str(tmp_path / "catalog")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and str(folder) in errors[0] and "missing.csv: a folder stands" in errors[1]
+    assert (folder / "a.txt").read_text() == "mine" and not server.state.asked
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:99999/x", "http://[::1", "http://ex..com/", "http://?", "http://-",
@@ -284,3 +362,21 @@ def test_what_img2dataset_fetched_is_verified_and_taken_in(tmp_path: Path):
     assert set(again.photos) == {"a"}
     assert import_photos(again, tmp_path / "out") == (0, 6)
     refused(lambda: import_photos(catalog, tmp_path / "nowhere"), "nowhere: no such folder")
+
+
+def test_of_img2dataset_too_placeholders_and_links_that_lead_out_are_left(tmp_path: Path, capsys):
+    names = [f"p{n}" for n in range(12)] + ["link", "good", "deep"]
+    catalog_of(tmp_path / "catalog", {name: (f"http://x/{name}.jpg", None) for name in names})
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "outside.jpg").write_bytes(photo_of("outside"))
+    for name in names:
+        (folder / f"{name}.json").write_text(json.dumps({"sample_id": name}))
+        (folder / f"{name}.jpg").write_bytes(JPEG if name[0] == "p" else photo_of(name))
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "link.jpg").unlink()
+    (folder / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    assert cli.main(["download", str(tmp_path / "catalog"), "--import", str(folder)]) == 0
+    assert "1 photos taken in, 14 left" in capsys.readouterr().out
+    assert set(read_catalog(tmp_path / "catalog").photos) == {"good"}
+    assert len(list(folder.iterdir())) == 2 * len(names)

@@ -12,7 +12,7 @@ from embedded import NAMES, gallery_set, query_set
 
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding
-from capture_lib.retrieval.embedding import RetrievalSettings, Words, represent, unit, vectors_of
+from capture_lib.retrieval.embedding import RetrievalSettings, Words, carry_text, represent, unit, vectors_of
 from capture_lib.retrieval.ranking import METHODS
 from capture_lib.training import batches, pretrain
 
@@ -30,6 +30,30 @@ def test_words_bring_like_captions_together():
     assert near[0] @ near[1] > 0.5 > near[0] @ near[2]
     assert not vectors[3:].any()
     assert np.array_equal(Words(captions, settings, seed=0).vectors(captions), words.vectors(captions))
+
+
+@pytest.mark.parametrize("captions, expected", [
+    (["abc 精华液", "abc 口红"], True), (["cat", "dog", "cat", "dog"], True), (["红色 a1", "蓝色 a2"], True),
+    ([], False), (["精华液"], False), (["精华液"] * 90, False), (["精华液!", "精华液 "] * 9, False),  # all the same
+    (["-"] * 50, False), (["无"] * 50, False), (["☂"] * 50, False), (["-", "无", "☂", "", "…", "N"] * 9, False),
+    (["精华", "口红", "abc"], False),  # no n-gram occurs twice
+    (["精华", "精"] * 9, False),
+])
+def test_whether_captions_carry_text(captions, expected):
+    assert carry_text(captions) is expected
+    vectors = Words(captions, RetrievalSettings(text_dimensions=8), 0).vectors(["abc 精华液", "☂", ""])
+    assert len(vectors) == 3 and vectors.dtype == np.float32 and np.isfinite(vectors).all()
+    assert expected or not vectors.any()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_captions_of_any_kind_have_vectors(seed):
+    """Random captions of few letters and signs: what is fitted, if anything, has a width."""
+    rng = np.random.default_rng(seed)
+    signs = rng.choice(list("ab精华- ☂。1"), rng.integers(1, 9))
+    captions = ["".join(rng.choice(signs, rng.integers(1, 4))) for _ in range(rng.integers(1, 12))]
+    vectors = Words(captions, RetrievalSettings(text_dimensions=3), 0).vectors(captions)
+    assert vectors.shape[0] == len(captions) and vectors.shape[1] >= 1
 
 
 @pytest.fixture(scope="module")

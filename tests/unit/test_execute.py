@@ -1,15 +1,23 @@
 """Notebooks are executed in order, kept, resumed; the page of one opens offline and escapes what it shows."""
 
 import base64
+import json
 import re
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import nbformat
 import pytest
+from drawn import make_catalog
+from launched import processes
 
+from capture_lib.experiments.run import MARK
 from capture_lib.report import execute as reports
 from capture_lib.report import page as pages
 from capture_lib.report import site
+from capture_lib.report.kernel import OwnKernels
 from capture_lib.utils import InputError
 
 PARAMETERS = 'profile: str = "smoke"\ncatalog: str = ""\nout: str = ""\nseed: int = 0'
@@ -119,6 +127,78 @@ def test_a_change_anywhere_in_the_library_is_heeded(notebooks, tmp_path, monkeyp
     assert len({str(prints) for prints in found}) == 3
 
 
+@pytest.mark.parametrize("variable", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
+def test_the_kernel_is_this_interpreters_whatever_is_called_python3(tmp_path, monkeypatch, variable):
+    spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    kernels = tmp_path / "jupyter" / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    (kernels / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder / "01_where.ipynb", "# Where", "import sys\nprint(sys.executable)")
+    run(folder, tmp_path / "out")
+    cells = nbformat.read(tmp_path / "out" / "notebooks" / "01_where.ipynb", 4).cells
+    assert cells[-1].outputs[0].text == f"{sys.executable}\n"
+    assert OwnKernels().find_kernel_specs().keys() == {"python3"}
+    assert OwnKernels().get_kernel_spec("python3").argv[0] == sys.executable
+
+
+def test_what_there_was_no_room_for_is_told_by_its_cause(notebooks, tmp_path, monkeypatch):
+    def execute(source, target, *arguments, **options):
+        Path(target).write_text('{"cells": [')
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    with pytest.raises(reports.NotebookFailed, match="notebook 01_good, .*No space left on device"):
+        run(notebooks, tmp_path / "out")
+
+
+def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path):
+    one, other = (make_catalog(tmp_path / place / "shop", 1, 1, 0, 0).folder for place in "ab")
+    reports.run_notebooks("smoke", one, tmp_path / "out", notebooks=notebooks, only="01")
+    with pytest.raises(InputError, match=f"out: holds a report on {one}; name another folder with --out"):
+        reports.run_notebooks("smoke", other, tmp_path / "out", notebooks=notebooks, only="01")
+    with pytest.raises(InputError, match="out: holds a report on"):
+        run(notebooks, tmp_path / "out", only="01")
+    assert ran(tmp_path / "out") == "0"
+
+
+def run_in_a_process(notebooks, out, said):
+    def execute(file, parameters, folder):
+        time.sleep(0.5)
+        with (out / "ran.txt").open("a") as ran:
+            ran.write(str(parameters["seed"]))
+
+    reports.execute = execute  # in this process alone
+    with said.open("a") as file, redirect_stderr(file), redirect_stdout(file):
+        run(notebooks, out, only="01")
+
+
+def test_two_runs_into_one_folder_take_turns(notebooks, tmp_path):
+    out, said = tmp_path / "out", tmp_path / "said"
+    both = [processes().Process(target=run_in_a_process, args=(notebooks, out, said)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0
+    assert f"waiting for another process that makes the report in {out} …\n" in said.read_text()
+    assert ran(out) == "77"
+
+
+def test_a_users_files_in_a_report_stay(notebooks, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    reports.claim_folder(out, reports.world_folder(reports.profiles.get("smoke")))
+    mine = [out / "notes.md", out / "pictures" / "a.png", out / "metrics.txt"]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    run(notebooks, out, only="01")
+    site.build(out)
+    assert [file.read_text() for file in mine] == ["mine"] * 3
+
+
 def test_a_dead_kernel_is_told_like_any_failure(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -145,8 +225,8 @@ def test_a_folder_that_no_run_made_is_left_alone(notebooks, tmp_path):
     with pytest.raises(InputError, match="holds files that no run made"):
         run(notebooks, tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["index.html"]
-    (tmp_path / reports.MARK).touch()
-    reports.claim_folder(tmp_path)
+    (tmp_path / MARK).touch()
+    reports.claim_folder(tmp_path, tmp_path / "shop")
 
 
 def test_wrong_choices_are_refused(notebooks, tmp_path):
@@ -169,7 +249,7 @@ def test_a_report_below_a_file_is_refused_before_anything_runs(notebooks, tmp_pa
 @pytest.mark.parametrize("text", ["{half", "[1]"])
 def test_damaged_timings_are_named(notebooks, tmp_path, text):
     (tmp_path / "timings.json").write_text(text)
-    (tmp_path / reports.MARK).touch()
+    (tmp_path / MARK).touch()
     with pytest.raises(InputError, match="timings.json: not a JSON object; remove it"):
         run(notebooks, tmp_path)
 

@@ -88,6 +88,14 @@ def test_the_next_wrong_one_is_the_next_and_wrong(explorer: Explorer):
     assert explorer.next_wrong(state) == next((number for number in order if right[number] is False), None)
 
 
+def test_a_hit_is_right_by_any_of_its_labels(explorer: Explorer, monkeypatch):
+    for labels, right in ((["gift", "a"], True), (["a", "gift"], True), (["gift"], False), ([], None)):
+        item = replace(explorer.searcher.items[0], labels=labels)
+        monkeypatch.setitem(explorer.searcher.items, 0, item)
+        assert explorer.card(0, labels=["b", "a"])["right"] is right
+    assert explorer.card(0, labels=[])["right"] is None  # nobody knows what the query shows
+
+
 def test_without_words_nothing_is_compared_by_words(explorer: Explorer):
     state = explorer.settle(State(model="text-only", worded=False))
     assert len(explorer.ranking(state).rows) == 0

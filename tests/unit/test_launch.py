@@ -74,7 +74,8 @@ def test_the_line_may_end_early_goes_on_and_says_what_changed(tmp_path, capsys):
     (FloatingPointError("the loss mlm is nan"), 2, "the loss mlm is nan"),
     (InputError("no room"), 2, "no room"),
     (KeyboardInterrupt("interrupted at step 3"), 130, "interrupted at step 3"),
-    (KeyboardInterrupt(), 130, "interrupted; the same command goes on")])
+    (KeyboardInterrupt(), 130, "interrupted; what was done is kept; the same command goes on (`run` with --resume)"),
+    (OSError(28, "No space left on device", "store"), 2, "store: No space left on device")])
 def test_what_stops_it_is_one_line(tmp_path, monkeypatch, capsys, error, code, said):
     def stop(run: Run) -> None:
         raise error

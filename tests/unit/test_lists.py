@@ -67,7 +67,7 @@ def test_splits_and_kinds_of_released_lists(tmp_path):
     (released(".."), "sample_id '..': an id must be"),
     (released("a b"), "an id must be"),
     (released("").replace("https://shop/.jpg", "../x.jpg").replace("#####cap", "1#####cap", 1), "without '..'"),
-    (released("1", "精华").encode("gbk"), "line 1: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8"),
+    (released("1", "精华").encode("gbk"), "line 1: not UTF-8 (GBK, GB18030 or Big5?); save it as UTF-8"),
     ("", "the list is empty"), ("\n\n", "the list is empty")])
 def test_a_bad_released_list_is_refused(tmp_path, text, expected):
     folder = lists(tmp_path / "in", test=text)
@@ -141,8 +141,8 @@ def test_a_list_that_arrives_later_is_added_and_the_old_rows_stay_first(tmp_path
 
 def counts(folder: Path) -> dict[tuple[str, str], int]:
     table = quality(folder)
-    assert list(table.columns) == ["what", "list", "count", "example", "what we do"] and (table["count"] > 0).all()
-    return dict(zip(zip(table["what"], table["list"], strict=True), table["count"], strict=True))
+    assert list(table.columns) == ["what", "split", "count", "example", "what we do"] and (table["count"] > 0).all()
+    return dict(zip(zip(table["what"], table["split"], strict=True), table["count"], strict=True))
 
 
 def test_clean_lists_have_nothing_odd(tmp_path):
@@ -154,24 +154,47 @@ def test_clean_lists_have_nothing_odd(tmp_path):
 def test_everything_odd_is_counted(tmp_path):
     dev = [released("1", "Aa b#;#Aa b", "one"), released("2", "AA b#;#Xx y", "two"), released("3", "Aa b", "")]
     test = [released("4", "Aa b#;#Aa b", "one"), released("5", "Aa/Q  c#;#", ""), released("6", "Ｘｘ y", "=1+1"),
-            released("7", "Aa b", "six").replace("/7.jpg", "/1.jpg")]
+            released("7", "Aa b", "six").replace("shop/7.jpg", "shop/1.jpg")]
     gallery = [released("9", "Aa b", "=1+1"), released("10", "Xx y", "ten")]
     folder = lists(tmp_path, dev="\n\n".join(dev), test="\r\n".join(test), gallery="\n".join(gallery))
     assert counts(folder) == {
-        ("the same label twice in one photo", "dev"): 1, ("the same label twice in one photo", "test"): 1,
+        ("the same label twice in one photo", "val"): 1, ("the same label twice in one photo", "test"): 1,
         ("CRLF line ends", "test"): 3, ("labels with runs of spaces", "test"): 1,
-        ("caption that stands in dev too", "test"): 1, ("image that stands in dev too", "test"): 1,
+        ("caption that stands in val too", "test"): 1, ("image that stands in val too", "test"): 1,
         ("caption that stands in test too", "gallery"): 1,
-        ("labels that differ by case, width or spaces alone", "all lists"): 2,
-        ("labels of queries that the gallery lacks", "all lists"): 3}
-    examples = quality(folder).set_index(["what", "list"])["example"]
+        ("labels that differ by case, width, spaces or punctuation alone", "all"): 2,
+        ("labels of queries that the gallery lacks", "all"): 3}
+    examples = quality(folder).set_index(["what", "split"])["example"]
     assert examples["labels with runs of spaces", "test"] == "'Aa/Q  c#;#\\r'"
     assert not any(example.startswith(("=", "+", "-", "@")) for example in examples)
 
 
 def test_the_figures_of_the_published_lists(shared):
     found = counts(shared / "product1m")
-    expected = {("CRLF line ends", "dev"): 2673, ("CRLF line ends", "test"): 6547,
-                ("the same label twice in one photo", "dev"): 376, ("the same label twice in one photo", "test"): 1079,
-                ("caption that stands in dev too", "test"): 781}
+    expected = {("CRLF line ends", "val"): 2673, ("CRLF line ends", "test"): 6547,
+                ("the same label twice in one photo", "val"): 376, ("the same label twice in one photo", "test"): 1079,
+                ("caption that stands in val too", "test"): 781}
     assert {key: found.get(key) for key in expected} == expected
+
+
+def test_labels_that_mean_missing_are_none_and_counted(tmp_path):
+    lines = [released("1", "nan"), released("2", "A#;#NULL"), released("3", "0")]
+    folder = lists(tmp_path / "in", test="\n".join(lines))
+    made = from_lists(folder, tmp_path / "out")
+    assert list(made.table["labels"]) == [[], ["A"], ["0"]]
+    assert list(read_list(folder / TEST)["labels"]) == [[], ["A"], ["0"]]
+    assert [row[:3] for row in made.noted] == [("labels that mean 'missing'", "test", 2)]
+    assert counts(folder)["samples without labels", "test"] == 1
+
+
+def test_a_bundle_in_the_gallery_shows_several_products(tmp_path):
+    folder = lists(tmp_path / "in", gallery="\n".join([released("1", "A#;#gift"), released("2", "A#;#A")]))
+    assert list(from_lists(folder, tmp_path / "out").table["products"]) == ["multi", "single"]
+    assert counts(folder)["several labels on a gallery photo", "gallery"] == 1
+
+
+def test_strict_refuses_what_is_odd_and_makes_nothing(tmp_path):
+    folder = lists(tmp_path / "in", test=released("1") + "\r\n")
+    with pytest.raises(InputError, match="--strict: test: 1 CRLF line ends"):
+        from_lists(folder, tmp_path / "out", strict=True)
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ def loop_released(ranking, asked, gallery, n):
     """One query by the released rules; an error leaves it with the figures it has by then."""
     figures = {"mAP": 0.0, "mAR": 0.0, "Prec": 0.0}
     held = dict(enumerate(gallery))
-    rows = {label: [row for row in held if held[row] == label] for label in gallery}
+    rows = {label: [row for row in held if label in held[row]] for labels in gallery for label in labels}
     try:
         positives = [row for label in asked for row in rows[label]]
         k = min(n, len(positives), len(ranking))
@@ -22,7 +22,7 @@ def loop_released(ranking, asked, gallery, n):
         precision = len(hits) / k
         precisions = [number / place for number, place in enumerate(hits, start=1)]
         figures.update(Prec=precision, mAP=sum(precisions) / len(hits) if hits else 0.0)
-        found = [held[row] for row in ranking[:n]]
+        found = [label for row in ranking[:n] for label in held[row]]
         expected = {label: min(asked.count(label) * int(n / len(asked)), len(rows[label])) for label in asked}
         recalls = [min(found.count(label), expected[label]) / expected[label] for label in set(asked)]
         figures["mAR"] = sum(recalls) / len(recalls)
@@ -33,17 +33,17 @@ def loop_released(ranking, asked, gallery, n):
 
 def loop_standard(ranking, asked, gallery, n):
     """One query by the formulas."""
-    held = [gallery[row] if row >= 0 else None for row in ranking[:n]]
-    positives = sum(label in asked for label in gallery)
+    held = [gallery[row] if row >= 0 else [] for row in ranking[:n]]
+    positives = sum(any(label in asked for label in labels) for labels in gallery)
     hits, precisions = 0, 0.0
-    for place, label in enumerate(held, start=1):
-        if label in asked:
+    for place, labels in enumerate(held, start=1):
+        if any(label in asked for label in labels):
             hits += 1
             precisions += hits / place
     recalls = []
     for label in set(asked):
-        expected = min(round(asked.count(label) / len(asked) * n), gallery.count(label))
-        recalls.append(min(held.count(label) / expected, 1) if expected else 0.0)
+        expected = min(round(asked.count(label) / len(asked) * n), sum(label in labels for labels in gallery))
+        recalls.append(min(sum(label in labels for labels in held) / expected, 1) if expected else 0.0)
     mean_recall = sum(recalls) / len(recalls) if recalls else 0.0
     return {"mAP": precisions / min(n, positives) if positives else 0.0, "mAR": mean_recall, "Prec": hits / n}
 
@@ -61,24 +61,30 @@ def loop(rankings, query_labels, gallery):
     return pd.DataFrame(columns)
 
 
-def random_task(seed, queries=40, items=140, labels=25, strange_labels=0, strange_ids=0.0):
-    """Rankings of every kind: repeated labels, up to 14, short and empty lists, unknown labels and ids."""
+def random_task(seed, queries=40, items=140, labels=25, strange_labels=0, strange_ids=0.0, several=False):
+    """Rankings of every kind: repeated labels, up to 14, short and empty lists, unknown labels and ids.
+
+    Gallery items have one label each, or `several`: none to four, of which one is frequent.
+    """
     rng = np.random.default_rng(seed)
-    gallery = [f"brand{c % 4} product{c}" for c in rng.integers(labels, size=items) ** 2 // labels]
-    names = sorted(set(gallery)) + [f"nowhere {i}" for i in range(strange_labels)]
+    counts = rng.choice([0, 1, 1, 2, 3, 4], items) if several else np.ones(items, int)
+    gallery = [[f"brand{c % 4} product{c}" for c in rng.permutation(labels)[:count] ** 2 // labels] for count in counts]
+    gallery = [list(dict.fromkeys(held)) for held in gallery]
+    names = sorted(set().union(*gallery)) + [f"nowhere {i}" for i in range(strange_labels)]
     asked, rankings = [], []
     for _ in range(queries):
         asked.append([str(name) for name in rng.choice(names, rng.choice([1, 2, 3, 5, 12, 14]))])
-        liking = rng.random(items) + [0.6 * (held in asked[-1]) for held in gallery]
+        liking = rng.random(items) + [0.6 * (not set(held).isdisjoint(asked[-1])) for held in gallery]
         ranking = np.argsort(-liking)[: rng.choice([0, 3, 60, 100, 130])]
         rankings.append(np.where(rng.random(len(ranking)) < strange_ids, metrics.NO_ITEM, ranking))
     return rankings, asked, gallery
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(("strange_labels", "strange_ids"), [(0, 0.0), (3, 0.0), (0, 0.02), (3, 0.02)])
-def test_per_query_equals_plain_loops(seed, strange_labels, strange_ids):
-    task = random_task(seed, strange_labels=strange_labels, strange_ids=strange_ids)
+def test_per_query_equals_plain_loops(seed, several, strange_labels, strange_ids):
+    task = random_task(seed, strange_labels=strange_labels, strange_ids=strange_ids, several=several)
     pd.testing.assert_frame_equal(metrics.per_query(*task), loop(*task), rtol=0, atol=1e-12)
 
 
@@ -158,6 +164,33 @@ def test_an_id_that_the_gallery_lacks_costs_the_released_recall_only():
     assert released["Prec@50"] == pytest.approx(0.9)
 
 
+def test_an_item_of_several_labels_is_a_hit_for_each_and_possible_once():
+    gallery = [["gift", "a"], ["a", "gift"], ["b", "gift"], ["gift"], [], ["c", "c"]]
+    ranking = [4, 0, 2, 1]  # no label, hit, miss, hit
+    for definition, precision in (("standard", (1 / 2 + 2 / 4) / 2), ("released", 1 / 2)):  # released looks at 2 places
+        figures = score_one(ranking, ["a"], gallery, definition)
+        assert figures["mAP@10"] == pytest.approx(precision) and figures["mAR@10"] == 1.0
+    both = score_one(ranking, ["a", "gift"], gallery, "standard")
+    assert both["mAP@10"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 4)  # four items, though two have both labels
+    assert both["mAR@10"] == pytest.approx((2 / 2 + 3 / 4) / 2)
+    assert score_one([5], ["c"], gallery, "standard")["mAP@10"] == 1.0
+
+
+def test_an_only_label_needs_no_list_and_order_in_a_list_does_not_matter():
+    rankings, asked, gallery = random_task(4, strange_labels=1)
+    plain = metrics.per_query(rankings, asked, gallery)
+    pd.testing.assert_frame_equal(metrics.per_query(rankings, asked, [label for label, in gallery]), plain)
+    rankings, asked, gallery = random_task(4, several=True)
+    mirrored = [labels[::-1] + labels for labels in gallery]
+    pd.testing.assert_frame_equal(metrics.per_query(rankings, asked, mirrored),
+                                  metrics.per_query(rankings, asked, gallery))
+
+
+def test_a_gallery_without_items_or_labels_has_nothing_to_find():
+    assert (metrics.per_query([np.zeros(0, int)], [["a"]], []) == 0).all(axis=None)
+    assert (metrics.per_query([np.arange(3)], [["a"]], [[], [], []]) == 0).all(axis=None)
+
+
 def test_a_query_without_labels_counts_as_0():
     assert (metrics.per_query([np.arange(5)], [[]], ["a"] * 5) == 0).all(axis=None)
 
@@ -177,7 +210,7 @@ def test_a_ranking_without_a_hit_has_0_everywhere():
 
 
 def test_order_of_queries_of_labels_and_of_gallery_does_not_matter():
-    rankings, asked, gallery = random_task(7, strange_labels=2, strange_ids=0.01)
+    rankings, asked, gallery = random_task(7, strange_labels=2, strange_ids=0.01, several=True)
     scores = metrics.per_query(rankings, asked, gallery)
     rng = np.random.default_rng(1)
     queries, items = rng.permutation(len(asked)), rng.permutation(len(gallery))

@@ -10,7 +10,9 @@ import pytest
 from drawn import files_below, refused
 from PIL import Image
 
+from capture_lib.catalog import own_table
 from capture_lib.catalog.own_table import from_table, parse_list
+from capture_lib.catalog.photos import load_photo
 from capture_lib.utils import InputError
 
 HEADER = "sample_id,split,caption,image,labels"
@@ -49,7 +51,8 @@ def test_a_csv_table_becomes_a_catalog(photos, tmp_path):
     assert (a["caption"], a["labels"], a["products"]) == ("一, two", ["X", "X", "Y"], "multi")
     assert (a["boxes"], a["box_labels"]) == ([[0, 1, 2, 3], [1, 1, 9, 9]], ["X", "Y"])
     assert (b["caption"], b["labels"], b["boxes"]) == ("", ["X"], [])
-    assert (c["caption"], c["labels"], c["products"]) == ("NA", [], None)  # NA is a text, not a missing value
+    assert (c["caption"], c["labels"], c["products"]) == ("", [], None)
+    assert ("caption: texts that mean 'missing'", 1) in [(row[0], row[2]) for row in made.noted]  # NA, by pandas
     assert [a["image"], b["image"]] == ["images/a.png", "images/images/b.png"]
     assert made.photos == {"a1": tmp_path / "out/images/a.png", "b1": tmp_path / "out/images/images/b.png"}
     assert made.photos["b1"].read_bytes() == (photos / "images/b.png").read_bytes()
@@ -70,7 +73,7 @@ ROW = "a1,train,cap,a.png,X"
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    ("", "column sample_id is missing"),
+    ("", "column image is missing"),
     (HEADER, "the table has no rows"),
     (f"{HEADER}\n\n\n", "the table has no rows"),
     ("sample_id,split,caption,labels\na1,train,cap,X", "column image is missing"),
@@ -92,8 +95,7 @@ ROW = "a1,train,cap,a.png,X"
     (f"{HEADER}\na1,train,cap,,X", "image '' must be"),
     (f"{HEADER}\na1,train,cap,none.png,X", "none.png: no such photo"),
     (f"{HEADER},products\n{ROW},several", "products 'several' is unknown; use single, multi"),
-    (f"{HEADER}\na1,train,精华,a.png,X".encode("gbk"), "line 2: not UTF-8 (GBK, Big5 or UTF-16?); save it as UTF-8"),
-    (f"{HEADER}\n{ROW}".encode("utf-16"), "line 1: not UTF-8"),
+    (f"{HEADER}\na1,train,精华,a.png,X".encode("gbk"), "line 2: not UTF-8 (GBK, GB18030 or Big5?); save it as UTF-8"),
 ])
 def test_a_bad_table_is_refused(photos, content, expected):
     table_refused(photos, content, expected)
@@ -103,10 +105,10 @@ BOX_FORM = "is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
 
 
 @pytest.mark.parametrize(("boxes", "labels", "expected"), [
-    ("[[1, 2", '["X"]', "line 2, sample_id 'a1', field boxes or box_labels: not JSON"),
-    ('{"x1": 0}', '["X"]', "line 2, sample_id 'a1', field boxes or box_labels: must be a JSON list"),
-    ("7", '["X"]', "field boxes or box_labels: must be a JSON list"),
-    ("[[0, 0, 5, 5]]", '["X"', "line 2, sample_id 'a1', field boxes or box_labels: not JSON"),
+    ("[[1, 2", '["X"]', "line 2, sample_id 'a1', field labels, boxes or box_labels: not JSON"),
+    ('{"x1": 0}', '["X"]', "line 2, sample_id 'a1', field labels, boxes or box_labels: must be a JSON list"),
+    ("7", '["X"]', "field labels, boxes or box_labels: must be a JSON list"),
+    ("[[0, 0, 5, 5]]", '["X"', "line 2, sample_id 'a1', field labels, boxes or box_labels: not JSON"),
     ("[[5, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[9, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[0, 9, 5, 9]]", '["X"]', BOX_FORM),
     ("[[NaN, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[0, 0, Infinity, 9]]", '["X"]', BOX_FORM),
     (f"[[0, 0, {10 ** 40}, 9]]", '["X"]', BOX_FORM),
@@ -155,8 +157,8 @@ b1,,,b.png,X,{"[" * 100_000},,,
     found = faults(photos, content)
     expected = [
         ("line 10: ", "4 fields, but the header has 9"),
-        ("line 7, sample_id 'a3', ", "field boxes or box_labels: not JSON"),
-        ("line 16, sample_id 'b1', ", "field boxes or box_labels: not JSON"),
+        ("line 7, sample_id 'a3', ", "field labels, boxes or box_labels: not JSON"),
+        ("line 16, sample_id 'b1', ", "field labels, boxes or box_labels: not JSON"),
         ("line 6, sample_id 'a2': ", "split 'dev' is unknown"),
         ("line 8, sample_id 'a/4': ", "an id must be"), ("line 8, sample_id 'a/4': ", "mirror 'file:///etc' must be"),
         ("line 8, sample_id 'a/4': ", "products 'several' is unknown"),
@@ -174,13 +176,13 @@ b1,,,b.png,X,{"[" * 100_000},,,
 
 
 @pytest.mark.parametrize(("encoding", "legal"), [
-    ("gbk", False), ("gb18030", False), ("big5", False), ("utf-16", False), ("utf-8", True), ("utf-8-sig", True)])
+    ("gbk", False), ("gb18030", False), ("big5", False), ("utf-16", True), ("utf-8", True), ("utf-8-sig", True)])
 def test_encodings(photos, encoding, legal):
     text = f"{HEADER}\na1,train,玻尿酸精華液 保濕面霜禮盒 三件套,a.png,X\n"
     if encoding in ("gbk", "gb18030"):
         text = text.replace("華", "华").replace("濕", "湿").replace("禮", "礼")
     if not legal:
-        assert "not UTF-8 (GBK, Big5 or UTF-16?)" in faults(photos, text.encode(encoding))[0]
+        assert "not UTF-8 (GBK, GB18030 or Big5?)" in faults(photos, text.encode(encoding))[0]
     else:
         made = from_table(write_table(photos.parent, text.encode(encoding)), photos, photos.parent / "out")
         assert made.table["caption"][0].startswith("玻尿酸") and list(made.table["labels"]) == [["X"]]
@@ -195,12 +197,12 @@ def test_a_nul_a_huge_cell_and_an_open_quote_are_one_line_each(photos):
     assert "line 3: not a CSV table from here on" in found[0] and "split 'dev'" in found[1]
 
 
-def test_two_columns_are_enough_and_an_unknown_one_is_named(photos, capsys):
+def test_two_columns_are_enough_and_an_unknown_one_is_named(photos):
     made = from_table(write_table(photos.parent, "image , sample_id,colour\na.png, a1 ,red\nb.png,b1,\n"), photos,
                       photos.parent / "out")
     assert made.table[["sample_id", "split", "caption"]].values.tolist() == [["a1", "train", ""], ["b1", "train", ""]]
     assert list(made.table["labels"]) == [[], []] and list(made.table["boxes"]) == [[], []]
-    assert "not known here are left out: colour" in capsys.readouterr().out
+    assert [row[:4] for row in made.noted] == [("columns that are not known here", "all", 1, "'colour'")]
 
 
 def test_two_rows_may_show_one_photo_and_windows_paths_work(photos, tmp_path):
@@ -293,4 +295,154 @@ def test_a_parquet_table_with_a_column_twice_and_one_with_odd_cells(photos, tmp_
     with pytest.raises(InputError) as error:
         from_table(tmp_path / "odd.parquet", photos, tmp_path / "out")
     first, second = str(error.value).splitlines()
-    assert "row 1, sample_id 'a', field boxes or box_labels: must be" in first and "split 'dev'" in second
+    assert "row 1, sample_id 'a', field labels, boxes or box_labels: must be" in first and "split 'dev'" in second
+
+
+# ----------------------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize(("kind", "values"), [
+    ("csv", ["nan", "NULL", "['']", "0", "3.0"]), ("csv", ["N/A", "None#;#", '"[""NaN""]"', "['0']", "[3]"]),
+    ("parquet", [["nan"], [None], [""], ["0"], ["3"]]), ("parquet", ["<NA>", "#N/A", None, "0", "3"]),
+    ("parquet", [None, float("nan"), None, 0.0, 3.0])])
+def test_labels_that_mean_missing_are_none_and_zero_is_one(photos, tmp_path, kind, values):
+    if kind == "csv":
+        rows = "".join(f"a{number},a.png,{cell}\n" for number, cell in enumerate(values))
+        file = write_table(tmp_path, f"sample_id,image,labels\n{rows}")
+    else:
+        file = tmp_path / "mine.parquet"
+        cells = {"sample_id": list(range(5)), "image": ["a.png"] * 5, "labels": values}
+        pq.write_table(pa.Table.from_pydict(cells), file)
+    made = from_table(file, photos, tmp_path / "out")
+    assert list(made.table["labels"]) == [[], [], [], ["0"], ["3"]]
+    assert list(made.table["sample_id"])[0] in ("0", "a0")
+    written = [row[2] for row in made.noted if row[0] == "labels that mean 'missing'"]
+    assert written == ([] if values[1] != values[1] else [2 if None in values else 3])  # null is said as unlabelled
+
+
+def test_a_list_of_labels_that_cannot_be_read_is_a_fault(photos):
+    table_refused(photos, f"{HEADER}\na1,train,cap,a.png,\"['a', nan]\"", "line 2", "looks like a list")
+
+
+# ----------------------------------------------------------------------------------------------- boxes
+
+
+def boxed(photos: Path, boxes: list, photo: str = "a.png"):
+    cells = {"sample_id": ["a1"], "image": [photo], "boxes": [boxes], "box_labels": [["X"] * len(boxes)]}
+    pq.write_table(pa.Table.from_pydict(cells), photos.parent / "boxed.parquet")
+    return from_table(photos.parent / "boxed.parquet", photos, photos.parent / "out")
+
+
+@pytest.mark.parametrize("box", [[500, 500, 900, 900], [-500, -500, -10, -10], [6, 6, 90, 90], [0, 0, 20, 34],
+                                 [-3, 0, 9, 9], [20, 5, 21, 9], [0.1, 0.1, 0.5, 0.6]])
+def test_a_box_of_another_size_than_the_photos_is_refused(photos, box):
+    with pytest.raises(InputError, match=r"row 1, sample_id 'a1': field boxes: .* is not in the photo of 20×30 pixels"):
+        boxed(photos, [[0.0, 0.0, 20.0, 30.0], [float(side) for side in box]])
+    assert not (photos.parent / "out").exists()
+
+
+def test_a_box_a_pixel_or_two_over_the_edge_is_cut_and_counted(photos):
+    made = boxed(photos, [[-1.0, 0.0, 22.0, 30.5], [1.0, 2.0, 3.0, 4.0]])
+    assert made.table["boxes"][0] == [[0, 0, 20, 30], [1, 2, 3, 4]]
+    assert [row[:3] for row in made.noted] == [("boxes a pixel or two over the edge", "all", 1)]
+
+
+def test_boxes_are_measured_in_the_upright_photo(photos):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 10)).save(photos / "turned.jpg", exif=turned)
+    with pytest.raises(InputError, match="10×40 pixels"):
+        boxed(photos, [[0.0, 0.0, 40.0, 10.0]], "turned.jpg")
+    assert boxed(photos, [[0.0, 0.0, 10.0, 40.0]], "turned.jpg").photos
+
+
+# ----------------------------------------------------------------------------------------------- dialects
+
+
+@pytest.mark.parametrize("content", [
+    "sample_id;image;split;caption\na1;a.png;test;one, two\n",
+    "sample_id\timage\tsplit\tcaption\na1\ta.png\ttest\tone, two",
+    "sample_id|image|split|caption\na1|a.png|test|one, two\n",
+    'Sample ID,IMAGE, Split ,"Caption"\na1,a.png,test,"one, two"\n',
+    'sample_id,image,split,caption,,\na1,a.png,test,"one, two",,\n',
+    '\n\nsample-id,image,split,caption\na1,a.png,test,"one, two",,,\n',
+    '"sample_id";"image";"split";"caption"\r\n"a1";"a.png";"test";"one, two"\r\n'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_separators_headers_and_empty_columns(photos, tmp_path, content, encoding):
+    made = from_table(write_table(tmp_path, content.encode(encoding)), photos, tmp_path / "out")
+    assert made.table[["sample_id", "image", "split", "caption"]].values.tolist() == [
+        ["a1", "images/a.png", "test", "one, two"]]
+    assert made.noted == ()
+
+
+def test_a_cell_below_no_name_is_a_fault_and_lines_are_counted_over_quoted_cells(photos):
+    rows = 'a1;a.png;"over\ntwo\nlines";;\na2;a.png;x;;lost\na3;none.png;;;\n'
+    found = faults(photos, f"sample_id;image;caption;;\n{rows}")
+    assert found[0] == "line 5: 5 fields, but the header has 3; quote cells that hold ';'"
+    assert found[1].startswith("line 6, sample_id 'a3'") and len(found) == 2
+
+
+@pytest.mark.parametrize(("text", "encoding", "likely"), [
+    ("crème brûlée", "latin-1", "Latin-1 or Windows-1252?"), ("“naïve” café", "cp1252", "Latin-1 or Windows-1252?"),
+    ("保湿精华", "gb18030", "GBK, GB18030 or Big5?"),
+    ("cap", "utf-16-le", "UTF-16 without its mark, or no text at all?")])
+def test_an_encoding_is_named_and_never_guessed(photos, text, encoding, likely):
+    head = f"{HEADER}\n".encode()
+    assert f"line 2: not UTF-8 ({likely})" in faults(photos, head + f"a1,train,{text},a.png,".encode(encoding))[0]
+
+
+def test_columns_are_mapped_and_rows_without_an_id_are_numbered(photos, tmp_path):
+    file = write_table(tmp_path, "filepath\ttitle\timage\na.png\tone\tx\nb.png\ttwo\ty\n", "open clip.tsv")
+    made = from_table(file, photos, tmp_path / "out", columns="image=filepath, caption=Title")
+    assert made.table[["sample_id", "image", "caption"]].values.tolist() == [
+        ["open-clip-1", "images/a.png", "one"], ["open-clip-2", "images/b.png", "two"]]
+    assert [row[:3] for row in made.noted] == [
+        ("columns that are not known here", "all", 1), ("rows without sample_id", "all", 2)]
+
+
+# ----------------------------------------------------------------------------------------------- broken photos
+
+
+def test_broken_photos_are_left_out_counted_and_listed(photos, tmp_path):
+    (photos / "empty.jpg").touch()
+    rows = "a1,a.png,\na2,none.png,\na3,empty.jpg,\na4,b.png,\na5,http://127.0.0.1/x.jpg,\n"
+    file = write_table(tmp_path, f"sample_id,image,labels\n{rows}")
+    refused_lines = faults(photos, f"sample_id,image,labels\n{rows}")
+    made = from_table(file, photos, tmp_path / "out", skip_broken=True)
+    assert list(made.table["sample_id"]) == ["a1", "a4", "a5"]
+    assert [row[:3] for row in made.noted] == [("rows without a readable photo", "all", 2)]
+    listed = (tmp_path / "out" / "faults.csv").read_text(encoding="utf-8-sig")
+    assert len(refused_lines) == 2 and all(line.partition(":")[0] in listed for line in refused_lines)
+    all_broken = write_table(tmp_path, "sample_id,image\na2,none.png\n")
+    refused(lambda: from_table(all_broken, photos, tmp_path / "none", skip_broken=True), "no row has a readable photo")
+    doubled = write_table(tmp_path, "sample_id,image\na1,a.png\na1,b.png\na2,none.png\n")
+    refused(lambda: from_table(doubled, photos, tmp_path / "none", skip_broken=True), "this id occurs twice")
+    assert not (tmp_path / "none").exists()
+
+
+def test_each_photo_is_decoded_once(photos, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(own_table, "load_photo", lambda path: calls.append(path) or load_photo(path))
+    file = write_table(tmp_path, "sample_id,image\na1,a.png\na2,a.png\na3,b.png\n")
+    from_table(file, photos, tmp_path / "out")
+    assert sorted(path.name for path in calls) == ["a.png", "b.png"]
+
+
+def test_strict_finds_leaks_before_anything_is_copied(photos, tmp_path):
+    file = write_table(tmp_path, f"{HEADER}\na1,train,,a.png,\na2,test,x y,sub/a.png,X\n")
+    (photos / "sub").mkdir()
+    shutil.copyfile(photos / "a.png", photos / "sub" / "a.png")
+    with pytest.raises(InputError, match="--strict: test: 1 photos that a sample of train has too"):
+        from_table(file, photos, tmp_path / "out", strict=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_in_the_catalog_that_leads_out_is_refused(photos, tmp_path):
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "images" / "sub").symlink_to(tmp_path / "elsewhere")
+    (photos / "sub").mkdir()
+    shutil.copyfile(photos / "a.png", photos / "sub" / "c.png")
+    file = write_table(tmp_path, "sample_id,image\na1,sub/c.png\n")
+    refused(lambda: from_table(file, photos, tmp_path / "out"), "a link leads out of the catalog")
+    assert not list((tmp_path / "elsewhere").iterdir())

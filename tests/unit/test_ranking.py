@@ -108,9 +108,35 @@ def test_a_gallery_smaller_than_the_depth_is_ranked_whole():
 def test_scores_are_those_of_the_metrics():
     queries, gallery = query_set(), gallery_set()
     rankings = ranking.rank(queries, gallery, "instance", "regions")
-    expected = metrics.per_query([found.rows for found in rankings], queries.labels,
-                                 [label for label, in gallery.labels])
+    expected = metrics.per_query([found.rows for found in rankings], queries.labels, gallery.labels)
     pd.testing.assert_frame_equal(ranking.score(rankings, queries, gallery), expected)
+
+
+def test_queries_without_labels_are_not_scored_and_the_others_keep_their_numbers():
+    queries, gallery = query_set(), gallery_set()
+    rankings = ranking.rank(queries, gallery, "instance", "regions")
+    every = ranking.score(rankings, queries, gallery)
+    queries.labels[0] = queries.labels[4] = []
+    scores = ranking.score(rankings, queries, gallery)
+    assert scores.index.tolist() == [1, 2, 3, 5, 6]
+    pd.testing.assert_frame_equal(scores, every.loc[scores.index])
+    _, tried = ranking.choose(Method("instance", ("regions",)), queries, gallery)
+    assert tried["regions"] == scores["standard", "mAP@10"].mean()
+
+
+def test_evaluation_keeps_the_figures_of_labelled_queries_and_their_number(tmp_path):
+    val, test, gallery = query_set(6, seed=2), query_set(), gallery_set()
+    test.labels[2] = val.labels[0] = val.labels[1] = []
+    rankings = {"chance": evaluation.chance(test, gallery, 10, 0)}
+    sets = {"val": val, "test": test, "gallery": gallery}
+    evaluation.evaluate(tmp_path, sets, {"image-only": METHODS["image-only"]}, 10, rankings)
+    chosen = evaluation.read_chosen(tmp_path)["image-only"]
+    assert (chosen["queries"], chosen["labelled"]) == (6, 4)
+    table = pd.read_parquet(tmp_path / "scores.parquet")
+    for name, found in rankings.items():
+        scores = ranking.score(found, test, gallery)
+        assert scores.index.tolist() == [0, 1, 3, 4, 5, 6]
+        pd.testing.assert_frame_equal(table.loc[name], scores)
 
 
 def test_methods_are_possible_where_their_vectors_are():
@@ -149,7 +175,7 @@ def test_chance_is_a_random_order_that_follows_its_seed():
 
 def test_popular_labels_come_first():
     def popularity(val: list[list[str]], gallery: list[str], depth: int) -> list[int]:
-        queries, items = random_set(val), random_set([[label] for label in gallery])
+        queries, items = random_set(val), random_set([label.split("+") for label in gallery])
         return evaluation.popularity(queries, items, depth).rows.tolist()
 
     val = [["b", "b"], ["a", "b"], ["c"], ["gone"], ["gone"], ["gone"]]  # b in two queries, a and c in one
@@ -157,3 +183,4 @@ def test_popular_labels_come_first():
     assert popularity(val, gallery, 8) == [3, 5, 1, 6, 2, 4, 0, 7]
     assert popularity(val, gallery, 3) == [3, 5, 1]
     assert popularity([["gone"]], ["x", "y", "x"], 9) == [0, 2, 1]
+    assert popularity(val, ["d+c", "gift+b", "a+d", "b", "a"], 9) == [1, 3, 0, 2, 4]  # by the label most asked for

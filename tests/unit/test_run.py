@@ -2,6 +2,9 @@
 
 import json
 import random
+import re
+import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -11,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from drawn import files_below, grow_catalog, make_catalog
+from launched import processes
 
 from capture_lib import profiles, utils, world
 from capture_lib.catalog.table import read_catalog, write_catalog
-from capture_lib.experiments import comparison
+from capture_lib.experiments import comparison, evaluation
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.run import Run
 from capture_lib.profiles import Profile
@@ -80,7 +84,7 @@ def test_a_stage_is_made_once_and_found_again(run: Run, tmp_path: Path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ("settings", "settings.size (3 → 4)"), ("code", "code"), ("upstream", "upstream.up"), ("catalog", "catalog"),
-    ("record", "its record")])
+    ("record", "its record"), ("file", "its record")])
 def test_a_changed_input_makes_a_stage_anew_and_is_named(run: Run, tmp_path: Path, capsys, change: str, message: str):
     maker, module, settings, upstream = Maker(), module_of(tmp_path, "x = 1"), Settings(), tmp_path / "up"
     upstream.mkdir()
@@ -92,8 +96,10 @@ def test_a_changed_input_makes_a_stage_anew_and_is_named(run: Run, tmp_path: Pat
         module = module_of(tmp_path, "x = 2", "other.toy")
     elif change == "upstream":
         (upstream / "stage.json").write_text('{"seed": 7}')
-    elif change == "record":
-        (folder / "stage.json").unlink()
+    elif change == "file":  # one that the stage had is gone
+        (folder / "whole.txt").unlink()
+    elif change == "record":  # cut, as by a disk that was full
+        (folder / "stage.json").write_text((folder / "stage.json").read_text()[:40])
     else:
         photo = run.catalog.photos["train-1"]
         photo.write_bytes(photo.read_bytes() + b"\0")
@@ -157,6 +163,143 @@ def test_an_interrupted_stage_goes_on_and_the_old_one_stays_until_then(run: Run,
     assert maker.before == []  # what was interrupted had other settings
 
 
+# ---- nothing of a user's goes, nothing half made stays
+
+
+def test_a_folder_that_no_run_made_is_refused_before_any_work(run: Run, tmp_path: Path):
+    maker, module = Maker(), module_of(tmp_path, "")
+    for number, name in enumerate(("notes.md", "sub/notes.md", ".git")):
+        folder = run.stages / f"mine{number}"
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match=f"mine{number}: is to be made anew, but holds {name}, which no run made"):
+            maker.stage(run, module_of(tmp_path, "", f"package.mine{number}"))
+        assert list(files_below(folder)) == [name]
+    (run.stages / "toy").write_text("a file of mine")
+    with pytest.raises(InputError, match="holds toy, which no run made; move it away"):
+        maker.stage(run, module)
+    assert (run.stages / "toy").read_text() == "a file of mine" and maker.calls == 0
+
+
+def test_a_users_file_in_a_stage_stops_its_replacement_alone(run: Run, tmp_path: Path):
+    maker, module = Maker(), module_of(tmp_path, "")
+    folder = maker.stage(run, module)
+    (folder / "notes.md").write_text("mine")
+    assert maker.stage(run, module) == folder and maker.calls == 1
+    with pytest.raises(InputError, match="toy: is to be made anew, but holds notes.md, which no run made"):
+        maker.stage(run, module, Settings(size=9))
+    assert (folder / "notes.md").read_text() == "mine" and maker.calls == 1
+    (folder / "notes.md").unlink()
+    maker.stage(run, module, Settings(size=9))
+    assert maker.calls == 2
+
+
+def test_what_a_linked_stage_leads_to_stays(run: Run, tmp_path: Path):
+    maker, module = Maker(), module_of(tmp_path, "")
+    folder = maker.stage(run, module)
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)
+    before = files_below(elsewhere)
+    maker.stage(run, module, Settings(size=9))
+    assert maker.calls == 2 and files_below(elsewhere) == before and not folder.is_symlink()
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_swap_that_was_killed_half_way_is_healed(run: Run, tmp_path: Path, monkeypatch, killed_at: int):
+    """Before the old folder goes aside, before the new one comes in, before the old one is removed."""
+    maker, module = Maker(), module_of(tmp_path, "")
+    old = files_below(maker.stage(run, module))
+    count = []
+
+    def dying(real):
+        def act(*arguments):
+            count.append(1)
+            if len(count) == killed_at:
+                raise KeyboardInterrupt
+            return real(*arguments)
+        return act
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", dying(Path.rename))
+        patched.setattr(utils, "remove", lambda path, remove=utils.remove: (
+            dying(remove)(path) if path.name.endswith("outdated") else remove(path)))
+        maker.stage(run, module, Settings(size=9))
+    assert killed_at == 2 or (run.stages / "toy" / "stage.json").is_file()  # in between, neither is there
+    folder = maker.stage(run, module, Settings(size=9))
+    assert maker.calls == 2  # what was whole is taken, not made again
+    assert files_below(folder).keys() == old.keys() and files_below(folder) != old
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_what_a_killed_process_was_writing_is_no_part_of_the_stage(run: Run, tmp_path: Path):
+    maker, module = Maker(stop=True), module_of(tmp_path, "")
+    with pytest.raises(KeyboardInterrupt):
+        maker.stage(run, module)
+    part = run.stages / ".toy.unfinished" / ".capture-x1"
+    part.mkdir()
+    (part / "model.safetensors").write_text("half")
+    (part.parent / ".tmp0nr3ae").write_text("half")  # as safetensors names it
+    maker.stop = False
+    assert sorted(files_below(maker.stage(run, module))) == ["half.txt", "stage.json", "whole.txt"]
+
+
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device"), OSError("1000000 requested and 65504 written"),
+    RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534"),
+    Exception("Error while serializing: I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_is_named_and_the_stage_goes_on_later(run: Run, tmp_path: Path, error: Exception):
+    module, calls = module_of(tmp_path, ""), []
+
+    def make(folder: Path) -> None:
+        calls.append((folder / "half.txt").is_file())
+        (folder / "half.txt").write_text("half")
+        if len(calls) == 1:
+            raise error
+
+    with pytest.raises(OSError) as failure:
+        run.stage(module, Settings(), [], None, make)
+    line, code = utils.explain(failure.value)
+    assert line.startswith(f"{run.stages / '.toy.unfinished'}: ") and "disk full" in line or "No space left" in line
+    assert code == 2 and not (run.stages / "toy").exists()
+    assert run.stage(module, Settings(), [], None, make).is_dir() and calls == [False, True]
+
+
+# ---- two at once
+
+
+def stage_slowly(folder: Path, code: Path, begun: object) -> None:
+    """Make a stage in a process of its own, which says when it began."""
+    run = Run(Profile("tiny", None), read_catalog(folder), folder / "report", seed=0)
+
+    def make(folder: Path) -> None:
+        begun.set()
+        with (folder / "calls.txt").open("a") as file:
+            file.write("x")
+        time.sleep(0.4)
+
+    with (code / "said").open("a") as file, redirect_stderr(file):
+        run.stage(module_of(code, ""), Settings(), [], None, make)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_path: Path, killed: bool):
+    begun, second = processes().Event(), processes().Event()
+    both = [processes().Process(target=stage_slowly, args=(run.catalog.folder, tmp_path, event))
+            for event in (begun, second)]
+    both[0].start()
+    assert begun.wait(60)
+    both[1].start()
+    if killed:
+        time.sleep(0.1)
+        both[0].kill()
+    for process in both:
+        process.join(60)
+    assert both[1].exitcode == 0 and second.is_set() == killed
+    assert (run.stages / "toy" / "calls.txt").read_text() == "xx"[:1 + killed]
+    waited = f"waiting for another process that makes {run.stages / 'toy'} …\n"
+    assert killed or (tmp_path / "said").read_text() == waited
+
+
 # ---- the code that a stage rests on
 
 
@@ -192,6 +335,16 @@ def test_code_and_data_count_wherever_they_are_imported(tmp_path: Path, monkeypa
     assert digest() == before
 
 
+def test_the_functions_that_make_a_stage_are_its_code(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Those of the modules that it names, and of its own; what numpy does is not ours."""
+    def make(folder: Path) -> None:
+        np.zeros(3)
+        evaluation.pairs_of(run, None)
+
+    found = runs.sources(make)
+    assert found[0].lstrip().startswith("def make") and found[1].startswith("def pairs_of(") and len(found) == 2
+
+
 def test_stages_rest_on_what_they_import():
     def rests_on(module: ModuleType) -> set[str]:
         finder = ModuleFinder(path=[str(utils.ROOT)])
@@ -206,6 +359,33 @@ def test_stages_rest_on_what_they_import():
 
 
 # ---- opening, records
+
+
+def test_catalogs_of_one_name_have_reports_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(utils, "REPORTS", tmp_path / "reports")
+    one, other = tmp_path / "a" / "shop", tmp_path / "b" / "shop"
+    assert runs.default_report("cpu", one) == runs.default_report("cpu", other) == tmp_path / "reports" / "cpu-shop"
+    runs.claim_folder(runs.default_report("cpu", one), one)
+    assert runs.default_report("cpu", one).name == "cpu-shop"
+    assert re.fullmatch("cpu-shop-[0-9a-f]{6}", runs.default_report("cpu", other).name)
+    runs.claim_folder(runs.default_report("cpu", other), other)
+    assert runs.default_report("cpu", other) != runs.default_report("cpu", one)
+    assert runs.default_report("cpu", str(one)) == runs.default_report("cpu", one)
+    assert runs.default_report("cpu").name == "cpu"
+
+
+def test_figures_go_into_a_folder_of_ours_alone(run: Run):
+    run.out.mkdir()
+    (run.out / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds files that no run made"):
+        run.record("05_retrieval")
+    with pytest.raises(InputError, match="holds files that no run made"):
+        run.folder("rankings")
+    assert [path.name for path in run.out.iterdir()] == ["mine.txt"]
+    (run.out / "mine.txt").unlink()
+    run.folder("rankings").mkdir()
+    run.record("05_retrieval")
+    assert (run.out / runs.MARK).read_text() == f"{run.catalog.folder}\n"
 
 
 def test_a_run_needs_a_profile_and_a_catalog_that_exist(tmp_path: Path):

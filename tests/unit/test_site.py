@@ -222,6 +222,12 @@ def test_a_site_of_nothing_says_so(tmp_path: Path):
     assert site.summary(tmp_path) == [f"report: {tmp_path}/index.html"]
 
 
+def test_the_number_of_labelled_queries_stands_beside_the_figures(tmp_path: Path):
+    counted = {"split": "test", "count": 40, "labelled": 20}
+    write_metrics(tmp_path, {"05_retrieval": {"methods": {"chance": method(0.02)}, "queries": counted}})
+    assert "over the test queries that have labels, 20 of 40." in text_of(site.build(tmp_path))
+
+
 def test_a_catalog_with_nothing_to_score(tmp_path: Path):
     unscored = {"03_detector": {"proposals": None, "encoder": {"kind": "crops"}}, "05_retrieval": {"methods": {}},
                 "06_ablations": {"methods": {}}, "07_claims": {"claims": [claim("A", "not testable here", None)]}}

@@ -99,7 +99,7 @@ def test_new_queries_change_what_read_them_and_nothing_is_trained_anew(tmp_path:
     assert "detector" not in said and "region_encoder" not in said
     other = replace(run, profile=replace(TINY, instances=InstanceSettings(nms_iou=0.5)))
     comparison.choices(other)
-    assert "because settings.instances.nms_iou (0.2 → 0.5) changed" in capsys.readouterr().out
+    assert "because settings.instances.nms_iou (0.4 → 0.5) changed" in capsys.readouterr().out
 
 
 def test_a_model_is_trained_once_the_catalog_has_enough_pairs(tmp_path: Path, monkeypatch, capsys):
@@ -131,6 +131,31 @@ def test_without_captions_regions_alone_are_predicted(tmp_path: Path):
     assert trained.tasks == ("mrp",) and trained.model is not None
     assert "words" not in sets["test"].image and "text-only" not in chosen and "capture/instance" in chosen
     assert all(np.isfinite(array).all() for array in vectors(sets).values())
+
+
+@pytest.mark.parametrize("caption", ["☂", "包邮 正品"])
+def test_captions_that_say_nothing_leave_the_text_side_out_before_training(tmp_path: Path, monkeypatch, capsys,
+                                                                            caption: str):
+    catalog = make_catalog(tmp_path / "shop", train=40, gallery=8, val=4, test=4)
+    catalog.table["caption"] = caption
+    write_catalog(catalog.table, catalog.folder)
+    run = Run(TINY, read_catalog(catalog.folder), tmp_path / "report", 0)
+    make_random_store(tmp_path, monkeypatch)(run)
+    said = []
+    train = stages.pretrain.train
+    monkeypatch.setattr(stages.pretrain, "train", lambda *call: said.append(capsys.readouterr().out) or train(*call))
+    trained = stages.pretrained(run)
+    assert trained.tasks == ("mrp",) and trained.model is not None
+    assert said == ["shop: the captions of train carry no text; its photos alone are learned from\n"]
+    assert stages.caption_words(run) is None
+
+
+@pytest.mark.parametrize("split", ["gallery", "test"])
+def test_words_are_compared_where_both_sides_have_some(tmp_path: Path, split: str):
+    catalog = make_catalog(tmp_path / "shop", **SIZES)
+    catalog.table.loc[catalog.table["split"] == split, "caption"] = "-"
+    run = Run(TINY, catalog, tmp_path / "report", 0)
+    assert stages.caption_words(run) is None
 
 
 def test_captions_on_one_side_alone_are_compared_with_nothing(tmp_path: Path):

@@ -1,10 +1,27 @@
 """Files are written whole or not at all, nothing that a user names is removed, and progress is one line in a log."""
 
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
 import pytest
+from launched import processes
 
 from capture_lib import cli
-from capture_lib.report import execute
-from capture_lib.utils import InputError, progress, raise_faults, say, write_atomically, write_json
+from capture_lib.experiments.run import claim_folder
+from capture_lib.utils import (
+    InputError,
+    explain,
+    one_at_a_time,
+    progress,
+    raise_faults,
+    remove,
+    say,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_folder_is_never_replaced_by_a_file(tmp_path):
@@ -30,6 +47,117 @@ def test_a_failed_write_keeps_what_was_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
+def test_nothing_beside_a_file_is_touched_and_no_device_replaced(tmp_path):
+    for name in (".figures.json.part", ".figures.json", "figures.json.part"):
+        (tmp_path / name).write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    write_json(tmp_path / "figures.json", {})
+    with pytest.raises(InputError, match="pipe: a device stands where a file is to be written"):
+        write_json(tmp_path / "pipe", {})
+    assert (tmp_path / "pipe").is_fifo()
+    mine = [path for path in tmp_path.iterdir() if path.is_file() and path.read_text() == "mine"]
+    assert len(mine) == 3 and len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_long_name_is_no_longer_while_it_is_written(tmp_path):
+    write_json(tmp_path / f"{'霜' * 83}.json", {})  # 254 bytes, of 255 that a name may have
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_many_processes_write_one_file_whole(tmp_path):
+    """Each of them sees its own, or that of another, and never half of one."""
+    started = [processes().Process(target=write_often, args=(tmp_path / "a.json", number)) for number in range(3)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(set(json.loads((tmp_path / "a.json").read_text()))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def write_often(file: Path, number: int) -> None:
+    for _ in range(50):
+        write_json(file, [number] * 2_000)
+        assert len(json.loads(file.read_text())) == 2_000
+
+
+def test_of_a_link_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    remove(tmp_path / "link")
+    assert not (tmp_path / "link").exists() and (tmp_path / "mine" / "a.txt").read_text() == "mine"
+
+
+# ---- what stops a command is one line
+
+
+@pytest.mark.parametrize("error, line", [
+    (OSError(28, "No space left on device"), "FILE: No space left on device"),
+    (OSError(28, "Error writing bytes to file. Detail: [errno 28]"), "FILE: No space left on device"),
+    (OSError("1000000 requested and 65504 written"), "FILE: cannot be written; is the disk full?"),
+    (OSError("problem writing element 131072 to file"), "FILE: cannot be written; is the disk full?"),
+    (RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos"), "FILE: cannot be written; is the"),
+    (RuntimeError("basic_ios::clear: iostream error"), "FILE: cannot be written; is the disk full?"),
+    (RuntimeError("I/O error: No space left on device (os error 28)"), "FILE: cannot be written; is the disk full?"),
+    (FileNotFoundError(2, "No such file or directory", "other.jpg"), "other.jpg: No such file or directory"),
+    (InputError("a.csv, line 3: odd (os error 28)"), "a.csv, line 3: odd (os error 28)"),
+])
+def test_a_failed_write_is_one_line_with_the_file(tmp_path, error, line):
+    with pytest.raises((OSError, InputError)) as failure:
+        with write_atomically(tmp_path / "made" / "a.json"):
+            raise error
+    said, code = explain(failure.value)
+    assert said.startswith(line.replace("FILE", str(tmp_path / "made" / "a.json")))
+    assert code == 2 and "\n" not in said and list((tmp_path / "made").iterdir()) == []
+
+
+def test_the_words_of_a_worker_are_its_last_line():
+    error = OSError("Caught OSError in DataLoader worker process 0.\nTraceback:\n  File …\nOSError: a.jpg: gone\n")
+    assert explain(error) == ("OSError: a.jpg: gone", 2)
+    assert explain(MemoryError()) == ("not enough memory; a smaller --profile needs less", 2)
+
+
+def test_what_nobody_thought_of_is_one_line_and_its_traceback_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    try:
+        raise KeyError("霜")
+    except KeyError as error:
+        said, code = explain(error)
+    file = next(tmp_path.iterdir())
+    assert said == f"KeyError: '霜' (a fault of this program; its traceback is in {file})" and code == 70
+    assert file.read_text(encoding="utf-8").startswith("Traceback") and "raise KeyError" in file.read_text("utf-8")
+
+
+# ---- two at once
+
+
+def hold(lock: Path, begun: object) -> None:
+    with one_at_a_time(lock, "sleeps"):
+        begun.set()
+        time.sleep(60)
+
+
+def test_a_lock_goes_with_its_process(tmp_path, capsys):
+    begun = processes().Event()
+    process = processes().Process(target=hold, args=(tmp_path / "far" / "a.lock", begun))
+    process.start()
+    assert begun.wait(60)
+    threading.Timer(0.2, process.kill).start()
+    with one_at_a_time(tmp_path / "far" / "a.lock", "draws a world"):
+        assert not process.is_alive() or process.join(5) is None
+    with one_at_a_time(tmp_path / "far" / "a.lock", "is alone"):
+        pass
+    assert capsys.readouterr().err == "waiting for another process that draws a world …\n"
+
+
+def test_of_a_launch_the_main_process_alone_locks(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with one_at_a_time(tmp_path / "a.lock", "sleeps"):
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_of_many_faults_twenty_are_told_and_the_rest_is_counted():
     raise_faults([])
     with pytest.raises(InputError) as error:
@@ -53,10 +181,11 @@ def test_a_report_goes_only_into_an_empty_folder_or_one_that_a_run_made(tmp_path
 def test_a_folder_that_a_run_made_is_taken_again(tmp_path):
     out = tmp_path / "report"
     out.mkdir()
-    execute.claim_folder(out)  # empty
-    (out / execute.MARK).touch()
+    claim_folder(out, tmp_path / "shop")  # empty
     (out / "index.html").write_text("a report")
-    execute.claim_folder(out)
+    claim_folder(out, tmp_path / "shop")
+    with pytest.raises(InputError, match="holds a report on .*/shop; name another folder with --out"):
+        claim_folder(out, tmp_path / "other" / "shop")
     assert (out / "index.html").read_text() == "a report"
 
 

@@ -1,5 +1,6 @@
 """The rendered world: true to its settings, to its boxes, and to the statistics of the published lists."""
 
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from capture_lib.catalog import table as catalog
 from capture_lib.catalog.photos import load_photo
 from capture_lib.world import building, staging
 from tests.drawn import TINY_WORLD
+from tests.launched import processes
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,39 @@ def test_an_interrupted_build_is_taken_up_and_another_world_refused(tiny: Path, 
     world.build(TINY_WORLD, tmp_path, workers=1)  # complete: nothing to draw
     with pytest.raises(catalog.InputError, match="another world"):
         world.build(replace(TINY_WORLD, seed=4), tmp_path)
+
+
+@pytest.mark.parametrize("mine", ["catalog.parquet", "images/mine.jpg", "parts", "thesis.tex"])
+def test_a_folder_with_other_things_is_refused_and_stays(tmp_path: Path, mine: str) -> None:
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).write_text("mine")
+    with pytest.raises(catalog.InputError, match="holds files that belong to no drawn world; name an empty folder"):
+        world.build(TINY_WORLD, tmp_path, workers=1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / mine]
+
+
+def test_a_damaged_note_is_named(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text((tiny / "world.json").read_text()[:30])
+    for call in (lambda: world.build(TINY_WORLD, tmp_path), lambda: world.settings_of(tmp_path)):
+        with pytest.raises(catalog.InputError, match="world.json: damaged; remove the folder and draw"):
+            call()
+
+
+def build_in_a_process(folder: Path, said: Path) -> None:
+    with said.open("a") as file, redirect_stderr(file):
+        world.build(TINY_WORLD, folder, workers=1)
+
+
+def test_two_processes_draw_a_world_once(tiny: Path, tmp_path: Path) -> None:
+    made, said = tmp_path / "made", tmp_path / "said"
+    both = [processes().Process(target=build_in_a_process, args=(made, said)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0
+    assert (made / "catalog.parquet").read_bytes() == (tiny / "catalog.parquet").read_bytes()
+    assert said.read_text() == f"waiting for another process that draws {made} …\n"
 
 
 @pytest.mark.parametrize("sample", ["gallery-000060", "shop-000001", "gallery", "gallery--1"])

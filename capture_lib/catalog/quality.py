@@ -1,0 +1,108 @@
+"""What is odd in a catalog: counted, with examples, and said whatever the catalog was made of."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from capture_lib.catalog.labels import spelling
+from capture_lib.catalog.table import SPLITS, Catalog, content_digest, finding
+from capture_lib.utils import claim_file, raise_faults, write_atomically
+
+COLUMNS = ["what", "split", "count", "example", "what we do"]
+FAULTS = "faults that `capture catalog` found"
+OURS = (b"count,example,what we do", FAULTS.encode())  # in the heads of these files
+PLACEHOLDER = 3  # samples of differing text with one photo: "no picture yet", or a shop's "removed"
+
+
+def audit(catalog: Catalog) -> pd.DataFrame:
+    """Return the columns `COLUMNS`: what reading the rows changed, and what is odd in them and in their photos."""
+    rows = [*catalog.noted, *table_findings(catalog.table), *photo_findings(catalog.table, catalog.photos)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
+    """Yield a line for each thing that is odd in the rows of a catalog."""
+    parts = {split: table[table["split"] == split] for split in SPLITS}
+    for split, part in parts.items():
+        labels = part["labels"]
+        if split != "train":  # training reads no labels
+            action = "never a hit" if split == "gallery" else "not scored"
+            yield from finding("samples without labels", split, part["sample_id"][labels.map(len) == 0], action)
+        if split == "gallery":
+            yield from finding("several labels on a gallery photo", split, labels[labels.map(set).map(len) > 1],
+                               "kept: each counts")
+        doubled = labels.map(set).map(len) < labels.map(len)
+        yield from finding("the same label twice in one photo", split, labels[doubled],
+                           "kept: the product is there twice")
+        short = [0 < len(caption) < 40 and len(spelling(caption)) < 2 for caption in part["caption"]]
+        yield from finding("captions of one character", split, part["caption"][short], "kept")
+
+    # what two splits have in common, as rows of the second one
+    for one, other in combinations(parts, 2):
+        for column in ("caption", "image", "mirror"):
+            cells = parts[other][column]
+            shared = cells[cells.isin(set(parts[one][column]) - {"", None})]
+            yield from finding(f"{column} that stands in {one} too", other, shared, "kept: a leak")
+
+    # labels of one product under differing names, and labels that the gallery lacks
+    labels = {split: set(part["labels"].explode().dropna()) for split, part in parts.items()}
+    spellings = defaultdict(list)
+    for label in sorted(set().union(*labels.values())):
+        spellings[spelling(label)].append(label)
+    several = [group for group in spellings.values() if len(group) > 1]
+    yield from finding("labels that differ by case, width, spaces or punctuation alone", "all", several, "kept apart")
+    if labels["gallery"]:
+        lacking = sorted((labels["val"] | labels["test"]) - labels["gallery"])
+        yield from finding("labels of queries that the gallery lacks", "all", lacking, "kept; no ranking can find them")
+
+
+def photo_findings(table: pd.DataFrame, photos: dict[str, Path]) -> Iterator[tuple]:
+    """Yield a line for each way in which photos on disk have the same bytes."""
+    sizes = {sample: path.stat().st_size for sample, path in photos.items()}
+    shared = {size for size, count in Counter(sizes.values()).items() if count > 1}  # only these can be the same
+    groups = defaultdict(list)
+    for row in table.itertuples():
+        if sizes.get(row.sample_id) in shared:
+            groups[content_digest(photos[row.sample_id])].append(row)
+    groups = [rows for rows in groups.values() if len(rows) > 1]
+    splits = [[row.split for row in rows] for rows in groups]
+
+    for split in SPLITS:
+        again = [row.sample_id for rows in groups for row in [row for row in rows if row.split == split][1:]]
+        yield from finding("photos that another sample of the split has too", split, again, "kept")
+    for one, other in combinations(SPLITS, 2):
+        leaks = [row.sample_id for rows, found in zip(groups, splits, strict=True) if one in found
+                 for row in rows if row.split == other]
+        yield from finding(f"photos that a sample of {one} has too", other, leaks, "kept: a leak")
+    placeholders = [[row.sample_id for row in rows] for rows in groups
+                    if len(rows) >= PLACEHOLDER and len({(row.caption, *row.labels) for row in rows}) > 1]
+    yield from finding("photos of 3 samples or more that differ in text: placeholders?", "all", placeholders, "kept")
+
+
+def refuse_oddities(catalog: Catalog) -> None:
+    """Raise an InputError with a line for each finding and remark; that photos are still to be fetched is none."""
+    lines = [f"{row[1]}: {row[2]:,} {row[0]} ({row[3]})" for row in audit(catalog).itertuples(index=False)]
+    lines += [remark for remark in catalog.remarks() if "capture download" not in remark]
+    raise_faults([f"--strict: {line}" for line in lines])
+
+
+def write_quality(catalog: Catalog) -> pd.DataFrame:
+    """Write the audit of a catalog to its `quality.csv`; return it."""
+    found = audit(catalog)
+    write_csv(found, catalog.folder / "quality.csv")
+    return found
+
+
+def write_faults(faults: Iterable[str], file: Path) -> None:
+    """Write all faults of a table, a line each."""
+    write_csv(pd.DataFrame({FAULTS: list(faults)}), file)
+
+
+def write_csv(table: pd.DataFrame, file: Path) -> None:
+    """Write one of these files as spreadsheets want it, without formulas, and never over one that is not ours."""
+    claim_file(file, *OURS)
+    with write_atomically(file) as beside:
+        table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")

@@ -1,0 +1,145 @@
+"""The audit of a catalog: what is odd is counted whatever the catalog was made of, and nothing is overwritten by it."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from drawn import make_catalog, refused
+from PIL import Image
+
+from capture_lib.catalog import quality
+from capture_lib.catalog.labels import is_missing, read_labels, spelling
+from capture_lib.catalog.table import Catalog, read_catalog, write_catalog
+
+SPELLINGS = "labels that differ by case, width, spaces or punctuation alone"
+
+
+def counts(catalog: Catalog) -> dict[tuple[str, str], int]:
+    found = quality.audit(catalog)
+    assert list(found.columns) == quality.COLUMNS
+    return dict(zip(zip(found["what"], found["split"], strict=True), found["count"], strict=True))
+
+
+def make(folder: Path, **columns: list) -> Catalog:
+    """A catalog of one training photo, two of the gallery, one of val and two of test, with other cells."""
+    table = make_catalog(folder, train=1, gallery=2, val=1, test=2).table
+    plain = {"caption": [f"the text of {sample}" for sample in table["sample_id"]],
+             "labels": [[], ["A"], ["B"], ["A"], ["A"], ["B"]]}
+    cells = {name: pd.Series(values, dtype=object) for name, values in (plain | columns).items()}
+    write_catalog(table.assign(**cells), folder)
+    return read_catalog(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """The six photos of such a catalog, all different."""
+    paths = list(make(tmp_path).photos.values())
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path, "BMP")
+    return paths
+
+
+def test_a_clean_catalog_has_nothing_odd(tmp_path, photos):
+    assert counts(read_catalog(tmp_path)) == {}
+
+
+def test_labels_and_captions(tmp_path, photos):
+    labels = [[], ["A", "gift"], ["B", "B"], [], ["Ａ"], ["a\u200b", "X"]]
+    captions = ["plain", "one", "精", "one", "🍎", "three"]
+    table = read_catalog(tmp_path).table.assign(labels=pd.Series(labels, dtype=object), caption=captions)
+    write_catalog(table, tmp_path)
+    assert counts(read_catalog(tmp_path)) == {
+        ("samples without labels", "val"): 1, ("captions of one character", "test"): 1,
+        ("several labels on a gallery photo", "gallery"): 1, ("the same label twice in one photo", "gallery"): 1,
+        ("captions of one character", "gallery"): 1, ("caption that stands in val too", "gallery"): 1,
+        (SPELLINGS, "all"): 1, ("labels of queries that the gallery lacks", "all"): 3}
+
+
+def test_photos_of_the_same_bytes_within_and_across_splits(tmp_path, photos):
+    train, first, second, val, test, _ = photos
+    shutil.copyfile(first, second)
+    shutil.copyfile(train, val)
+    assert counts(read_catalog(tmp_path)) == {
+        ("photos that another sample of the split has too", "gallery"): 1,
+        ("photos that a sample of train has too", "val"): 1}
+    shutil.copyfile(train, test)
+    found = counts(read_catalog(tmp_path))
+    assert found["photos that a sample of train has too", "test"] == 1
+    assert found["photos that a sample of val has too", "test"] == 1
+    assert found["photos of 3 samples or more that differ in text: placeholders?", "all"] == 1
+
+
+def test_three_photos_of_one_product_are_no_placeholder(tmp_path, photos):
+    for copy in photos[1:3]:
+        shutil.copyfile(photos[0], copy)
+    table = read_catalog(tmp_path).table
+    same = table.assign(caption="a text", labels=pd.Series([["A"]] * 6, dtype=object))
+    write_catalog(same, tmp_path)
+    assert not [what for what, _ in counts(read_catalog(tmp_path)) if "placeholder" in what]
+
+
+def test_the_file_holds_no_formula_and_no_control_code(tmp_path, photos):
+    captions = ["=1+1", "\x1b[31m red", "@a b", "=1+1", "\x1b[31m red", "@a b"]
+    write_catalog(read_catalog(tmp_path).table.assign(caption=captions), tmp_path)
+    quality.write_quality(read_catalog(tmp_path))
+    quality.write_faults(["=evil.csv, line 2: x", "@a", "plain"], tmp_path / "faults.csv")
+    cells = []
+    for name in ("quality.csv", "faults.csv"):
+        with (tmp_path / name).open(encoding="utf-8-sig", newline="") as file:
+            cells += [cell for row in csv.reader(file) for cell in row]
+    assert "'=evil.csv, line 2: x" in cells and "plain" in cells and any("\\x1b[31m red" in cell for cell in cells)
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@")) or not cell.isprintable()]
+
+
+def test_a_file_of_the_users_is_not_overwritten_and_ours_is(tmp_path, photos):
+    made = read_catalog(tmp_path)
+    quality.write_quality(made)
+    quality.write_quality(made)
+    for name, write in (("quality.csv", lambda file: quality.write_quality(made)),
+                        ("faults.csv", lambda file: quality.write_faults(["x"], file))):
+        (tmp_path / name).write_text("what I noted, by hand\n")
+        refused(lambda write=write, name=name: write(tmp_path / name), f"{name}: is not of `capture catalog`")
+        assert (tmp_path / name).read_text() == "what I noted, by hand\n"
+
+
+# ---- texts that mean "missing"
+
+
+@pytest.mark.parametrize("text", [
+    "", " ", "nan", "NaN", "NAN", "-nan", "NULL", "null ", "(null)", "None", "N/A", "n/a", "n.a.", "NA", "<NA>", "#N/A",
+    "ＮＵＬＬ", "NaT", r"\N", "#VALUE!", "#REF!", "#DIV/0!", "1.#IND", "[]", "['']", "-", "--", "?", "无",
+    "\u200b", "\ufeff", "\u3164", "\u2800\u200d"])
+def test_every_writing_of_missing(text):
+    assert is_missing(text)
+
+
+@pytest.mark.parametrize("text", ["0", "N", "Nana", "Nat", "🍎", "N&A", "C+", "nan khatai", "None of us", "1", "水"])
+def test_a_text_that_means_something(text):
+    assert not is_missing(text)
+
+
+@pytest.mark.parametrize(("cell", "labels", "dropped"), [
+    ("a#;# b  c #;#", ["a", "b c"], []), ('["a", "b"]', ["a", "b"], []), ("['a']", ["a"], []), ("['']", [], [""]),
+    ("['a' 'b']", ["a", "b"], []), ("('a', \"b's\")", ["a", "b's"], []), ("[]", [], []), ("[nan]", [], ["[nan]"]),
+    ('["a", null, NaN, "\\ud83c\\udf4e"]', ["a", "🍎"], ["", ""]), ("[1, 2]", ["1", "2"], []),
+    ("[new] milk", ["[new] milk"], []), ("[new]", ["[new]"], []), (0, ["0"], []), (3.0, ["3"], []),
+    ("3.0", ["3"], []), (3.5, ["3.5"], []), (None, [], []),
+    (float("nan"), [], []), (["a", None, 0, "x#;#y", "None"], ["a", "0", "x", "y"], ["", "None"]), ("0", ["0"], [])])
+def test_labels_of_a_cell(cell, labels, dropped):
+    words = []
+    assert read_labels(cell, words) == labels and words == dropped
+
+
+@pytest.mark.parametrize("cell", ["{'a': 1}", "['a', nan]", "['a' + 'b']"])
+def test_a_list_that_cannot_be_read_is_no_label(cell):
+    with pytest.raises(ValueError, match="looks like a list"):
+        read_labels(cell, [])
+
+
+def test_near_spellings():
+    alike = ("L'Oréal A-B（50）", "l’ore\u0301al　Ａ–b (50)", "LORÉAL\u200b AB50")
+    assert len({spelling(text) for text in alike}) == 1
+    apart = ("1.5 ml", "15 ml", "PA++", "PA+++", "50%", "50", "कि", "का")
+    assert len({spelling(text) for text in apart}) == len(apart)
