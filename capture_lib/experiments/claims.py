@@ -1,7 +1,7 @@
-"""What the paper claims, what was measured here, and the verdict (notebook 07).
+"""What is claimed, by the paper and by us, what was measured here, and the verdict (notebook 07).
 
-Each claim of `claims.json` compares pairs of methods, the main pair first; "among": over queries of
-one combination alone; "wanted": "not better" where the claim is that something doesn't help.
+A claim of `claims.json` compares pairs of methods. "of": whose it is; "among": over queries of one combination
+alone; "figure": another than standard mAP@10; "wanted": "not better" where something is said not to help.
 """
 
 import json
@@ -15,76 +15,116 @@ import pandas as pd
 from capture_lib.experiments.significance import FLIPS, holm, p_values, pooled_noise
 from capture_lib.retrieval.statistics import paired_difference
 
-FIGURE = ("standard", "mAP@10")  # that claims about retrieval are tested by
-LEVEL = 0.05  # of the adjusted p value
-BETTER, NOT_BETTER = "better", "not better"
-HOLDS, OPEN, CONTRADICTED, NOT_MEASURED = "holds", "not shown", "contradicted", "not measured"
-RULES = {BETTER: f"holds if better, with p < {LEVEL} after Holm",
-         NOT_BETTER: f"holds unless better, with p < {LEVEL} after Holm"}
-RECALL = "recall@0.5 of the proposals"
+QUERIES, BOXES, RECALL = "standard mAP@10", "instance mAP@10", "recall@0.5"  # figures
+FIGURE = ("standard", "mAP@10")
+LEVEL = 0.05  # of p values, adjusted by Holm's method
+NO_HELP = 0.01  # what helps less doesn't help
+VISIBLE = 0.05  # the effect that a test must be able to see; this and the next two are ours
+LEAST_QUERIES = 20
+LEAST_STEPS = 200  # of a training whose model is judged
 MIN_RECALL = 0.8  # the paper gives no threshold for its proposals; ours
-MEASURES = ("effect", "low", "high", "p", "p_raw")
+VERDICTS = REPRODUCED, CONTRADICTED, NOT_SHOWN, NOT_TESTABLE = (
+    "reproduced", "contradicted", "not shown", "not testable at this size")
+BETTER, NOT_BETTER = "better", "not better"
+UNTRAINED = ("image-only", "text-only", "late-fusion", "popularity", "chance")
+MEASURES = ("effect", "low", "high", "p", "p_raw", "seen", "queries", "trainings", "steps")
 CLAIMS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query
+Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figures of every query, or every true box
 
 
-def ledger(scores: Scores, combination: np.ndarray, proposals: dict | None, command: str) -> list[dict]:
-    """Return a row for each claim: verdict, comparisons, the figures of the first that was measured.
+def outcome(result: dict) -> tuple[str, str]:
+    """Return the verdict of a comparison, and what is lacking where it is not testable; the first rule that fits:
 
-    `combination`: the kind of each query (Q,); `proposals`: what notebook 03 measured, if it did.
+    1. Not testable: fewer than `LEAST_QUERIES`, or a model that was trained for fewer than `LEAST_STEPS`.
+    2. Reproduced or contradicted: p < `LEVEL` after Holm, and the effect points as claimed, or the other way.
+    3. Reproduced: something is said not to help, and the interval ends below `NO_HELP`.
+    4. Not testable: an effect of `VISIBLE` could not have been seen, for half the interval is wider.
+    5. Not shown.
+    """
+    effect, steps = result["effect"], result["steps"]
+    if effect is None:
+        return NOT_TESTABLE, "nothing was measured"
+    if result["queries"] < LEAST_QUERIES:
+        return NOT_TESTABLE, f"{result['queries']} queries, {LEAST_QUERIES} are the least"
+    if steps is not None and steps < LEAST_STEPS:
+        return NOT_TESTABLE, f"{steps} steps of training, {LEAST_STEPS} are the least"
+    if result["p"] < LEVEL:
+        return REPRODUCED if (effect > 0) == (result["wanted"] == BETTER) else CONTRADICTED, ""
+    if result["wanted"] == NOT_BETTER and result["high"] < NO_HELP:
+        return REPRODUCED, ""
+    if result["seen"] > VISIBLE:
+        return NOT_TESTABLE, f"an effect below {100 * result['seen']:.1f} points could not have been seen"
+    return NOT_SHOWN, ""
+
+
+def ledger(scores: Scores, boxes: Scores, combination: np.ndarray, proposals: dict | None, steps: dict[str, int],
+           command: str) -> list[dict]:
+    """Return a row for each claim: the figures and the verdict of the first comparison that was measured, and all.
+
+    `combination`: the kind of each query (Q,); `proposals`: what notebook 03 measured, if it did; `steps`: of an
+    "ablation", and of a training in "full".
     """
     rows = []
     for claim in CLAIMS:
-        wanted = claim.get("wanted", BETTER)
-        among = claim.get("among", "")
-        row = {key: claim.get(key) for key in ("claim", "source", "paper", "note")}
-        rows.append(row | {"command": command, "rule": RULES[wanted], "comparisons": []})
-        for better, baseline in claim["comparisons"]:
-            compared = f"{better} − {baseline}" + (f" ({among})" if among else "")
-            result = {"compared": compared, "better": better, "baseline": baseline, "among": among, "wanted": wanted}
-            rows[-1]["comparisons"].append(result | dict.fromkeys((*MEASURES, "queries", "trainings")))
+        asked = {"figure": QUERIES, "among": "", "wanted": BETTER} | claim
+        aside = asked["among"] or asked["figure"].replace(QUERIES, "")
+        rows.append({key: claim.get(key) for key in ("of", "claim", "source", "paper", "note")} | {"command": command})
+        rows[-1]["comparisons"] = [
+            {"compared": f"{better} − {baseline}" + f" ({aside})" * bool(aside), "better": better, "baseline": baseline}
+            | {key: asked[key] for key in ("figure", "among", "wanted")} | dict.fromkeys(MEASURES)
+            for better, baseline in claim["comparisons"]]
 
-    # measure them, and adjust all p values as one family
+    # measure, and adjust the p values: the claims of the paper are one family, ours another
     planned = [result for row in rows for result in row["comparisons"]]
-    measure(planned, scores, combination)
+    measure(planned, scores, boxes, combination, steps)
     for result in planned:
-        if result["better"] == RECALL and proposals and proposals.get("recall@0.5"):
+        if result["figure"] == RECALL and proposals and proposals.get(RECALL):
             # above our threshold, with the p value of a normal distribution
-            low, value, high = (proposals["recall@0.5"][key] - MIN_RECALL for key in ("low", "value", "high"))
+            low, value, high = (proposals[RECALL][key] - MIN_RECALL for key in ("low", "value", "high"))
             error = max((high - low) / (2 * 1.96), 1e-9)
             p = max(erfc(abs(value) / error / sqrt(2)), 1 / (FLIPS + 1))
-            result |= {"effect": value, "low": low, "high": high, "p_raw": p, "queries": proposals.get("photos"),
-                       "trainings": [1, 1]}
-    measured = [result for result in planned if result["effect"] is not None]
-    for result, p in zip(measured, holm([result["p_raw"] for result in measured]), strict=True):
-        result["p"] = float(p)
+            result |= {"effect": value, "low": low, "high": high, "p_raw": p, "queries": proposals["photos"]}
+    for owner in ("paper", "ours"):
+        family = [result for row in rows if row["of"] == owner for result in row["comparisons"]
+                  if result["effect"] is not None]
+        for result, p in zip(family, holm([result["p_raw"] for result in family]), strict=True):
+            result |= {"p": float(p), "seen": (result["high"] - result["low"]) / 2}
+
+    # the first that was measured decides; the others agree or not
     for result in planned:
-        result["outcome"] = outcome(result["wanted"], result["effect"], result["p"])
+        result["outcome"], result["lacking"] = outcome(result)
     for row in rows:
-        row["verdict"] = verdict([result["outcome"] for result in row["comparisons"]])
-        shown = next((result for result in row["comparisons"] if result in measured), row["comparisons"][0])
-        row |= {key: shown[key] for key in ("compared", *MEASURES)}
+        measured = [result for result in row["comparisons"] if result["effect"] is not None]
+        first, *others = measured or row["comparisons"][:1]
+        row |= {key: first[key] for key in ("compared", "figure", "lacking", *MEASURES)}
+        row["verdict"] = first["outcome"]
+        row["agree"] = f"{sum(other['outcome'] == first['outcome'] for other in others)} of {len(others)}"
     return rows
 
 
-def measure(results: list[dict], scores: Scores, combination: np.ndarray) -> None:
+def measure(results: list[dict], scores: Scores, boxes: Scores, combination: np.ndarray, steps: dict[str, int]) -> None:
     """Add effect, interval and p value to each comparison whose two methods are there."""
-    every = {name: np.stack([table[FIGURE] for table in tables]) for name, tables in scores.items()}  # (S, Q)
+    every = {QUERIES: {name: np.stack([table[FIGURE] for table in tables]) for name, tables in scores.items()},
+             BOXES: {name: np.stack([per_photo(table) for table in tables]) for name, tables in boxes.items()}}
     pairs, noise, measured = [], [], []
     for result in results:
-        if result["better"] not in scores or result["baseline"] not in scores:
+        figures = every.get(result["figure"], {})
+        if result["better"] not in figures or result["baseline"] not in figures:
             continue
-        chosen = combination == result["among"] if result["among"] else slice(None)
-        figures = {name: values[:, chosen] for name, values in every.items()}
-        a = figures[result["better"]]
+        if result["among"]:
+            figures = {name: values[:, combination == result["among"]] for name, values in figures.items()}
+        a = figures[result["better"]]  # (S, Q)
         b = figures[result["baseline"]]
         # in a small profile, two layer counts may be one model: then neither is better
         if a.shape[1] == 0 or result["wanted"] == BETTER and np.array_equal(a, b):
             continue
         together = training_of(result["better"]) == training_of(result["baseline"])
         effect = paired_difference(a, b, together=together)
+        kinds = {"ablation" if name.startswith("ablation/") else "full"
+                 for name in (result["better"], result["baseline"]) if not name.startswith(UNTRAINED)}
         result |= {"effect": effect["value"], "low": effect["low"], "high": effect["high"],
-                   "queries": a.shape[1], "trainings": [len(a), len(b)]}
+                   "queries": a.shape[1], "trainings": [len(a), len(b)],
+                   "steps": min((steps[kind] for kind in kinds), default=None)}
         pairs.append((a, b, together))
         measured.append(result)
 
@@ -99,31 +139,18 @@ def measure(results: list[dict], scores: Scores, combination: np.ndarray) -> Non
         result["p_raw"] = float(p)
 
 
+def per_photo(boxes: pd.DataFrame) -> np.ndarray:
+    """Return a figure a photo (P,) whose mean is that of all boxes: the boxes of one photo are no separate trials."""
+    photos = boxes.groupby("photo")["mAP@10"].sum()
+    return photos.to_numpy() * len(photos) / len(boxes)
+
+
 def training_of(method: str) -> str:
     """Return the training of a method: `capture/instance` and `capture-chosen/image` share one."""
-    if method in ("image-stream", "text-stream"):
+    read, taught, _ = method.partition(" + captions")
+    if read in ("image-stream", "text-stream"):
         return "dual-encoder"
-    if method.startswith("ablation/"):
-        return method.removesuffix(", product")
-    return method.split("/")[0].removesuffix("-chosen")
-
-
-def outcome(wanted: str, effect: float | None, p: float | None) -> str:
-    """Return whether a comparison holds, by its effect and its adjusted p value."""
-    if effect is None:
-        return NOT_MEASURED
-    if wanted == NOT_BETTER:
-        return CONTRADICTED if p < LEVEL and effect > 0 else HOLDS
-    if p >= LEVEL:
-        return OPEN
-    return HOLDS if effect > 0 else CONTRADICTED
-
-
-def verdict(outcomes: list[str]) -> str:
-    """Return the verdict on a claim by the outcomes of its comparisons, the main one first."""
-    measured = [outcome for outcome in outcomes if outcome != NOT_MEASURED]
-    if not measured:
-        return "not testable here"
-    if measured[0] == CONTRADICTED or HOLDS not in measured:
-        return "not reproduced"
-    return "reproduced" if set(measured) == {HOLDS} else "partly"
+    if read.startswith("ablation/"):
+        return read.removesuffix(", product")
+    name = read.split("/")[0]
+    return ("capture" if name.startswith("capture-") else name) + taught
