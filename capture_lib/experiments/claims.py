@@ -98,7 +98,8 @@ def ledger(scores: Scores, boxes: Scores, combination: np.ndarray, proposals: di
         first, *others = measured or row["comparisons"][:1]
         row |= {key: first[key] for key in ("compared", "figure", "lacking", *MEASURES)}
         row["verdict"] = first["outcome"]
-        row["agree"] = f"{sum(other['outcome'] == first['outcome'] for other in others)} of {len(others)}"
+        same = sum(other["outcome"] == first["outcome"] for other in others)
+        row["agree"] = f"{same} of {len(others)}" if others else "—"
     return rows
 
 
