@@ -56,13 +56,11 @@ def summary(out: Path) -> list[str]:
     methods = methods_of(metrics)
     lines = []
     if methods:
-        figures = []
-        for name in methods:
-            if name in (next(iter(methods)), CAPTURE, "chance"):
-                boxes = methods[name].get("instance")
-                by_box = f", by box {percent(boxes['mAP@10'])}" if boxes else ""
-                figures.append(f"{name} {percent(methods[name]['standard']['mAP@10'])}{by_box}")
-        lines.append(f"standard mAP@10, best of {len(methods)} methods first: {'; '.join(figures)}")
+        named = [name for name in methods if name in (next(iter(methods)), CAPTURE, "chance")]
+        figures = "; ".join(f"{name} {percent(methods[name]['standard']['mAP@10'])}" for name in named)
+        boxes = methods.get(CAPTURE, {}).get("instance")
+        by_box = f"; by box {CAPTURE} {percent(boxes['mAP@10'])}" if boxes else ""
+        lines.append(f"standard mAP@10, best of {len(methods)} methods first: {figures}{by_box}")
     verdicts = Counter(claim["verdict"] for content in metrics.values() for claim in content["claims"])
     if verdicts:
         lines.append("claims: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))

@@ -266,7 +266,7 @@ def test_a_broken_notebook_is_named(tmp_path: Path):
 def test_the_end_of_a_run_takes_three_lines(report: Path):
     assert site.summary(report) == [
         "standard mAP@10, best of 4 methods first: image-only 68.0% [66.0, 71.0]; capture-chosen/instance "
-        "50.0% [48.0, 53.0], by box 25.0% [23.0, 28.0]; chance 2.0% [0.0, 5.0]",
+        "50.0% [48.0, 53.0]; chance 2.0% [0.0, 5.0]; by box capture-chosen/instance 25.0% [23.0, 28.0]",
         "claims: 1 reproduced, 1 not shown, 1 contradicted, 1 not testable at this size",
         f"report: {report / 'index.html'}"]
 
