@@ -58,7 +58,9 @@ def summary(out: Path) -> list[str]:
     if methods:
         named = [name for name in methods if name in (next(iter(methods)), CAPTURE, "chance")]
         figures = "; ".join(f"{name} {percent(methods[name]['standard']['mAP@10'])}" for name in named)
-        lines.append(f"standard mAP@10, best of {len(methods)} methods first: {figures}")
+        boxes = methods.get(CAPTURE, {}).get("instance")
+        by_box = f"; by box {CAPTURE} {percent(boxes['mAP@10'])}" if boxes else ""
+        lines.append(f"standard mAP@10, best of {len(methods)} methods first: {figures}{by_box}")
     verdicts = Counter(claim["verdict"] for content in metrics.values() for claim in content["claims"])
     if verdicts:
         lines.append("claims: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))

@@ -34,29 +34,32 @@ def interval(value: float) -> dict:
     return {"value": value, "low": value - 0.02, "high": value + 0.03}
 
 
-def method(value: float) -> dict:
+def method(value: float, by_box: float | None = None) -> dict:
     """The figures of a method, its released mAP@10 ten points above the standard one; no Prec@10 is available."""
-    return {definition: {"mAP@10": interval(value + 0.1 * (definition == "released")), "mAR@10": interval(0.4),
-                         "Prec@10": None} for definition in ("released", "standard")}
+    found = {definition: {"mAP@10": interval(value + 0.1 * (definition == "released")), "mAR@10": interval(0.4),
+                          "Prec@10": None} for definition in ("released", "standard")}
+    boxes = {"mAP@10": interval(by_box), "R@1": interval(2 * by_box), "found": interval(0.8)} if by_box else None
+    return found | ({"instance": boxes} if boxes else {})
 
 
-def claim(text: str, verdict: str, effect: float | None, paper: object = None) -> dict:
+def claim(text: str, verdict: str, effect: float | None, paper: object = None, of: str = "paper") -> dict:
     low, high = (None, None) if effect is None else (effect - 0.025, effect + 0.03)
-    return {"claim": text, "source": "Sec. 4", "paper": paper, "compared": "a − b", "effect": effect, "low": low,
-            "high": high, "verdict": verdict, "note": "The world is small.",
+    lacking = "" if effect else "nothing was measured"
+    return {"of": of, "claim": text, "source": "Sec. 4", "paper": paper, "compared": "a − b", "effect": effect,
+            "low": low, "high": high, "verdict": verdict, "lacking": lacking, "note": "The world is small.",
             "comparisons": [{"compared": "a − c", "effect": 0.5, "low": 0.4, "high": 0.6, "p_raw": 0.01}]}
 
 
 METRICS = {
     "03_detector": {"proposals": {"recall@0.5": interval(0.5), "photos": 1234}, "losses": [0.1, 0.2],
                     "rows": [{"name": "图像", "found": True}], "training_s": 12.5},
-    "05_retrieval": {"methods": {"chance": method(0.02), "capture-chosen/instance": method(0.5), HOSTILE: method(0.3),
-                                 "image-only": method(0.6)}},
+    "05_retrieval": {"methods": {"chance": method(0.02), "capture-chosen/instance": method(0.5, 0.25),
+                                 HOSTILE: method(0.3, 0.1), "image-only": method(0.6)}},
     "06_ablations": {"methods": {"ablation/short": method(0.9), "image-only": method(0.68)},
                      "to_capture": {"image-only": interval(0.1)}},
-    "07_claims": {"claims": [claim("A & B", "reproduced", 0.09), claim("C", "partly", -0.002, 0.01),
-                             claim("D", "not reproduced", -0.1, "79.36 against 74.69"),
-                             claim("E", "not testable here", None)]},
+    "07_claims": {"claims": [claim("A & B", "reproduced", 0.09), claim("C", "not shown", -0.002, 0.01),
+                             claim("D", "contradicted", -0.1, "79.36 against 74.69"),
+                             claim("E", "not testable at this size", None, of="ours")]},
     "08_beyond": {"gain": {"mean": 0.041, "low": 0.012, "high": 0.07}},
 }
 
@@ -167,13 +170,15 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
     assert "profile smoke" in said and "seed 0" in said and "commit abc" in said
     assert "written 2030-01-02T03:04:05Z" in said and "notebooks took 2 min" in said
     assert "best of 4 methods: image-only 68.0 [66.0, 71.0]" in said  # of the later notebook
-    assert "capture-chosen/instance 50.0 [48.0, 53.0]" in said and "chance 2.0 [0.0, 5.0]" in said
-    assert "4 claims 1 reproduced 1 partly 1 not reproduced 1 not testable here" in said
-    assert "A &amp; B a − b · Sec. 4 The world is small. +9.0 [+6.5, +12.0] ✓ reproduced" in said
-    assert "+1.0 -0.2 [-2.7, +2.8] ◐ partly" in said and "79.36 against 74.69 -10.0 [-12.5, -7.0] ×" in said
-    assert "not available ○ not testable here" in said
+    assert "capture-chosen/instance 50.0 [48.0, 53.0] standard mAP@10, percent; by box 25.0" in said
+    assert "chance 2.0 [0.0, 5.0] standard mAP@10, percent 4 claims" in said
+    assert "4 claims 1 reproduced 1 not shown 1 contradicted 1 not testable at this size" in said
+    assert "What the paper claims A &amp; B a − b · Sec. 4 The world is small. +9.0 [+6.5, +12.0] ✓ reproduced" in said
+    assert "+1.0 -0.2 [-2.7, +2.8] ◐ not shown" in said and "79.36 against 74.69 -10.0 [-12.5, -7.0] ×" in said
+    assert "Our own questions E a − b · Sec. 4 The world is small. nothing was measured not available ○ not" in said
     assert "ablation/" not in said and "This run is not complete" in said and "InputError: no room" in said
-    assert "image-only 68.0 [66.0, 71.0] 40.0 [38.0, 43.0] not available 78.0 [76.0, 81.0]" in said
+    assert "image-only not available not available 68.0 [66.0, 71.0] 40.0 [38.0, 43.0] not available 78.0" in said
+    assert "capture-chosen/instance 25.0 [23.0, 28.0] 50.0 [48.0, 53.0] 50.0 [48.0, 53.0] 40.0" in said  # mAP, R@1, mAP
 
 
 def test_the_first_picture_of_each_notebook_stands_in_the_page(report: Path):
@@ -192,12 +197,13 @@ def test_all_figures_are_one_tidy_table(report: Path):
         return rows.loc[key].tolist()
 
     assert row("05_retrieval", "mAP@10", "image-only", "released") == [0.7, "0.6799999999999999", "0.73", "fraction"]
+    assert row("05_retrieval", "R@1", "capture-chosen/instance", "instance") == [0.5, "0.48", "0.53", "fraction"]
     assert row("06_ablations", "to_capture · image-only", "", "")[0] == 0.1
     assert row("03_detector", "proposals · photos", "", "") == [1234, "", "", "count"]
     assert row("03_detector", "losses · 2", "", "")[0] == 0.2 and row("03_detector", "training_s", "", "")[3] == "s"
     assert row("07_claims", "claims · 1 · comparisons · 1 · p_raw", "", "")[0] == 0.01
     assert row("08_beyond", "gain", "", "") == [0.041, "0.012", "0.07", "fraction"]
-    assert not found["figure"].str.contains("found|Prec|provenance|name").any()  # no numbers
+    assert not found["figure"].str.contains(" · found|Prec|provenance|name").any()  # no numbers
     said = text_of(report / "figures.html")
     assert "recall@0.5 0.5 0.48 0.53 fraction" in said and "mAP@10 image-only released 0.7 0.68 0.73 fraction" in said
 
@@ -225,16 +231,19 @@ def test_a_site_of_nothing_says_so(tmp_path: Path):
 def test_the_number_of_labelled_queries_stands_beside_the_figures(tmp_path: Path):
     counted = {"split": "test", "count": 40, "labelled": 20}
     write_metrics(tmp_path, {"05_retrieval": {"methods": {"chance": method(0.02)}, "queries": counted}})
-    assert "over the test queries that have labels, 20 of 40." in text_of(site.build(tmp_path))
+    said = text_of(site.build(tmp_path))
+    assert "over the test queries that have labels, 20 of 40." in said
+    assert "0 to 100 mAP@10 standard" in said and "by box 2" not in said  # nothing was judged by box
 
 
 def test_a_catalog_with_nothing_to_score(tmp_path: Path):
     unscored = {"03_detector": {"proposals": None, "encoder": {"kind": "crops"}}, "05_retrieval": {"methods": {}},
-                "06_ablations": {"methods": {}}, "07_claims": {"claims": [claim("A", "not testable here", None)]}}
+                "06_ablations": {"methods": {}},
+                "07_claims": {"claims": [claim("A", "not testable at this size", None)]}}
     write_metrics(tmp_path, unscored)
     said = text_of(site.build(tmp_path))
-    assert "No method was scored" in said and "1 not testable here" in said and "best of" not in said
-    assert site.summary(tmp_path)[0] == "claims: 1 not testable here"
+    assert "No method was scored" in said and "1 not testable at this size" in said and "best of" not in said
+    assert site.summary(tmp_path)[0] == "claims: 1 not testable at this size"
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
@@ -257,8 +266,9 @@ def test_a_broken_notebook_is_named(tmp_path: Path):
 def test_the_end_of_a_run_takes_three_lines(report: Path):
     assert site.summary(report) == [
         "standard mAP@10, best of 4 methods first: image-only 68.0% [66.0, 71.0]; capture-chosen/instance "
-        "50.0% [48.0, 53.0]; chance 2.0% [0.0, 5.0]",
-        "claims: 1 reproduced, 1 partly, 1 not reproduced, 1 not testable here", f"report: {report / 'index.html'}"]
+        "50.0% [48.0, 53.0]; chance 2.0% [0.0, 5.0]; by box capture-chosen/instance 25.0% [23.0, 28.0]",
+        "claims: 1 reproduced, 1 not shown, 1 contradicted, 1 not testable at this size",
+        f"report: {report / 'index.html'}"]
 
 
 def test_seconds_for_a_reader():
