@@ -132,9 +132,8 @@ def test_signs_and_colours_are_explained(explorer: Explorer):
     for seen in (True, False):
         number, box, own = next(found for found in boxes if bool(found[2]) is seen)
         shown = explorer.show(explorer.settle(State(query=number, box=box)))["answers"]
-        legend = f"✓ this box&#39;s product, {'; '.join(sorted(own))} · ◐ another" if seen else "no product&#39;s true box"
-        legend = legend.replace("&#39;", "'")
-        assert legend in shown, shown[:2000]
+        legend = f"✓ this box's product, {'; '.join(sorted(own))} · ◐ another" if seen else "no product's true box"
+        assert legend in shown
     merged = explorer.show(explorer.settle(State()))["answers"]
     assert "✓ a product of the photo, whichever box shows it" in merged and "card other" not in merged
     assert "CAPTURE, " in merged
@@ -178,8 +177,8 @@ def test_a_photo_of_ones_own(explorer: Explorer):
     pieces = explorer.show(state)
     assert state.query == OWN and "mine.png" in pieces["query"] and "what it shows is not known" in pieces["query"]
     assert pieces["answers"].count('class="card unknown"') == 10
-    for content, reason in ((b"nothing", "it is a text, JSON"), (b"", "it is an empty file"), (b"%PDF-1", "it is a PDF")):
-        with pytest.raises(InputError, match=f"^bad.png: the photo does not decode: {reason}.*; all stays as it was$"):
+    for content, kind in ((b"nothing", " text, JSON"), (b"", "n empty file"), (b"%PDF-1", " PDF")):
+        with pytest.raises(InputError, match=f"^bad.png: the photo does not decode: it is a{kind}.* as it was$"):
             explorer.take_photo(content, "bad.png")
     assert explorer.own.name == "own photo mine.png"
 
