@@ -130,7 +130,7 @@ class Searcher:
         vectors = re.sub("|".join(map(re.escape, VECTORS)), lambda part: VECTORS[part[0]], self.representation(method))
         line = f"{NAMES[method.split('/')[0]]}, {vectors}"
         if self.taught and method != "text-only":
-            line += "; captions taught its regions (ours, not the paper's)"
+            line += "; captions taught the region encoder (ours, not the paper's)"
         return line + (f"\nOn val, {NAMES[better.split('/')[0]]} answers better." if better else "")
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
@@ -194,13 +194,12 @@ def answer(run: Run, image: Path, caption: str, depth: int = 10) -> Answer:
 # ---- what hits show, where labels are known: for a reader's eyes, never for an answer
 
 
-def marked(answer: Answer, sample: pd.Series) -> Answer:
+def marked(found: Answer, sample: pd.Series) -> Answer:
     """Return the answer to a sample's photo with its hits marked."""
-    own = labels_of_boxes(sample, answer.photo, answer.boxes)
     hits = []
-    for found, labels in zip(answer.hits, own, strict=True):
-        hits.append([replace(hit, mark=judge(hit.labels, sample["labels"], labels)) for hit in found])
-    return replace(answer, hits=hits)
+    for own, labels in zip(found.hits, labels_of_boxes(sample, found.photo, found.boxes), strict=True):
+        hits.append([replace(hit, mark=judge(hit.labels, sample["labels"], labels)) for hit in own])
+    return replace(found, hits=hits)
 
 
 def labels_of_boxes(sample: pd.Series, photo: np.ndarray, boxes: np.ndarray) -> list[set[str] | None]:

@@ -96,7 +96,7 @@ def test_a_method_that_is_better_on_val_is_named(searcher: Searcher):
     searched = replace(searcher, choices=choices, taught=True)
     answer = searched.search(searcher.items[0].path, "kind0", depth=2)
     assert (answer.method, answer.better) == ("capture-chosen/instance", "late-fusion")
-    assert answer.how == ("CAPTURE, H_IMG and H_TXT; captions taught its regions (ours, not the paper's)\n"
+    assert answer.how == ("CAPTURE, H_IMG and H_TXT; captions taught the region encoder (ours, not the paper's)\n"
                           "On val, late fusion of image and text answers better.")
     assert searcher.search(searcher.items[0].path, "kind0", depth=2).better == ""  # of a whole photo: not compared
     assert searched.search(searcher.items[0].path, "", depth=2).better == ""  # it needs words
@@ -122,7 +122,7 @@ def test_a_cold_run_answers_by_capture_with_the_caption_on_regions_that_captions
     image = catalog.photos["test-1"]
     run = Run(replace(TINY, instances=InstanceSettings(min_score=0.0)), catalog, tmp_path / "out", 0)
     found = answer(run, image, "kind1 色 lot1", depth=3)
-    assert found.method == "capture-chosen/instance" and "captions taught its regions" in found.how
+    assert found.method == "capture-chosen/instance" and "captions taught the region encoder" in found.how
     assert found.hits and {hit.mark for hits in found.hits for hit in hits} <= {"right", "other", "wrong"}
     (tmp_path / "test-1.png").write_bytes(image.read_bytes())  # elsewhere: nothing is known of it
     elsewhere = answer(run, tmp_path / "test-1.png", "kind1 色 lot1", depth=3)
