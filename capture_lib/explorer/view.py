@@ -67,7 +67,7 @@ class Explorer(Answers):
         corners = self.embedded(state.query, self.caption(state)).boxes * [width, height, width, height]
         boxes = [(number, x1, y1, x2 - x1, y2 - y1) for number, (x1, y1, x2, y2) in enumerate(corners.tolist())]
         return {"photo": figures.thumbnail(query.photo, 360), "width": width, "height": height,
-                "boxes": sorted(boxes, key=lambda box: -box[3] * box[4]),  # the smallest on top
+                "boxes": sorted(boxes, key=lambda box: box[1] + box[2]),  # no number lies below a later box
                 "uncertain": query.store.scores[row, 0] < self.run.profile.instances.min_score}
 
     def hits(self, state: State, count: int = 10) -> list[dict]:

@@ -129,7 +129,7 @@ def test_picking_a_query_and_a_box_by_mouse_and_keyboard(page):
     before = page.locator(".said").inner_text()
     choose(page, '[data-key="query-2"]', '[data-key="query-2"][aria-pressed="true"]')
     assert page.locator(".said").inner_text() != before
-    choose(page, ".frame g:has-text('1') .tag", 'g[data-key="box-0"][aria-pressed="true"]')
+    choose(page, 'g[data-key="box-0"] .tag', 'g[data-key="box-0"][aria-pressed="true"]')
     assert pressed(page) == "number-0" and "hits of box 1" in page.locator('[data-part="answers"]').inner_text()
     assert all(part in page.locator('[data-part="answers"]').inner_text() for part in ("CAPTURE, ", "◐", "✗ wrong"))
     keep(page, "explorer-box")

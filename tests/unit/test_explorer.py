@@ -55,6 +55,15 @@ def test_a_box_has_its_own_hits(explorer: Explorer, sides):
     assert all(len(one.rows) == len(set(one.rows)) for one in lists)
 
 
+def test_no_box_lies_over_the_number_of_another(explorer: Explorer):
+    """A number stands in the upper left corner of its box, which boxes that are drawn later leave free."""
+    for query in range(12):
+        boxes = explorer.boxed(explorer.settle(State(query=query)))["boxes"]
+        for place, (_, x, y, _, _) in enumerate(boxes):
+            assert not any(left <= x < left + width and top <= y < top + height
+                           for _, left, top, width, height in boxes[place + 1:] if (left, top) != (x, y))
+
+
 def test_a_state_that_cannot_be_gives_way(explorer: Explorer):
     state = explorer.settle(State(query=10**6, box=99, model="nonsense", item=10**6, level="instance"))
     assert (state.query, state.box, state.item, state.model) == (0, None, None, next(iter(explorer.methods)))
