@@ -244,12 +244,14 @@ def search(
     claim_file(out, figures.PICTURE_MARK)
     if out.exists() and out.samefile(image):
         raise InputError(f"--out {out}: is the query photo; name another file")
-    answer = search.open_searcher(run.open_run(profile, str(catalog), seed=seed)).search(image, caption, 10)
-    print(f"{len(answer.hits)} products, compared by {answer.method}, {answer.representation}")
+    answer = search.answer(run.open_run(profile, str(catalog), seed=seed), image, caption)
+    print(f"{len(answer.hits)} products, compared by {answer.how}")
     for number, hits in enumerate(answer.hits, start=1):
         print(f"product {number} (objectness {answer.scores[number - 1]:.2f}):")
         for hit in hits[:5]:
-            print(f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}")
+            line = f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}"
+            # no code of a catalog reaches the terminal; the wide space is no code
+            print("".join(sign if sign.isprintable() or sign == "\u3000" else repr(sign)[1:-1] for sign in line))
     figures.draw_answer(answer, out)
     print(f"picture: {out}")
 
@@ -260,10 +262,10 @@ def explore(
     profile: ProfileName = "cpu",
     port: int | None = Option(None, help="default: a free one from 8866 on", min=1, max=65_535),
     no_browser: bool = Option(False, "--no-browser", help="print the address; open nothing"),
-) -> int:
+) -> None:
     """Click through results in the browser."""
     from capture_lib.explorer import widget
-    return widget.serve(profile, catalog, port, not no_browser)
+    widget.serve(profile, catalog, port, not no_browser)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Answer one query by a run's stages: which gallery photos show the products of this photo?"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import faiss
@@ -16,14 +17,22 @@ from capture_lib.experiments.run import Run
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
 from capture_lib.proposals.detector import Detector, to_tensor
-from capture_lib.proposals.instances import InstanceSettings, find_instances
+from capture_lib.proposals.instances import InstanceSettings, find_instances, match
 from capture_lib.proposals.region_store import RegionSettings, RegionStore
 from capture_lib.retrieval import embedding, ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, Words
+from capture_lib.retrieval.ranking import METHODS
 from capture_lib.training.batches import BatchSettings, make_pairs
 from capture_lib.utils import pick_device
 
 CAPTURE = "capture-chosen/instance"  # the method that answers
+NAMES = {  # of methods, in words, by the first part of their names
+    "capture-chosen": "CAPTURE", "capture": "CAPTURE as in the paper",
+    "capture-raw-product": "CAPTURE as in the released code", "capture-beside-raw": "CAPTURE beside raw vectors",
+    "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text"}
+VECTORS = {
+    "raw product": "product H_IMG × H_TXT, unscaled", "product": "product H_IMG × H_TXT", "joint": "H_IMG and H_TXT",
+    "region_token": "its region's token", "regions": "region features", "words": "caption n-grams", " + ": " beside "}
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Hit(Item):
     """An item that answers a query."""
 
     score: float = 0.0  # the cosine
+    mark: str = "unknown"  # what it shows, as `judge` says
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Answer:
     method: str  # of `ranking.METHODS`
     representation: str
     better: str  # the method that is better on val, if there is one
+    how: str  # all this in words
     photo: np.ndarray  # (H, W, 3) uint8
     boxes: np.ndarray  # (k, 4) xyxy fractions
     scores: np.ndarray  # (k,) objectness
@@ -72,9 +83,10 @@ class Searcher:
     batches: BatchSettings
     choices: dict[str, dict] = field(default_factory=dict)  # of val, by method
     levels: Sequence[str] = ("instance",)  # at which the gallery is embedded
+    taught: bool = False  # have captions taught the encoder?
     indices: dict[tuple[str, str], faiss.Index] = field(default_factory=dict, repr=False)
 
-    def search(self, image: Path, caption: str = "", depth: int = 10) -> Answer:
+    def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "") -> Answer:
         """Find the products of a photo, embed each with the caption, search the gallery.
 
         CAPTURE answers, as val has chosen; region features alone do without a caption or a model.
@@ -83,18 +95,12 @@ class Searcher:
         photo = load_photo(image)
         store = self.describe(photo)
         boxes, scores = store.boxes[0], store.scores[0]
-        name = CAPTURE if caption and self.model else "image-only"
-        method = ranking.METHODS[name]
-        best = self.choices.get(name, {"representation": method.representations[0], "val": None})
-        representation = best["representation"]
+        name = method or (CAPTURE if caption and self.model else "image-only")
+        representation = self.representation(name)
+        better = self.better(name) if caption else ""
+        compared = name, representation, better, self.how(name, better)
         if not find_instances(boxes, scores, self.instances):
-            return Answer(name, representation, "", photo, boxes[:0], scores[:0], [])
-
-        # is another method per instance better on val?
-        on_val = {other: row["val"] for other, row in self.choices.items() if row["val"] is not None and caption}
-        on_val = {other: figure for other, figure in on_val.items() if ranking.METHODS[other].level == "instance"}
-        better = max(on_val, key=on_val.get, default=name)
-        better = "" if better == name else better
+            return Answer(*compared, photo, boxes[:0], scores[:0], [])
 
         # a vector of each instance
         row = {"sample_id": "query", "caption": caption, "labels": []}
@@ -106,7 +112,26 @@ class Searcher:
         hits = []
         for pairs in map(zip, rows.tolist(), cosines.tolist()):
             hits.append([Hit(**vars(self.items[row]), score=score) for row, score in pairs])
-        return Answer(name, representation, better, photo, boxes[query.regions], scores[query.regions], hits)
+        return Answer(*compared, photo, query.boxes, scores[query.regions], hits)
+
+    def representation(self, method: str) -> str:
+        """Return what val chose for a method, or else the first of what it may choose from."""
+        return self.choices.get(method, {"representation": METHODS[method].representations[0]})["representation"]
+
+    def better(self, method: str) -> str:
+        """Return the method of the same level that is best on val, where that is another one; otherwise nothing."""
+        on_val = {name: row["val"] for name, row in self.choices.items()
+                  if row["val"] is not None and METHODS[name].level == METHODS[method].level}
+        best = max(on_val, key=on_val.get, default=method)
+        return best if method in on_val and on_val[best] > on_val[method] else ""
+
+    def how(self, method: str, better: str) -> str:
+        """Return in words how is compared and, in a line of its own, which method does better."""
+        vectors = re.sub("|".join(map(re.escape, VECTORS)), lambda part: VECTORS[part[0]], self.representation(method))
+        line = f"{NAMES[method.split('/')[0]]}, {vectors}"
+        if self.taught and method != "text-only":
+            line += "; captions taught the region encoder (ours, not the paper's)"
+        return line + (f"\nOn val, {NAMES[better.split('/')[0]]} answers better." if better else "")
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
@@ -146,6 +171,56 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
     searcher = Searcher(stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained.tokenizer,
                         trained.model, stages.caption_words(run), None, items, profile.regions, profile.instances,
-                        profile.batches, comparison.choices(run), levels)
+                        profile.batches, comparison.choices(run), levels, bool(profile.encoder.captions))
     searcher.gallery = searcher.embed(table, store, single=True)
     return searcher
+
+
+def best_run(run: Run) -> Run:
+    """Return the run that answers: captions have taught its region encoder, where they carry text."""
+    return run if stages.caption_words(run) is None else run.taught()
+
+
+def answer(run: Run, image: Path, caption: str, depth: int = 10) -> Answer:
+    """Answer a query by the best run; hits are marked where it is a photo of the catalog."""
+    run = best_run(run)
+    found = open_searcher(run).search(image, caption, depth)
+    for name, photo in run.catalog.photos.items():
+        if photo.name == image.name and photo.samefile(image):
+            return marked(found, run.catalog.table.set_index("sample_id", drop=False).loc[name])
+    return found
+
+
+# ---- what hits show, where labels are known: for a reader's eyes, never for an answer
+
+
+def marked(found: Answer, sample: pd.Series) -> Answer:
+    """Return the answer to a sample's photo with its hits marked."""
+    hits = []
+    for own, labels in zip(found.hits, labels_of_boxes(sample, found.photo, found.boxes), strict=True):
+        hits.append([replace(hit, mark=judge(hit.labels, sample["labels"], labels)) for hit in own])
+    return replace(found, hits=hits)
+
+
+def labels_of_boxes(sample: pd.Series, photo: np.ndarray, boxes: np.ndarray) -> list[set[str] | None]:
+    """Return the labels of the true boxes that each box (k, 4), in fractions, finds; None: true boxes are not known."""
+    if not sample["boxes"]:
+        return [None] * len(boxes)
+    height, width = photo.shape[:2]
+    found = match(np.array(sample["boxes"]) / [width, height, width, height], boxes)
+    own = [set() for _ in boxes]
+    for place, label in zip(found, sample["box_labels"], strict=True):
+        if place >= 0:
+            own[place].update(label.split("#;#"))
+    return own
+
+
+def judge(labels: Collection[str], asked: Collection[str], own: Collection[str] | None = None) -> str:
+    """Return what an item shows: "right", a product of the box, whose labels are `own`, or where these are not known
+    one of the photo, whose labels are `asked`; "other": another product of the photo; "wrong"; "unknown".
+    """
+    if not labels or not asked:
+        return "unknown"
+    if not set(labels).isdisjoint(asked if own is None else own):
+        return "right"
+    return "wrong" if set(labels).isdisjoint(asked) else "other"

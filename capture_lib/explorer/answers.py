@@ -13,7 +13,7 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.search import Searcher
+from capture_lib.experiments.search import Searcher, labels_of_boxes
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, represent
@@ -88,6 +88,12 @@ class Answers:
         """Return the representation of the method that is picked."""
         return self.choices[self.methods[state.model][state.level]]
 
+    def how(self, state: State) -> list[str]:
+        """Return the method that is picked, in words; the second line says which is better on val, if one is."""
+        name = self.methods[state.model][state.level]
+        better = self.searcher.better(name) if self.caption(state) else ""
+        return self.searcher.how(name, better).splitlines()
+
     def settle(self, state: State) -> State:
         """Return the state with all that is not there replaced by what is."""
         model = state.model if state.model in self.methods else next(iter(self.methods))
@@ -110,12 +116,20 @@ class Answers:
         """Take in a photo that a reader hands in; it is then the query `OWN`."""
         try:
             photo = load_photo(BytesIO(content))
-        except InputError:
-            raise InputError(f"{name}: not a photo that can be read; all stays as it was") from None
+        except InputError as error:
+            reason = str(error).partition(": ")[2]
+            raise InputError(f"{name}: {reason}; all stays as it was") from None
         label = f"own photo {name}"
         self.own = Query(label, photo, self.searcher.describe(photo, label), "", [])
         self.query.cache_clear()
         self.embedded.cache_clear()
+
+    def own_labels(self, state: State) -> set[str] | None:
+        """Return the labels of the true boxes that the chosen box finds; None: no box is chosen, or none is known."""
+        if state.box is None or state.query == OWN:
+            return None
+        boxes = self.embedded(state.query, self.caption(state)).boxes
+        return labels_of_boxes(self.queries.loc[state.query], self.query(state.query).photo, boxes)[state.box]
 
     def _query(self, number: int) -> Query:
         if number == OWN:

@@ -14,7 +14,7 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.search import open_searcher
+from capture_lib.experiments.search import NAMES, judge, open_searcher
 from capture_lib.explorer.answers import Answers, State
 from capture_lib.report import figures
 from capture_lib.report.site import environment
@@ -30,6 +30,8 @@ STRIP = 12  # queries to pick from at a time
 class Explorer(Answers):
     """Answers, drawn: the template asks for what it shows of a state."""
 
+    names = NAMES
+
     def show(self, state: State, note: str = "") -> dict[str, str]:
         """Return the pieces of the page for a settled state, as HTML by name (`PIECES`)."""
         pieces = {name: str(getattr(MACROS, name)(self, state, live=True)) for name in PIECES if name != "note"}
@@ -39,9 +41,10 @@ class Explorer(Answers):
         """Show query `number` by a method, for a report: its boxes, the merged hits, those of each instance."""
         level = ranking.METHODS[method].level
         state = self.settle(State(query=number, model=method.split("/")[0], level=level))
-        rows = [("the whole photo" if level == "image" else "all products, merged", self.hits(state, count))]
+        rows = [("the whole photo" if level == "image" else "all products, merged", state, self.hits(state, count))]
         for box in range(len(self.boxed(state)["boxes"])) if level == "instance" else ():
-            rows.append((f"box {box + 1}", self.hits(replace(state, box=box), 5)))
+            asked = replace(state, box=box)
+            rows.append((f"box {box + 1}", asked, self.hits(asked, 5)))
         style = (TEMPLATES / "explorer.css").read_text(encoding="utf-8")
         return HTML(f"<style>{style}</style>{MACROS.page(self, state, rows, live=False)}")
 
@@ -61,37 +64,41 @@ class Explorer(Answers):
         query = self.query(state.query)
         row = query.store.rows([query.name])[0]
         height, width = np.array(query.photo.shape[:2]) * 360 / max(query.photo.shape[:2])
-        regions = self.embedded(state.query, self.caption(state)).regions
-        corners = query.store.boxes[row, regions] * [width, height, width, height]
+        corners = self.embedded(state.query, self.caption(state)).boxes * [width, height, width, height]
         boxes = [(number, x1, y1, x2 - x1, y2 - y1) for number, (x1, y1, x2, y2) in enumerate(corners.tolist())]
         return {"photo": figures.thumbnail(query.photo, 360), "width": width, "height": height,
-                "boxes": sorted(boxes, key=lambda box: box[0] == state.box),  # the chosen one on top
+                "boxes": sorted(boxes, key=lambda box: box[1] + box[2]),  # no number lies below a later box
                 "uncertain": query.store.scores[row, 0] < self.run.profile.instances.min_score}
 
     def hits(self, state: State, count: int = 10) -> list[dict]:
         """Return the first hits of what is chosen, as cards."""
         ranked = self.ranking(state)
-        labels = self.query(state.query).labels
+        labels, own = self.query(state.query).labels, self.own_labels(state)
         merged = state.level == "instance" and state.box is None
         hits = list(zip(ranked.rows, ranked.scores, ranked.instances, strict=True))[:count]
-        return [self.card(int(row), score, labels, f"box {instance + 1}" if merged else "")
+        return [self.card(int(row), score, labels, own, f"box {instance + 1}" if merged else "")
                 for row, score, instance in hits]
 
-    def card(self, number: int, score: float = 1.0, labels: list[str] = (), origin: str = "") -> dict:
-        """Return a gallery photo as a card; right: it shows one of the labels asked for, None where nobody knows."""
+    def card(self, number: int, score: float = 1.0, labels: list[str] = (), own: set[str] | None = None,
+             origin: str = "") -> dict:
+        """Return a gallery photo as a card, judged by the labels asked for and those of the chosen box."""
         item = self.searcher.items[number]
-        right = bool(set(item.labels) & set(labels)) if len(item.labels) and len(labels) else None
         text = "; ".join(item.labels) or item.caption or item.sample_id
         return {"number": number, "photo": thumbnail(item.path, 150), "score": score, "origin": origin,
-                "right": right, "text": text, "caption": item.caption, "labels": item.labels}
+                "mark": judge(item.labels, labels, own), "text": text, "caption": item.caption, "labels": item.labels}
 
-    def next_wrong(self, state: State) -> int | None:
-        """Return the next query that the filters let through whose first hit is wrong; None without any."""
+    def next_wrong(self, state: State) -> dict:
+        """Return the change to the next query that the filters let through whose first hit is not right: that of all
+        boxes, or where a box is chosen, that of a box that shows a product; nothing where there is none.
+        """
         for number in sorted(self.passing(state), key=lambda number: (number <= state.query, number)):
-            first = self.hits(self.settle(state.changed({"query": number})), 1)
-            if first and first[0]["right"] is False:
-                return number
-        return None
+            there = self.settle(state.changed({"query": number}))
+            for box in [None] if state.box is None else range(len(self.boxed(there)["boxes"])):
+                asked = replace(there, box=box)
+                first = self.hits(asked, 1)
+                if first and first[0]["mark"] in ("other", "wrong") and self.own_labels(asked) != set():
+                    return {"query": number, "box": box}
+        return {}
 
     def points(self, state: State) -> list[tuple[str, list]]:
         """Return the points of the map by group, the largest first: number, x and y in 0..1, text."""

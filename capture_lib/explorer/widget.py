@@ -8,9 +8,10 @@ import anywidget
 import traitlets
 
 from capture_lib.catalog.table import read_catalog
-from capture_lib.experiments import stages
+from capture_lib.experiments.run import open_run
+from capture_lib.experiments.search import best_run
 from capture_lib.explorer.answers import OWN, State
-from capture_lib.explorer.view import PIECES, TEMPLATES, Explorer
+from capture_lib.explorer.view import PIECES, TEMPLATES, Explorer, open_explorer
 from capture_lib.report import figures
 from capture_lib.utils import InputError
 
@@ -33,7 +34,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         self.state = explorer.settle(State())
 
         # the font must hold every character that may be shown
-        texts = []
+        texts = [figures.LEGEND]
         for row in [*explorer.queries.itertuples(), *explorer.searcher.items.values()]:
             texts += [row.caption, *row.labels]
         self.font = figures.font_face("".join(texts))
@@ -53,8 +54,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         note = ""
         try:
             if message["do"] == "wrong":
-                number = self.explorer.next_wrong(self.state)
-                patch = {} if number is None else {"query": number}
+                patch = self.explorer.next_wrong(self.state)
                 note = "" if patch else "no query here has a wrong first hit"
             elif message["do"] == "photo":
                 name = str(message["name"])[:80]
@@ -67,8 +67,8 @@ class ExplorerWidget(anywidget.AnyWidget):
         self.draw(note)
 
 
-def serve(profile: str, catalog: Path | None, port: int | None = None, browser: bool = True) -> int:
-    """Make the stages that are missing, then open the explorer in the browser; return the exit code.
+def serve(profile: str, catalog: Path | None, port: int | None = None, browser: bool = True) -> None:
+    """Make the stages that are missing, then open the explorer in the browser.
 
     Stages are made here, where progress is seen, and not by the page: two of them at once would make the same ones.
     """
@@ -76,9 +76,7 @@ def serve(profile: str, catalog: Path | None, port: int | None = None, browser: 
         raise InputError(f"{catalog}: none of its photos is on disk, so there is nothing to explore")
     print("loading what was trained, or training it first if there is nothing yet …", flush=True)
     folder = str(catalog.resolve()) if catalog else ""
-    code = stages.main(["--profile", profile, "--catalog", folder])
-    if code:
-        return code
+    open_explorer(best_run(open_run(profile, folder)))
     print("the models take some seconds to load in each page; Ctrl-C ends all", flush=True)
     options = ["--MappingKernelManager.cull_interval=60", "--MappingKernelManager.cull_idle_timeout=60",  # closed tabs
                "--VoilaConfiguration.kernel_spec_manager_class=capture_lib.report.kernel.OwnKernels",

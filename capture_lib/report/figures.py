@@ -28,7 +28,9 @@ FONT = Path(find_spec("mplfonts").submodule_search_locations[0]) / "fonts" / "No
 # seaborn's palette "colorblind", without its grey and its palest; a marker for each
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9", "#ece133")
 SIGNS = "osD^vPX*"
-RIGHT, WRONG, PLAIN = "#0173b2", "#d55e00", "#949494"  # blue, vermilion, grey
+RIGHT, OTHER, WRONG, PLAIN = "#0173b2", "#de8f05", "#d55e00", "#949494"  # blue, orange, vermilion, grey
+MARKS = {"right": ("✓", RIGHT), "other": ("◐", OTHER), "wrong": ("✗", WRONG), "unknown": ("?", PLAIN)}  # of hits
+LEGEND = "✓ this box's product · ◐ another product of the photo · ✗ wrong"
 PICTURE_MARK = b"drawn by capture search"  # in every picture of a search
 KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
@@ -113,20 +115,27 @@ def draw_boxes(photo: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (),
 
 
 def draw_answer(answer: "Answer", file: Path) -> None:
-    """Save a picture of a search, a row for each instance: the query with its box, then the hits."""
+    """Save a picture of a search, a row for each instance: the query with its box, then the hits, marked if judged."""
     from matplotlib.figure import Figure
 
     setup()
     rows = max(1, len(answer.hits))
-    fig = Figure(figsize=(13.2, 2.6 * rows))
+    judged = any(hit.mark != "unknown" for hits in answer.hits for hit in hits)
+    fig = Figure(figsize=(13.2, 2.6 * rows + 0.6))
+    fig.suptitle(answer.how, fontsize="medium", parse_math=False)
+    fig.supxlabel(LEGEND if judged else "", fontsize="medium")
     axes = fig.subplots(rows, 6, squeeze=False, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
-    photo = fit(answer.photo, 480)
+    fig.get_layout_engine().set(hspace=0.06)
+    photo = fit(answer.photo, 240)
     axes[0, 0].imshow(photo)
     for row, hits in enumerate(answer.hits):
-        axes[row, 0].imshow(draw_boxes(photo, answer.boxes[row], [str(row + 1)], fractions=True))
+        axes[row, 0].imshow(draw_boxes(photo, answer.boxes[row], [str(row + 1)], fractions=True, scale=1))
         for ax, hit in zip(axes[row, 1:], hits, strict=False):
             ax.imshow(fit(load_photo(hit.path), 240))
-            ax.set_title(f"{hit.score:.2f}\n{'; '.join(hit.labels)[:14]}", fontsize="small", parse_math=False)
+            sign, colour = MARKS[hit.mark] if judged else ("", "white")
+            ax.set_title(f"{sign} {hit.score:.2f}\n{'; '.join(hit.labels)[:14]}", fontsize="small", parse_math=False)
+            ax.set_frame_on(True)
+            ax.spines[:].set(color=colour, linewidth=3)
     ending = file.suffix.lower().lstrip(".")
     mark = {"metadata": {"Creator": PICTURE_MARK.decode()}}
     if ending not in ("pdf", "svg"):

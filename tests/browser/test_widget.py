@@ -34,8 +34,8 @@ class Stub:
     def settle(self, state: State) -> State:
         return state
 
-    def next_wrong(self, state: State) -> None:
-        return None
+    def next_wrong(self, state: State) -> dict:
+        return {}
 
     def show(self, state: State, note: str = "") -> dict[str, str]:
         return {**dict.fromkeys(PIECES, str(state)), "note": note}
@@ -65,11 +65,11 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path):
 def test_the_app_is_told_its_catalog_and_its_stages_are_made_before(tmp_path, monkeypatch):
     drawn.make_catalog(tmp_path / "one", train=3, gallery=0, val=0, test=0)
     calls = []
-    monkeypatch.setattr("capture_lib.explorer.widget.stages.main", lambda options: calls.append(options) or 0)
+    monkeypatch.setattr("capture_lib.explorer.widget.open_explorer", calls.append)
     monkeypatch.setattr("os.execve", lambda file, command, environment: calls.append((command, environment)))
     serve("smoke", tmp_path / "one", 8999, browser=False)
-    options, (command, environment) = calls
-    assert options == ["--profile", "smoke", "--catalog", str(tmp_path / "one")]
+    run, (command, environment) = calls
+    assert run.profile.name == "smoke" and run.catalog.folder == tmp_path / "one"
     assert command[1:4] == ["-m", "voila", str(APP)] and {"--port=8999", "--no-browser"} <= set(command)
     assert (environment["CAPTURE_PROFILE"], environment["CAPTURE_CATALOG"]) == ("smoke", str(tmp_path / "one"))
 
@@ -131,6 +131,8 @@ def test_picking_a_query_and_a_box_by_mouse_and_keyboard(page):
     assert page.locator(".said").inner_text() != before
     choose(page, 'g[data-key="box-0"] .tag', 'g[data-key="box-0"][aria-pressed="true"]')
     assert pressed(page) == "number-0" and "hits of box 1" in page.locator('[data-part="answers"]').inner_text()
+    assert all(part in page.locator('[data-part="answers"]').inner_text() for part in ("CAPTURE, ", "◐", "✗ wrong"))
+    keep(page, "explorer-box")
     page.keyboard.press("0")
     page.wait_for_selector('[data-key="box-all"][aria-pressed="true"]')
     page.focus('g[data-key="box-0"]')
@@ -196,7 +198,7 @@ def test_a_photo_of_ones_own_with_hostile_words(page, tmp_path):
     assert page.evaluate("window.hacked") is None and page.input_value('[data-name="caption"]') == HOSTILE
     assert page.locator(".card.unknown").count() == 10  # nobody knows what it shows
     keep(page, "explorer-own")
-    for name, content, said in (("broken.jpg", b"no photo", "not a photo"), ("none.jpg", b"", "not a photo"),
+    for name, content, said in (("broken.jpg", b"no photo", "it is a text"), ("none.jpg", b"", "an empty file"),
                                 ("large.tif", bytes(8 * 2**20 + 1), "larger than 8 MB")):
         (tmp_path / name).write_bytes(content)
         page.set_input_files('input[type="file"]', tmp_path / name)
@@ -238,7 +240,7 @@ def execute_first_cell(lab) -> None:
 def test_in_jupyterlab_captions_stay_text_and_its_keys_stay_out(browser, smoke_run, tmp_path, monkeypatch):  # noqa: F811
     book = nbformat.read(APP, as_version=4)
     lines = book.cells[0].source.splitlines()
-    shown = lines[-1].removeprefix("ExplorerWidget(").removesuffix(")")
+    shown = lines[-1].removeprefix("ExplorerWidget(").removesuffix(")")  # open_explorer(…)
     book.cells[0].source = "\n".join([
         *lines[:-1], f"shown = {shown}", f"shown.queries['caption'] = {HOSTILE!r}",
         f"shown.queries['labels'] = [[{HOSTILE!r}]] * len(shown.queries)", "ExplorerWidget(shown)"])

@@ -353,25 +353,24 @@ def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(
 
 def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, monkeypatch, capsys):
     made = make_catalog(tmp_path / "made")
-    hit = SimpleNamespace(score=0.75, sample_id="gallery-2", labels=["kind 2"], caption="kind2")
-    answer = SimpleNamespace(method="CAPTURE", representation="text", scores=[0.9], hits=[[hit] * 10])
+    caption = "kind2\x1b[31m\x9b\u202e\n霜\u3000\\"
+    hit = SimpleNamespace(score=0.75, sample_id="gallery-2", labels=["kind 2\x07"], caption=caption)
+    answer = SimpleNamespace(how="CAPTURE, text\nOn val, words answer better.", scores=[0.9], hits=[[hit] * 10])
     asked, drawn = [], []
-
-    def open_searcher(opened):
-        return SimpleNamespace(search=lambda *query: asked.append((opened, *query)) or answer)
-
     opening = SimpleNamespace(open_run=lambda profile, catalog, seed: (profile, catalog, seed))
     monkeypatch.setattr(experiments, "run", opening, raising=False)
-    monkeypatch.setattr(experiments, "search", SimpleNamespace(open_searcher=open_searcher), raising=False)
+    answering = SimpleNamespace(answer=lambda *query: asked.append(query) or answer)
+    monkeypatch.setattr(experiments, "search", answering, raising=False)
     drawing = SimpleNamespace(draw_answer=lambda *call: drawn.append(call), PICTURE_MARK=PICTURE_MARK)
     monkeypatch.setattr(report, "figures", drawing, raising=False)
     photo = next(iter(made.photos.values()))
     options = ("--image", photo, "--caption", "kind2 lot", "--profile", "smoke", "--out", tmp_path / "answer.PNG")
     assert run("search", made.folder, *options) == 0
     out = capsys.readouterr().out
-    assert "1 products, compared by CAPTURE, text\nproduct 1 (objectness 0.90):\n" in out
-    assert out.count("  0.750  gallery-2  kind 2  kind2\n") == 5
-    assert asked == [(("smoke", str(made.folder), 0), photo, "kind2 lot", 10)]
+    assert "1 products, compared by CAPTURE, text\nOn val, words answer better.\nproduct 1 (objectness 0.90):\n" in out
+    escaped = "kind2\\x1b[31m\\x9b\\u202e\\n霜\u3000\\"  # no code reaches the terminal
+    assert out.count(f"  0.750  gallery-2  kind 2\\x07  {escaped}\n") == 5
+    assert asked == [(("smoke", str(made.folder), 0), photo, "kind2 lot")]
     assert drawn == [(answer, tmp_path / "answer.PNG")]
 
     answer.scores, answer.hits = [], []
@@ -386,12 +385,12 @@ def test_search_prints_the_hits_of_each_product_and_draws_them(tmp_path: Path, m
 def test_search_replaces_its_own_pictures_alone(tmp_path: Path, monkeypatch, capsys):
     made = make_catalog(tmp_path / "made")
     opened = []
-    answer = Answer("image-only", "regions", np.zeros((9, 9, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), [])
+    photo = np.zeros((9, 9, 3), np.uint8)
+    answer = Answer("image-only", "regions", "", "image alone", photo, np.zeros((0, 4)), np.zeros(0), [])
     opening = SimpleNamespace(open_run=lambda *_, **__: None)
-    searcher = SimpleNamespace(search=lambda *_: answer)
     monkeypatch.setattr(experiments, "run", opening, raising=False)
     monkeypatch.setattr(experiments, "search", SimpleNamespace(
-        open_searcher=lambda run: opened.append(run) or searcher), raising=False)
+        answer=lambda run, *_: opened.append(run) or answer), raising=False)
     photos = list(made.photos.values())
     before = [photo.read_bytes() for photo in photos]
     (tmp_path / "thesis.pdf").write_bytes(b"%PDF-1.7 years of work")

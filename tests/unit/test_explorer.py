@@ -55,6 +55,15 @@ def test_a_box_has_its_own_hits(explorer: Explorer, sides):
     assert all(len(one.rows) == len(set(one.rows)) for one in lists)
 
 
+def test_no_box_lies_over_the_number_of_another(explorer: Explorer):
+    """A number stands in the upper left corner of its box, which boxes that are drawn later leave free."""
+    for query in range(12):
+        boxes = explorer.boxed(explorer.settle(State(query=query)))["boxes"]
+        for place, (_, x, y, _, _) in enumerate(boxes):
+            assert not any(left <= x < left + width and top <= y < top + height
+                           for _, left, top, width, height in boxes[place + 1:] if (left, top) != (x, y))
+
+
 def test_a_state_that_cannot_be_gives_way(explorer: Explorer):
     state = explorer.settle(State(query=10**6, box=99, model="nonsense", item=10**6, level="instance"))
     assert (state.query, state.box, state.item, state.model) == (0, None, None, next(iter(explorer.methods)))
@@ -85,15 +94,66 @@ def test_the_next_wrong_one_is_the_next_and_wrong(explorer: Explorer):
         asked = set(explorer.queries["labels"][number])
         right[number] = not asked.isdisjoint(explorer.searcher.items[first].labels)
     order = [*range(6, len(right)), *range(6)]
-    assert explorer.next_wrong(state) == next((number for number in order if right[number] is False), None)
+    wrong = next({"query": number, "box": None} for number in order if not right[number])
+    assert explorer.next_wrong(state) == wrong
+
+
+def true_labels(explorer: Explorer, number: int) -> list[set[str]]:
+    """The labels of the true boxes that each box of a query meets at IoU 0.5 and better than all others."""
+    row = explorer.queries.loc[number]
+    height, width = explorer.query(number).photo.shape[:2]
+    boxes = explorer.embedded(number, row["caption"]).boxes
+    labels = [set() for _ in boxes]
+    for (a, b, c, d), label in zip(row["boxes"], row["box_labels"], strict=True):
+        overlaps = []
+        for x1, y1, x2, y2 in boxes * [width, height, width, height]:
+            shared = max(0, min(c, x2) - max(a, x1)) * max(0, min(d, y2) - max(b, y1))
+            overlaps.append(shared / ((c - a) * (d - b) + (x2 - x1) * (y2 - y1) - shared))
+        if max(overlaps) >= 0.5:
+            labels[int(np.argmax(overlaps))].add(label)
+    return labels
+
+
+def test_the_hits_of_a_box_are_judged_by_its_own_product(explorer: Explorer):
+    marks, wrong = set(), []
+    for number in range(12):
+        asked = set(explorer.queries["labels"][number])
+        for box, own in enumerate(true_labels(explorer, number)):
+            state = explorer.settle(State(query=number, box=box))
+            assert explorer.own_labels(state) == own
+            hits = explorer.hits(state)
+            for card in hits:
+                shown = set(card["labels"])
+                expected = "right" if shown & own else "other" if shown & asked else "wrong"
+                assert card["mark"] == expected
+                marks.add(expected)
+            if own and hits[0]["mark"] != "right":
+                wrong.append((number, box))
+    assert marks == {"right", "other", "wrong"}
+    start = wrong[-1][0]  # from a chosen box the next box is sought that shows a product and has a wrong first hit
+    earlier = next(((number, box) for number, box in wrong if number > 0), None)
+    assert start > 0 and explorer.next_wrong(explorer.settle(State(query=0, box=0))) == dict(
+        zip(("query", "box"), earlier, strict=True))
+
+
+def test_signs_and_colours_are_explained(explorer: Explorer):
+    boxes = [(number, box, own) for number in range(12) for box, own in enumerate(true_labels(explorer, number))]
+    for seen in (True, False):
+        number, box, own = next(found for found in boxes if bool(found[2]) is seen)
+        shown = explorer.show(explorer.settle(State(query=number, box=box)))["answers"]
+        legend = f"✓ this box's product, {'; '.join(sorted(own))} · ◐ another" if seen else "no product's true box"
+        assert legend in shown
+    merged = explorer.show(explorer.settle(State()))["answers"]
+    assert "✓ a product of the photo, whichever box shows it" in merged and "card other" not in merged
+    assert "CAPTURE, " in merged
 
 
 def test_a_hit_is_right_by_any_of_its_labels(explorer: Explorer, monkeypatch):
-    for labels, right in ((["gift", "a"], True), (["a", "gift"], True), (["gift"], False), ([], None)):
+    for labels, mark in ((["gift", "a"], "right"), (["a", "gift"], "right"), (["gift"], "wrong"), ([], "unknown")):
         item = replace(explorer.searcher.items[0], labels=labels)
         monkeypatch.setitem(explorer.searcher.items, 0, item)
-        assert explorer.card(0, labels=["b", "a"])["right"] is right
-    assert explorer.card(0, labels=[])["right"] is None  # nobody knows what the query shows
+        assert explorer.card(0, labels=["b", "a"])["mark"] == mark
+    assert explorer.card(0, labels=[])["mark"] == "unknown"  # nobody knows what the query shows
 
 
 def test_without_words_nothing_is_compared_by_words(explorer: Explorer):
@@ -126,8 +186,9 @@ def test_a_photo_of_ones_own(explorer: Explorer):
     pieces = explorer.show(state)
     assert state.query == OWN and "mine.png" in pieces["query"] and "what it shows is not known" in pieces["query"]
     assert pieces["answers"].count('class="card unknown"') == 10
-    with pytest.raises(InputError, match="bad.png: not a photo that can be read"):
-        explorer.take_photo(b"nothing", "bad.png")
+    for content, kind in ((b"nothing", " text, JSON"), (b"", "n empty file"), (b"%PDF-1", " PDF")):
+        with pytest.raises(InputError, match=f"^bad.png: the photo does not decode: it is a{kind}.* as it was$"):
+            explorer.take_photo(content, "bad.png")
     assert explorer.own.name == "own photo mine.png"
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import drawn
@@ -34,12 +35,13 @@ def test_boxes_are_drawn_where_they_are():
 def test_an_answer_is_drawn_in_the_format_of_its_name(tmp_path: Path, name: str, kind: str):
     photo, boxes = drawn.draw([1, 2])
     Image.fromarray(photo).save(tmp_path / "hit.png")
-    hit = Hit("a", tmp_path / "hit.png", "caption", ["$面霜"], 0.5)
-    answer = Answer("image-only", "regions", photo, boxes / 96, np.ones(2), [[hit] * 6, [hit]])
+    hit = Hit("a", tmp_path / "hit.png", "caption", ["$面霜"], 0.5, "other")
+    compared = "image-only", "regions", "", "image alone, $H$"
+    answer = Answer(*compared, photo, boxes / 96, np.ones(2), [[hit] * 6, [replace(hit, mark="unknown")]])
     figures.draw_answer(answer, tmp_path / name)
     with Image.open(tmp_path / name) as saved:
         assert saved.format == kind
-    nothing = Answer("image-only", "regions", photo, boxes[:0], np.ones(0), [])
+    nothing = Answer(*compared, photo, boxes[:0], np.ones(0), [])
     figures.draw_answer(nothing, tmp_path / name)
     assert (tmp_path / name).stat().st_size > 1000
     with pytest.raises(InputError, match="a folder stands where a file is to be written"):

@@ -11,12 +11,14 @@ from drawn import TINY, draw, make_catalog
 from PIL import Image
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments.search import Hit, Item, Searcher
+from capture_lib.experiments.run import Run
+from capture_lib.experiments.search import Hit, Item, Searcher, answer, best_run, judge, labels_of_boxes
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
 from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.proposals.region_encoder import CropEncoder
+from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import Words, represent
 from capture_lib.training import batches
 
@@ -86,14 +88,69 @@ def test_a_gallery_photo_finds_itself(searcher: Searcher):
 def test_before_val_has_chosen_capture_answers_with_the_caption_as_in_the_paper(searcher: Searcher):
     answer = replace(searcher, choices={}).search(searcher.items[0].path, "kind0", depth=2)
     assert (answer.method, answer.representation, answer.better) == ("capture-chosen/instance", "product", "")
+    assert answer.how == "CAPTURE, product H_IMG × H_TXT"
 
 
-def test_a_baseline_that_is_better_on_val_is_named(searcher: Searcher):
+def test_a_method_that_is_better_on_val_is_named(searcher: Searcher):
     choices = CHOICES | {"late-fusion": {"representation": "0.5 regions + 0.5 words", "val": 0.7}}
-    searched = replace(searcher, choices=choices)
+    searched = replace(searcher, choices=choices, taught=True)
     answer = searched.search(searcher.items[0].path, "kind0", depth=2)
     assert (answer.method, answer.better) == ("capture-chosen/instance", "late-fusion")
-    assert searcher.search(searcher.items[0].path, "kind0", depth=2).better == ""
+    assert answer.how == ("CAPTURE, H_IMG and H_TXT; captions taught the region encoder (ours, not the paper's)\n"
+                          "On val, late fusion of image and text answers better.")
+    assert searcher.search(searcher.items[0].path, "kind0", depth=2).better == ""  # of a whole photo: not compared
+    assert searched.search(searcher.items[0].path, "", depth=2).better == ""  # it needs words
+
+
+def test_every_method_has_words(searcher: Searcher):
+    for name, method in ranking.METHODS.items():
+        for representation in method.representations:
+            choices = {name: {"representation": representation, "val": None}}
+            words = replace(searcher, choices=choices).how(name, "")
+            assert "_" not in words.replace("H_IMG", "").replace("H_TXT", "") and " + " not in words, words
+
+
+def test_capture_can_be_asked_without_the_caption(searcher: Searcher):
+    answer = searcher.search(searcher.items[1].path, "", 4, "capture-chosen/instance")
+    by_hand = hits_by_hand(searcher, answer.photo, "", "joint")
+    assert [hit.sample_id for hit in answer.hits[0]] == [sample for sample, _ in by_hand[0][:4]]
+
+
+def test_a_cold_run_answers_by_capture_with_the_caption_on_regions_that_captions_taught(tmp_path: Path):
+    """The profile is the smallest, nothing was made before; the query is a photo of the catalog, so hits are marked."""
+    catalog = make_catalog(tmp_path / "shop", train=40, gallery=8, val=4, test=4)
+    image = catalog.photos["test-1"]
+    run = Run(replace(TINY, instances=InstanceSettings(min_score=0.0)), catalog, tmp_path / "out", 0)
+    found = answer(run, image, "kind1 色 lot1", depth=3)
+    assert found.method == "capture-chosen/instance" and "captions taught the region encoder" in found.how
+    assert found.hits and {hit.mark for hits in found.hits for hit in hits} <= {"right", "other", "wrong"}
+    (tmp_path / "test-1.png").write_bytes(image.read_bytes())  # elsewhere: nothing is known of it
+    elsewhere = answer(run, tmp_path / "test-1.png", "kind1 色 lot1", depth=3)
+    assert {hit.mark for hits in elsewhere.hits for hit in hits} == {"unknown"}
+
+
+def test_without_captions_the_plain_run_answers(tmp_path: Path):
+    for train, captions in ((40, False), (4, True)):  # too few captions teach nothing either
+        run = Run(TINY, make_catalog(tmp_path / f"shop-{train}", train=train, captions=captions), tmp_path / "out", 0)
+        assert best_run(run) is run
+
+
+def test_a_box_is_judged_by_the_true_boxes_that_it_finds():
+    """Pixels of the upright photo against fractions; a label of several products counts each."""
+    photo = np.zeros((100, 200, 3), np.uint8)
+    sample = {"boxes": [[0, 0, 100, 100], [100, 0, 200, 100], [0, 0, 110, 100]], "box_labels": ["a", "b#;#c", "d"]}
+    boxes = np.array([[0.0, 0, 0.5, 1], [0.2, 0.4, 0.3, 0.5], [0.52, 0, 1, 1]])
+    assert labels_of_boxes(sample, photo, boxes) == [{"a", "d"}, set(), {"b", "c"}]
+    assert labels_of_boxes({"boxes": [], "box_labels": []}, photo, boxes) == [None] * 3
+
+
+@pytest.mark.parametrize("labels, asked, own, mark", [
+    (["a"], ["a", "b"], {"a"}, "right"), (["gift", "a"], ["a", "b"], {"a"}, "right"),
+    (["b"], ["a", "b"], {"a"}, "other"), (["a"], ["a", "b"], set(), "other"), (["c"], ["a", "b"], {"a"}, "wrong"),
+    (["a"], ["a"], None, "right"), (["c"], ["a"], None, "wrong"),
+    ([], ["a"], {"a"}, "unknown"), (["a"], [], None, "unknown")])
+def test_a_hit_is_of_three_kinds_or_unknown(labels, asked, own, mark):
+    assert judge(labels, asked, own) == mark
 
 
 def test_the_index_is_built_once(searcher: Searcher):
