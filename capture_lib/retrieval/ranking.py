@@ -26,7 +26,7 @@ BESIDE_RAW = (  # the model's share beside late fusion's
     "0.3 contrastive + 0.45 regions + 0.25 words",
     "0.5 contrastive + 0.32 regions + 0.18 words",
     "0.7 contrastive + 0.2 regions + 0.1 words",
-    "0.5 region_token + contrastive + 0.32 regions + 0.18 words")
+    "0.25 region_token + 0.25 contrastive + 0.32 regions + 0.18 words")
 METHODS = {
     "capture/instance": Method("instance", ("product",)),  # the paper's reading
     "capture/image": Method("image", ("product",)),
