@@ -139,7 +139,8 @@ def untrained_searcher(folder: Path) -> Searcher:
     rng = np.random.default_rng(0)
     vectors = {name: rng.random((GALLERY, settings.output), np.float32) for name in ("text_pooled", "region_pooled")}
     rows = np.arange(GALLERY)
-    gallery = EmbeddedSet([str(row) for row in rows], [[]] * GALLERY, rows, 0 * rows, np.zeros((GALLERY, 4)), {}, vectors)
+    names = [str(row) for row in rows]
+    gallery = EmbeddedSet(names, [[]] * GALLERY, rows, 0 * rows, np.zeros((GALLERY, 4)), {}, vectors)
     items = {row: Item(str(row), Path()) for row in rows.tolist()}
     return Searcher(detector, encoder, tokenizer, model, None, gallery, items, profile.regions,
                     replace(profile.instances, min_score=0.0), profile.batches,
