@@ -159,7 +159,7 @@ def test_good_and_bad_answers(server, tmp_path: Path):
     assert set(missing["address"]) == {f"{server.url}/{kind}" for kind in bad}
     assert set(read_catalog(tmp_path).photos) == good
     assert read_rows(tmp_path / "missing.csv") == missing.to_dict("records")
-    assert not list(tmp_path.rglob("*.part"))  # nothing half-written
+    assert not list(tmp_path.rglob(".capture-*"))  # nothing half-written
 
 
 def test_both_addresses_are_tried(server, tmp_path: Path):
@@ -290,7 +290,7 @@ def test_one_picture_at_many_addresses_is_a_placeholder(server, tmp_path: Path, 
     rows = read_rows(tmp_path / "missing.csv")
     assert {row["sample_id"] for row in rows} == {f"gone{n}" for n in range(30)}
     assert all(row["reason"].startswith("a placeholder") for row in rows) and len(rows) == 30
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".capture-*"))
 
 
 def test_a_photo_in_a_few_places_is_no_placeholder(server, tmp_path: Path, capsys):
