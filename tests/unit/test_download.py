@@ -266,7 +266,7 @@ def test_a_server_that_wants_another_user_agent(server, tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--user-agent", "--referer"])
-@pytest.mark.parametrize("value", ["a\r\nCookie: x", "a\nb", "a\x00", "中文", "\x7f"])
+@pytest.mark.parametrize("value", ["a\r\nCookie: x", "a\nb", "a\x01", "中文", "\x7f"])
 def test_a_header_that_is_more_than_a_line_is_refused_before_any_request(server, tmp_path: Path, capsys, option, value):
     many(tmp_path, server, "good", 1)
     assert cli.main(["download", str(tmp_path), option, value]) == 2

@@ -100,7 +100,7 @@ def test_a_file_of_the_users_is_not_overwritten_and_ours_is(tmp_path, photos):
     for name, write in (("quality.csv", lambda file: quality.write_quality(made)),
                         ("faults.csv", lambda file: quality.write_faults(["x"], file))):
         (tmp_path / name).write_text("what I noted, by hand\n")
-        refused(lambda write=write, name=name: write(tmp_path / name), f"{name}: is not of `capture catalog`")
+        refused(lambda write=write, name=name: write(tmp_path / name), f"{name}: is there already")
         assert (tmp_path / name).read_text() == "what I noted, by hand\n"
 
 
