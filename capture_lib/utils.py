@@ -78,26 +78,14 @@ def read_text(file: Path) -> str:
     wrong = re.search("[\x00\udc80-\udcff]", text)  # a zero, as in UTF-16, or a byte that did not decode
     if wrong:
         line = text.count("\n", 0, wrong.start()) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8 ({likely_encoding(raw)}); save it as UTF-8")
+        raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Latin-1, UTF-16 without its mark?); save it as UTF-8")
     return text
-
-
-def likely_encoding(raw: bytes) -> str:
-    """Return what bytes that are not UTF-8 may be: Chinese encodings take two bytes a letter, Europe's one."""
-    runs = re.findall(rb"[\x80-\xff]+", raw)
-    if b"\0" in raw:
-        return "UTF-16 without its mark, or no text at all?"
-    if sum(len(run) > 1 for run in runs) < len(runs) / 2:
-        return "Latin-1 or Windows-1252?"
-    return "GBK, GB18030 or Big5?"
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a path of the same name beside the file `path` to write to; it takes the file's place on success only."""
-    if path.exists() and not path.is_file():  # nor is a device replaced
-        kind = "folder" if path.is_dir() else "device"
-        raise InputError(f"{path}: a {kind} stands where a file is to be written; name a file")
+    claim_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path), TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as beside:
         yield Path(beside) / path.name
@@ -109,21 +97,20 @@ def disk_errors(target: Path) -> Iterator[None]:
     """Turn what a library raises where it cannot write, on a full disk for example, into an OSError with the target."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno and UNFINISHED in str(error.filename or UNFINISHED):
-            raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
-        if DISK_ERROR.search(str(error)):
-            raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(target)) from error
-        raise
+        own = isinstance(error, OSError) and error.errno and UNFINISHED in str(error.filename or UNFINISHED)
+        if isinstance(error, InputError) or not own and not DISK_ERROR.search(str(error)):
+            raise
+        said = os.strerror(error.errno) if own else "cannot be written; is the disk full?"
+        raise OSError(error.errno if own else errno.ENOSPC, said, str(target)) from error
 
 
 def claim_file(path: Path, *marks: bytes) -> None:
-    """Raise InputError where a folder stands at `path`, or a file that holds no mark of those that ours do."""
-    if path.is_dir():
-        raise InputError(f"{path}: a folder stands where a file is to be written; move it away, or name another file")
-    if path.is_file() and not any(mark in path.read_bytes() for mark in marks):
+    """Raise InputError where a folder or a device stands, or a file with no mark of those that ours hold, if any do."""
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise InputError(f"{path}: a {kind} stands where a file is to be written; name another file")
+    if marks and path.is_file() and not any(mark in path.read_bytes() for mark in marks):
         raise InputError(f"{path}: is there already, and no such command made it; name another file")
 
 

@@ -3,12 +3,10 @@
 import csv
 import filecmp
 import io
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +14,7 @@ import pandas as pd
 
 from capture_lib.catalog import quality
 from capture_lib.catalog import table as catalogs
-from capture_lib.catalog.labels import is_missing, read_labels, spelling, text_of
+from capture_lib.catalog.labels import spelling
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import Catalog, finding
 from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
@@ -72,7 +70,7 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
     catalogs.write_catalog(made.table, out)
     if broken:
         quality.write_faults(broken.values(), out / "faults.csv")
-    return replace(catalogs.read_catalog(out), noted=made.noted)
+    return Catalog(out, made.table, made.noted)
 
 
 def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] | str]:
@@ -141,12 +139,10 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
                          "numbered; --columns sample_id=NAME takes a column")
 
     # the cells
-    words: list[str] = []
-    rows = [our_cells(cells, place, faults, words)
-            for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
-    noted += finding("labels that mean 'missing'", "all", words, "taken as no label")
-    table = pd.DataFrame(rows, index=table.index, columns=catalogs.SCHEMA.names, dtype=object)
-    catalogs.drop_missing(table, noted)
+    table = catalogs.tidied(table, noted)
+    table["split"] = table["split"].fillna("train")
+    table["image"] = [image if catalogs.is_url(image) or not image else str(PurePosixPath(image.replace("\\", "/")))
+                      for image in table["image"]]
     return table
 
 
@@ -160,37 +156,6 @@ def column_names(text: str) -> tuple[dict[str, str], list[str]]:
     mapped = {spelling(theirs): ours for ours, theirs in pairs}
     plain = {spelling(name): name for name in catalogs.SCHEMA.names if name not in mapped.values()}
     return plain | mapped, ["image", *mapped.values()]
-
-
-def our_cells(cells: dict, place: str, faults: list[str], words: list[str]) -> dict:
-    """Return a user's row as one of ours; add a sentence to `faults` for a cell that is no list.
-
-    `words` gets the labels that mean "missing".
-    """
-    row = {name: text_of(cells.get(name)) or catalogs.EMPTY.get(name) for name in catalogs.SCHEMA.names}
-    row["split"] = row["split"] or "train"
-    if row["image"] and not catalogs.is_url(row["image"]):
-        row["image"] = str(PurePosixPath(row["image"].replace("\\", "/")))
-    try:
-        row["labels"] = read_labels(cells.get("labels"), words)
-        row["boxes"] = parse_list(cells.get("boxes"))
-        row["box_labels"] = parse_list(cells.get("box_labels"))
-    except ValueError as error:
-        faults.append(f"{place}, sample_id {row['sample_id']!r:.80}, field labels, boxes or box_labels: {error}")
-        row["labels"] = row["boxes"] = row["box_labels"] = []  # no second complaint
-    return row
-
-
-def parse_list(cell: object) -> list:
-    """Return a list, or a JSON list as text; nothing is an empty list. ValueError: it is neither."""
-    if isinstance(cell, str):
-        try:
-            cell = [] if is_missing(cell) and cell[:1] not in ("[", "{") else json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not JSON ({str(error):.60})") from None
-    if not isinstance(cell or [], list):
-        raise ValueError("must be a JSON list")
-    return cell or []
 
 
 def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """What is odd in a catalog: counted, with examples, and said whatever the catalog was made of."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from capture_lib.catalog.labels import spelling
-from capture_lib.catalog.table import SPLITS, Catalog, content_digest, finding
+from capture_lib.catalog.table import SPLITS, Catalog, finding
 from capture_lib.utils import claim_file, raise_faults, write_atomically
 
 COLUMNS = ["what", "split", "count", "example", "what we do"]
@@ -19,12 +19,12 @@ PLACEHOLDER = 3  # samples of differing text with one photo: "no picture yet", o
 
 def audit(catalog: Catalog) -> pd.DataFrame:
     """Return the columns `COLUMNS`: what reading the rows changed, and what is odd in them and in their photos."""
-    rows = [*catalog.noted, *table_findings(catalog.table), *photo_findings(catalog.table, catalog.photos)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = catalog.table.assign(photo=catalog.table["sample_id"].map(catalog.contents))
+    return pd.DataFrame([*catalog.noted, *table_findings(table)], columns=COLUMNS)
 
 
 def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
-    """Yield a line for each thing that is odd in the rows of a catalog."""
+    """Yield a line for each thing that is odd in the rows of a catalog; `photo`, where it is known, are its bytes."""
     parts = {split: table[table["split"] == split] for split in SPLITS}
     for split, part in parts.items():
         labels = part["labels"]
@@ -42,10 +42,21 @@ def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
 
     # what two splits have in common, as rows of the second one
     for one, other in combinations(parts, 2):
-        for column in ("caption", "image", "mirror"):
-            cells = parts[other][column]
-            shared = cells[cells.isin(set(parts[one][column]) - {"", None})]
-            yield from finding(f"{column} that stands in {one} too", other, shared, "kept: a leak")
+        part = parts[other]
+        for column in ("caption", "image", "mirror", "photo"):
+            shared = part[column].isin(set(parts[one][column].dropna()) - {""})
+            shown = part["sample_id" if column == "photo" else column]
+            yield from finding(f"{column} that stands in {one} too", other, shown[shared], "kept: a leak")
+
+    # photos of the same bytes
+    same = table[table["photo"].notna() & table["photo"].duplicated(keep=False)]
+    for split in SPLITS:
+        again = same[same["split"] == split]
+        again = again["sample_id"][again["photo"].duplicated()]
+        yield from finding("photos that another sample of the split has too", split, again, "kept")
+    placeholders = [list(rows["sample_id"]) for _, rows in same.groupby("photo")
+                    if len(rows) >= PLACEHOLDER and len({(row.caption, *row.labels) for row in rows.itertuples()}) > 1]
+    yield from finding("photos of 3 samples or more that differ in text: placeholders?", "all", placeholders, "kept")
 
     # labels of one product under differing names, and labels that the gallery lacks
     labels = {split: set(part["labels"].explode().dropna()) for split, part in parts.items()}
@@ -57,29 +68,6 @@ def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
     if labels["gallery"]:
         lacking = sorted((labels["val"] | labels["test"]) - labels["gallery"])
         yield from finding("labels of queries that the gallery lacks", "all", lacking, "kept; no ranking can find them")
-
-
-def photo_findings(table: pd.DataFrame, photos: dict[str, Path]) -> Iterator[tuple]:
-    """Yield a line for each way in which photos on disk have the same bytes."""
-    sizes = {sample: path.stat().st_size for sample, path in photos.items()}
-    shared = {size for size, count in Counter(sizes.values()).items() if count > 1}  # only these can be the same
-    groups = defaultdict(list)
-    for row in table.itertuples():
-        if sizes.get(row.sample_id) in shared:
-            groups[content_digest(photos[row.sample_id])].append(row)
-    groups = [rows for rows in groups.values() if len(rows) > 1]
-    splits = [[row.split for row in rows] for rows in groups]
-
-    for split in SPLITS:
-        again = [row.sample_id for rows in groups for row in [row for row in rows if row.split == split][1:]]
-        yield from finding("photos that another sample of the split has too", split, again, "kept")
-    for one, other in combinations(SPLITS, 2):
-        leaks = [row.sample_id for rows, found in zip(groups, splits, strict=True) if one in found
-                 for row in rows if row.split == other]
-        yield from finding(f"photos that a sample of {one} has too", other, leaks, "kept: a leak")
-    placeholders = [[row.sample_id for row in rows] for rows in groups
-                    if len(rows) >= PLACEHOLDER and len({(row.caption, *row.labels) for row in rows}) > 1]
-    yield from finding("photos of 3 samples or more that differ in text: placeholders?", "all", placeholders, "kept")
 
 
 def refuse_oddities(catalog: Catalog) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture_lib.catalog.labels import is_missing, read_labels, text_of
+from capture_lib.catalog.labels import is_missing, is_unreadable, labels_of, listed, text_of
 from capture_lib.catalog.photos import MAX_PIXELS
 from capture_lib.utils import InputError, raise_faults, write_atomically
 
@@ -27,6 +27,7 @@ SCHEMA = pa.schema({
     "box_labels": pa.list_(TEXT), "combination": TEXT})
 LISTS = ("labels", "boxes", "box_labels")
 EMPTY = {"sample_id": "", "caption": "", "image": ""}  # else null
+MAY_BE_EMPTY = ("caption", "mirror", "products")
 # the column `combination`: what train tells of a query's products; of gallery photos HELD_OUT or null
 SEEN, UNSEEN, HELD_OUT = "seen", "unseen", "held-out brand"
 
@@ -67,14 +68,21 @@ class Catalog:
         paths = {row.sample_id: self.photo_path(row.sample_id, row.image) for row in self.table.itertuples()}
         return {sample: path for sample, path in paths.items() if path.is_file() and path.stat().st_size}
 
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """Map sample id to a digest of its photo's bytes: 7,000 small ones in 0.3 s, a million in minutes."""
+        digests = {}
+        for sample, path in self.photos.items():
+            with path.open("rb") as file:
+                digests[sample] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        return digests
+
     def row_digests(self, rows: pd.DataFrame) -> np.ndarray:
         """Return a digest (N,) uint64 of each row, `sample_id` among its columns, and its photo's bytes.
 
-        Bytes and not times of change: a copy of a catalog keeps its stages, and a photo that was retouched in place
-        loses them. A process reads each photo once, 7,000 small ones in 0.3 s, a million in minutes.
+        Bytes and not times of change: a copy of a catalog keeps its stages; a photo retouched in place loses them.
         """
-        photos = [self.photos.get(sample) for sample in rows["sample_id"]]
-        rows = rows.assign(photo=[photo and content_digest(photo) for photo in photos]).astype(str)
+        rows = rows.assign(photo=rows["sample_id"].map(self.contents)).astype(str)
         return pd.util.hash_pandas_object(rows, index=False).to_numpy()
 
     def fingerprint(self) -> str:
@@ -102,19 +110,6 @@ class Catalog:
         if gallery and lacking:
             remarks.append(f"{len(lacking):,} labels of queries are not in the gallery: no ranking can find them")
         return remarks
-
-
-def content_digest(photo: Path) -> str:
-    """Return a digest of a photo's bytes, read again only when its size or time of change is another."""
-    now = photo.stat()
-    return read_digest(photo, now.st_size, now.st_mtime_ns)
-
-
-@cache
-def read_digest(photo: Path, size: int, changed: int) -> str:
-    """Return a digest of a photo's bytes; the other arguments tell the cache which bytes."""
-    with photo.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def read_catalog(folder: Path | str) -> Catalog:
@@ -154,40 +149,44 @@ def merged(folder: Path, table: pd.DataFrame, add: bool, noted: list[tuple]) -> 
 
 
 def checked(table: pd.DataFrame, noted: list[tuple] | None = None) -> pd.DataFrame:
-    """Return the columns of `SCHEMA` as plain objects, missing cells as in `EMPTY`; InputError names faulty rows.
-
-    `noted` gets the number of texts that mean "missing" and were taken out.
-    """
-    rows = table.reindex(columns=SCHEMA.names).astype(object)
-    rows = rows.where(rows.notna(), None)
-    for name in SCHEMA.names:
-        cells = [cell or [] if name in LISTS else text_of(cell) or EMPTY.get(name) for cell in rows[name]]
-        rows[name] = pd.Series(cells, rows.index, dtype=object)
-    rows.index = [f"row {name + 1}" if isinstance(name, int) else name for name in rows.index]
-    drop_missing(rows, [] if noted is None else noted)
+    """Return the table, tidied; InputError names faulty rows. `noted` gets what was taken out."""
+    rows = tidied(table, [] if noted is None else noted)
     raise_faults(list(row_faults(rows)))
     return rows
 
 
-def drop_missing(rows: pd.DataFrame, noted: list[tuple]) -> None:
-    """Take out, in place, labels, boxes of such labels and texts that mean "missing"; `noted` gets their number."""
-    words: list[str] = []
-    rows["labels"] = [read_labels(cell, words) if isinstance(cell, list) else cell for cell in rows["labels"]]
-    noted += finding("labels that mean 'missing'", "all", words, "taken as no label")
+def tidied(table: pd.DataFrame, noted: list[tuple]) -> pd.DataFrame:
+    """Return the columns of `SCHEMA` as plain objects, missing cells as in `EMPTY`, a list that cannot be read as text.
+
+    Labels, boxes of such labels and texts that mean "missing" are taken out; `noted` gets their number.
+    """
+    rows = table.reindex(columns=SCHEMA.names).astype(object)
+    rows = rows.where(rows.notna(), None)
+    rows.index = [f"row {name + 1}" if isinstance(name, int) else name for name in rows.index]
+    for name in SCHEMA.names:
+        words: list[str] = []
+        cells = [listed(cell) if name in LISTS else text_of(cell) for cell in rows[name]]
+        if name == "labels":
+            cells = [cell if is_unreadable(cell) else labels_of(cell, words) for cell in cells]
+            noted += finding("labels that mean 'missing'", "all", words, "taken as no label")
+        elif name in LISTS:
+            cells = [[] if cell is None or isinstance(cell, str) and is_missing(cell) else cell for cell in cells]
+        else:
+            words = [cell for cell in cells if cell and is_missing(cell)] if name in MAY_BE_EMPTY else []
+            noted += finding(f"{name}: texts that mean 'missing'", "all", words, "taken as empty")
+            empty = {"", *words}
+            cells = [EMPTY.get(name) if cell in empty else cell for cell in cells]
+        rows[name] = pd.Series(cells, rows.index, dtype=object)
 
     # a box of no product
     words = []
     for row in rows.itertuples():
         if isinstance(row.boxes, list) and isinstance(row.box_labels, list) and len(row.boxes) == len(row.box_labels):
-            labels = ["#;#".join(read_labels([label], words)) for label in row.box_labels]
+            labels = ["#;#".join(labels_of([label], words)) for label in row.box_labels]
             row.boxes[:] = [box for box, label in zip(row.boxes, labels, strict=True) if label]
             row.box_labels[:] = filter(None, labels)
     noted += finding("labels of boxes that mean 'missing'", "all", words, "left out with their boxes")
-
-    for name in ("caption", "mirror", "products"):
-        empty = [bool(text) and len(text) < 40 and is_missing(text) for text in rows[name]]
-        noted += finding(f"{name}: texts that mean 'missing'", "all", list(rows[name][empty]), "taken as empty")
-        rows.loc[empty, name] = EMPTY.get(name)
+    return rows
 
 
 def finding(what: str, split: str, cells: Sequence, action: str) -> list[tuple]:
@@ -204,7 +203,7 @@ def read_parquet(file: Path) -> pd.DataFrame:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{file}: not a readable parquet file ({reason})") from None
     table.index = [f"{file}, row {number + 1}" for number in table.index]
-    return table.where(table.notna(), None)
+    return table
 
 
 # ---- what every row must hold: one sentence for each cell that breaks it
@@ -242,7 +241,7 @@ def cell_faults(row: tuple) -> Iterator[str]:
         yield f"products {str(row.products)!r:.40} is unknown; use single, multi or an empty cell"
     for name in LISTS:
         if not isinstance(getattr(row, name), list):
-            yield f"field {name}: {str(getattr(row, name))!r:.40} is not a list"
+            yield f"field {name}: {str(getattr(row, name))!r:.40} is not a list; write one in JSON"
             return
     if len(row.box_labels) != len(row.boxes):
         yield f"field box_labels: {len(row.box_labels)} labels for {len(row.boxes)} boxes; give one a box"

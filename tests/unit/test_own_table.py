@@ -11,7 +11,7 @@ from drawn import files_below, refused
 from PIL import Image
 
 from capture_lib.catalog import own_table
-from capture_lib.catalog.own_table import from_table, parse_list
+from capture_lib.catalog.own_table import from_table
 from capture_lib.catalog.photos import load_photo
 from capture_lib.utils import InputError
 
@@ -95,7 +95,7 @@ ROW = "a1,train,cap,a.png,X"
     (f"{HEADER}\na1,train,cap,,X", "image '' must be"),
     (f"{HEADER}\na1,train,cap,none.png,X", "none.png: no such photo"),
     (f"{HEADER},products\n{ROW},several", "products 'several' is unknown; use single, multi"),
-    (f"{HEADER}\na1,train,精华,a.png,X".encode("gbk"), "line 2: not UTF-8 (GBK, GB18030 or Big5?); save it as UTF-8"),
+    (f"{HEADER}\na1,train,精华,a.png,X".encode("gbk"), "line 2: not UTF-8 (GBK, Latin-1, UTF-16 without its mark?); save it as UTF-8"),
 ])
 def test_a_bad_table_is_refused(photos, content, expected):
     table_refused(photos, content, expected)
@@ -105,10 +105,10 @@ BOX_FORM = "is not [x1, y1, x2, y2] in pixels with x1 < x2 and y1 < y2"
 
 
 @pytest.mark.parametrize(("boxes", "labels", "expected"), [
-    ("[[1, 2", '["X"]', "line 2, sample_id 'a1', field labels, boxes or box_labels: not JSON"),
-    ('{"x1": 0}', '["X"]', "line 2, sample_id 'a1', field labels, boxes or box_labels: must be a JSON list"),
-    ("7", '["X"]', "field labels, boxes or box_labels: must be a JSON list"),
-    ("[[0, 0, 5, 5]]", '["X"', "line 2, sample_id 'a1', field labels, boxes or box_labels: not JSON"),
+    ("[[1, 2", '["X"]', "line 2, sample_id 'a1': field boxes: '[[1, 2' is not a list; write one in JSON"),
+    ('{"x1": 0}', '["X"]', """line 2, sample_id 'a1': field boxes: '{"x1": 0}' is not a list"""),
+    ("7", '["X"]', "field boxes: '7' is not a list"),
+    ("[[0, 0, 5, 5]]", '["X"', "line 2, sample_id 'a1': field box_labels: '[\"X\"' is not a list"),
     ("[[5, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[9, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[0, 9, 5, 9]]", '["X"]', BOX_FORM),
     ("[[NaN, 0, 5, 9]]", '["X"]', BOX_FORM), ("[[0, 0, Infinity, 9]]", '["X"]', BOX_FORM),
     (f"[[0, 0, {10 ** 40}, 9]]", '["X"]', BOX_FORM),
@@ -157,15 +157,15 @@ b1,,,b.png,X,{"[" * 100_000},,,
     found = faults(photos, content)
     expected = [
         ("line 10: ", "4 fields, but the header has 9"),
-        ("line 7, sample_id 'a3', ", "field labels, boxes or box_labels: not JSON"),
-        ("line 16, sample_id 'b1', ", "field labels, boxes or box_labels: not JSON"),
         ("line 6, sample_id 'a2': ", "split 'dev' is unknown"),
+        ("line 7, sample_id 'a3': ", "field boxes: '[[1, 2' is not a list"),
         ("line 8, sample_id 'a/4': ", "an id must be"), ("line 8, sample_id 'a/4': ", "mirror 'file:///etc' must be"),
         ("line 8, sample_id 'a/4': ", "products 'several' is unknown"),
         ("line 9, sample_id 'a1': ", "mine.csv, line 2 has it too"),
         ("line 9, sample_id 'a1': ", "1 labels for 2 boxes"), ("line 9, sample_id 'a1': ", "'[5, 0, 5, 9]' is not"),
         ("line 9, sample_id 'a1': ", "'[True, 0, 5, 9]' is not"),
         ("line 13, sample_id 'a8': ", "'../../etc/passwd' must be"), ("line 15, sample_id", "an id must be"),
+        ("line 16, sample_id 'b1': ", "field boxes: '[[["),
         ("line 7, sample_id 'a3': ", "none.png: no such photo"),
         ("line 11, sample_id 'a7': ", "empty.png: the photo does not"),
         ("line 14, sample_id 'a9': ", "out.png: no such photo, or a link that leaves"),
@@ -182,7 +182,7 @@ def test_encodings(photos, encoding, legal):
     if encoding in ("gbk", "gb18030"):
         text = text.replace("華", "华").replace("濕", "湿").replace("禮", "礼")
     if not legal:
-        assert "not UTF-8 (GBK, GB18030 or Big5?)" in faults(photos, text.encode(encoding))[0]
+        assert "line 2: not UTF-8" in faults(photos, text.encode(encoding))[0]
     else:
         made = from_table(write_table(photos.parent, text.encode(encoding)), photos, photos.parent / "out")
         assert made.table["caption"][0].startswith("玻尿酸") and list(made.table["labels"]) == [["X"]]
@@ -279,13 +279,6 @@ def test_nulls_and_numbers_in_a_parquet_table_are_refused(photos, tmp_path, colu
     assert not (tmp_path / "out").exists()
 
 
-def test_a_list_in_a_cell_as_json_or_as_it_is():
-    assert parse_list("") == parse_list(None) == [] and parse_list("[1]") == parse_list([1]) == [1]
-    for wrong, expected in (("[", "not JSON"), ("7", "must be a JSON list"), (7, "must be a JSON list")):
-        with pytest.raises(ValueError, match=expected):
-            parse_list(wrong)
-
-
 def test_a_parquet_table_with_a_column_twice_and_one_with_odd_cells(photos, tmp_path):
     twice = pa.table([pa.array(["a"]), pa.array(["a.png"]), pa.array(["b.png"])], names=["sample_id", "image", "image"])
     pq.write_table(twice, tmp_path / "twice.parquet")
@@ -295,7 +288,7 @@ def test_a_parquet_table_with_a_column_twice_and_one_with_odd_cells(photos, tmp_
     with pytest.raises(InputError) as error:
         from_table(tmp_path / "odd.parquet", photos, tmp_path / "out")
     first, second = str(error.value).splitlines()
-    assert "row 1, sample_id 'a', field labels, boxes or box_labels: must be" in first and "split 'dev'" in second
+    assert "split 'dev'" in first and "row 1, sample_id 'a': field boxes: '3.5' is not a list" in second
 
 
 # ----------------------------------------------------------------------------------------------- labels
@@ -321,7 +314,7 @@ def test_labels_that_mean_missing_are_none_and_zero_is_one(photos, tmp_path, kin
 
 
 def test_a_list_of_labels_that_cannot_be_read_is_a_fault(photos):
-    table_refused(photos, f"{HEADER}\na1,train,cap,a.png,\"['a', nan]\"", "line 2", "looks like a list")
+    table_refused(photos, f"{HEADER}\na1,train,cap,a.png,\"['a', nan]\"", "line 2", "field labels", "is not a list")
 
 
 # ----------------------------------------------------------------------------------------------- boxes
@@ -382,13 +375,11 @@ def test_a_cell_below_no_name_is_a_fault_and_lines_are_counted_over_quoted_cells
     assert found[1].startswith("line 6, sample_id 'a3'") and len(found) == 2
 
 
-@pytest.mark.parametrize(("text", "encoding", "likely"), [
-    ("crème brûlée", "latin-1", "Latin-1 or Windows-1252?"), ("“naïve” café", "cp1252", "Latin-1 or Windows-1252?"),
-    ("保湿精华", "gb18030", "GBK, GB18030 or Big5?"),
-    ("cap", "utf-16-le", "UTF-16 without its mark, or no text at all?")])
-def test_an_encoding_is_named_and_never_guessed(photos, text, encoding, likely):
+@pytest.mark.parametrize(("text", "encoding"), [
+    ("crème brûlée", "latin-1"), ("“naïve” café", "cp1252"), ("保湿精华", "gb18030"), ("cap", "utf-16-le")])
+def test_an_encoding_is_never_guessed(photos, text, encoding):
     head = f"{HEADER}\n".encode()
-    assert f"line 2: not UTF-8 ({likely})" in faults(photos, head + f"a1,train,{text},a.png,".encode(encoding))[0]
+    assert "line 2: not UTF-8 (" in faults(photos, head + f"a1,train,{text},a.png,".encode(encoding))[0]
 
 
 def test_columns_are_mapped_and_rows_without_an_id_are_numbered(photos, tmp_path):
@@ -432,7 +423,7 @@ def test_strict_finds_leaks_before_anything_is_copied(photos, tmp_path):
     file = write_table(tmp_path, f"{HEADER}\na1,train,,a.png,\na2,test,x y,sub/a.png,X\n")
     (photos / "sub").mkdir()
     shutil.copyfile(photos / "a.png", photos / "sub" / "a.png")
-    with pytest.raises(InputError, match="--strict: test: 1 photos that a sample of train has too"):
+    with pytest.raises(InputError, match="--strict: test: 1 photo that stands in train too"):
         from_table(file, photos, tmp_path / "out", strict=True)
     assert not (tmp_path / "out").exists()
 
