@@ -48,10 +48,10 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
             raise InputError(f"{name} {value!r:.80}: ASCII letters, digits and signs only, in one line")
     client = httpx.Client(headers=HEADERS | {name: value for name, value in headers.items() if value},
                           timeout=min(20, settings.seconds), follow_redirects=True, max_redirects=5)
-    retry = tenacity.retry(
+    ask = tenacity.retry(
         retry=tenacity.retry_if_exception_type(httpx.TransportError), reraise=True,
-        stop=tenacity.stop_after_attempt(settings.tries), wait=tenacity.wait_random_exponential(settings.pause, max=60))
-    ask = retry(read_answer)
+        stop=tenacity.stop_after_attempt(settings.tries),
+        wait=tenacity.wait_random_exponential(settings.pause, max=60))(read_answer)
     hosts: dict[str, threading.Semaphore] = {}
     seen: Seen = {}
 
@@ -60,19 +60,16 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
         lines = []
         for address in filter(None, dict.fromkeys((row.image, row.mirror))):
             host = address.split("/")[2]
-            sent = ""
             try:
                 with hosts.setdefault(host, threading.Semaphore(settings.per_host)):
                     time.sleep(settings.interval * settings.per_host)
-                    body, sent = ask(client, address, settings)
+                    body = ask(client, address, settings)
                 save(body, catalog.photo_path(row.sample_id, row.image), address, seen)
                 return []
-            except InputError as error:
-                reason = f"{error}{sent}"
             except OSError:  # our disk is full, for example: the run ends
                 raise
             except Exception as error:  # odd hosts and ports make the layers below fail in many ways
-                reason = f"{type(error).__name__} {error}"
+                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__} {error}"
             lines.append((row.sample_id, address, " ".join(reason.split())[:100]))
         return lines
 
@@ -100,24 +97,23 @@ def absent(catalog: Catalog) -> pd.DataFrame:
     return catalog.table[catalog.table["image"].map(is_url) & ~catalog.table["sample_id"].isin(photos)]
 
 
-def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> tuple[bytes, str]:
-    """Ask once; return the body and a note of its kind. TransportError where a later try may help, else InputError."""
+def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> bytes:
+    """Ask once; return the body. TransportError where a later try may help, else InputError."""
     end = time.monotonic() + settings.seconds
     body = bytearray()
     with client.stream("GET", address) as answer:
         status = answer.status_code
-        sent = f" ({answer.headers['content-type']})" if "content-type" in answer.headers else ""
         if status in (408, 425, 429) or status >= 500:
             raise httpx.TransportError(f"status {status}")
         if status != 200:
-            raise InputError(f"status {status}{sent}")
+            raise InputError(f"status {status} {answer.headers.get('content-type', '')}")
         for chunk in answer.iter_raw():  # and nothing beyond the limits
             body += chunk
             if len(body) > settings.max_bytes:
-                raise InputError(f"more than {settings.max_bytes:,} bytes{sent}")
+                raise InputError(f"more than {settings.max_bytes:,} bytes")
             if time.monotonic() > end:
                 raise httpx.TransportError(f"slower than {settings.seconds:g} s")
-    return bytes(body), sent
+    return bytes(body)
 
 
 def save(body: bytes, target: Path, address: str, seen: Seen) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from capture_lib.catalog import quality
@@ -47,12 +48,12 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
             broken[row.Index] = f"{catalogs.place(row)}: {size}"
         elif size:
             faults += photo_faults(row, size, images / row.image, folder, cut)
-    noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
     raise_faults(faults if skip_broken else [*faults, *broken.values()])
     table = table.drop(list(broken))
-    noted += finding("rows without a readable photo", "all", list(broken.values()), "left out; see faults.csv")
     if table.empty:
         raise InputError(f"{file}: no row has a readable photo; the first is {next(iter(broken.values()))}")
+    noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
+    noted += finding("rows without a readable photo", "all", list(broken.values()), "left out; see faults.csv")
 
     # the rows to be, and what is odd in them
     sources = {row.sample_id: images / row.image for row in table.itertuples() if row.image in sizes}
@@ -77,11 +78,11 @@ def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] 
     """Decode each photo of a table; return by `image` its width and height, upright, or what is wrong with it."""
     def size(image: str) -> tuple[int, int] | str:
         photo = images / image
+        if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
+            return f"{photo}: no such photo, or a link that leaves {images}"
         try:
-            if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
-                return f"{photo}: no such photo, or a link that leaves {images}"
             return load_photo(photo).shape[1::-1]
-        except (InputError, OSError) as error:
+        except InputError as error:
             return str(error)
 
     local = [image for image in table["image"].unique() if not catalogs.is_url(image) and catalogs.is_inside(image)]
@@ -90,7 +91,7 @@ def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] 
 
 
 def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, cut: list) -> Iterator[str]:
-    """Yield what keeps a row's photo from being copied to `folder`, and boxes that are not its own.
+    """Yield what keeps a photo from being copied to `folder`, and boxes that are not in it.
 
     Boxes a pixel or two over the edge are cut in place; `cut` gets them as they were.
     """
@@ -101,8 +102,8 @@ def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, c
     if not target.parent.resolve().is_relative_to(folder):
         yield f"{where}: {target}: a link leads out of the catalog; remove it"
     for box in row.boxes if not any(catalogs.cell_faults(row)) else []:
-        inside = [max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])]
-        overhang = max(abs(old - new) for old, new in zip(box, inside, strict=True))
+        inside = np.clip(box, 0, [*size, *size]).tolist()
+        overhang = np.abs(np.subtract(box, inside)).max()
         if overhang > MAX_OVERHANG or inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
             yield f"{where}: field boxes: {box} is not in the photo of {size[0]}×{size[1]} pixels; give pixels, upright"
         elif overhang:
@@ -123,8 +124,8 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
     table.columns = [names.get(spelling(name), "") for name in header]
     for name in wanted:
         if name not in table:
-            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(header)!r:.120}; where it "
-                             f"has another name, --columns {name}=NAME tells")
+            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(header)!r:.120}; "
+                             f"--columns {name}=NAME takes another name")
     unknown = [name for name, ours in zip(header, table, strict=True) if not ours]
     noted += finding("columns that are not known here", "all", unknown, "left out; --columns OURS=THEIRS takes one")
     table = table.loc[:, table.columns != ""]
@@ -135,8 +136,7 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
     if "sample_id" not in table:
         stem = re.sub("[^A-Za-z0-9]+", "-", file.stem)
         table = table.assign(sample_id=[f"{stem}-{number + 1}" for number in range(len(table))])
-        noted += finding("rows without sample_id", "all", list(table["sample_id"]),
-                         "numbered; --columns sample_id=NAME takes a column")
+        noted += finding("rows without sample_id", "all", list(table["sample_id"]), "numbered")
 
     # the cells
     table = catalogs.tidied(table, noted)
@@ -170,9 +170,9 @@ def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFra
     try:
         for row in reader:
             if not header:
+                while row and not row[-1].strip():  # spreadsheets add empty columns
+                    row.pop()
                 header = row
-                while header and not header[-1].strip():  # spreadsheets add empty columns
-                    header.pop()
             elif any(row) and len(row) >= len(header) and not any(row[len(header):]):
                 rows[place] = row[:len(header)]
             elif any(row):

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
-from textwrap import dedent
 from types import ModuleType
 
 import pandas as pd
@@ -54,7 +53,7 @@ class Run:
         folder = self.stages / name
         values = {
             "settings": settings, "seed": self.seed,
-            "code": code_digest(module) + digest(b"".join(map(plain_code, sources(make)))),
+            "code": code_digest(module) + digest(b"".join(map(plain_code, files_named(make)))),
             "catalog": digest(b"" if read is None else self.catalog.row_digests(read).tobytes()),
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
@@ -83,13 +82,10 @@ class Run:
             return
         if folder.exists():
             refuse_foreign(folder, files)
-            changed = []
-            for key in sorted(stored | record) if stored else ():
-                if stored.get(key) != record.get(key):
-                    values = f" ({stored.get(key)} → {record.get(key)})" if key.startswith("settings") else ""
-                    changed.append(f"{key}{values}")
-            said = ", ".join(changed) or "its record"
-            utils.say(f"{folder.relative_to(self.stages)}: made anew, because {said} changed")
+            changed = [key for key in sorted(stored | record) if stored and stored.get(key) != record.get(key)]
+            said = [f"{key} ({stored.get(key)} → {record.get(key)})" if key.startswith("settings") else key
+                    for key in changed] or ["its record"]
+            utils.say(f"{folder.relative_to(self.stages)}: made anew, because {', '.join(said)} changed")
 
         # start in an empty folder, or in that of an interrupted process; all may be there already
         if is_main_process() and begun != record:
@@ -179,16 +175,15 @@ def owner(report: Path) -> str:
 
 def claim_folder(report: Path, catalog: Path) -> None:
     """Make and mark the folder of a report; raise InputError where it is not ours, or that of another catalog."""
+    place = str(catalog.resolve())
     try:
         report.mkdir(parents=True, exist_ok=True)
-        if any(report.iterdir()) and not (report / MARK).is_file():
-            raise InputError(f"{report}: holds files that no run made, and a report would overwrite some; "
-                             "name an empty folder with --out")
-        place = str(catalog.resolve())
-        if owner(report) not in ("", place):
-            raise InputError(f"{report}: holds a report on {owner(report)}; name another folder with --out")
-        if not owner(report):
+        if not any(report.iterdir()):
             (report / MARK).write_text(f"{place}\n", encoding="utf-8")
+        if not owner(report):
+            raise InputError(f"{report}: holds files that no run made; name an empty folder with --out")
+        if owner(report) != place:
+            raise InputError(f"{report}: holds a report on {owner(report)}; name another folder with --out")
     except OSError as error:
         raise InputError(f"{report}: {error.strerror}; name another folder with --out") from None
 
@@ -219,24 +214,23 @@ def code_digest(module: ModuleType) -> str:
     finder = ModuleFinder(path=[str(ROOT)])  # imports inside of functions too, of this package alone
     finder.run_script(module.__file__)
     files = sorted(Path(found.__file__) for found in finder.modules.values() if found.__file__)
-    contents = [plain_code(file.read_text(encoding="utf-8")) for file in files]
+    contents = [plain_code(file) for file in files]
     for room in [file.parent for file in files if file.name == "__init__.py"]:
         contents += [data.read_bytes() for data in sorted([*room.glob("*.json"), *room.glob("templates/*")])]
     return digest(b"".join(contents))
 
 
-def sources(make: Callable) -> list[str]:
-    """Return the source of a function, and of those of this package that it calls by name."""
-    names = make.__code__.co_names
-    named = [make.__globals__.get(name) for name in names]
-    called = named + [getattr(room, name, None) for room in named if isinstance(room, ModuleType) for name in names]
-    ours = [value for value in called if inspect.isfunction(value) and value.__module__.startswith("capture_lib.")]
-    return [inspect.getsource(function) for function in (make, *ours)]
+def files_named(make: Callable) -> list[Path]:
+    """Return the file of a function, and those of this package whose modules, functions or classes it names."""
+    named = [make.__globals__.get(name) for name in make.__code__.co_names]
+    modules = {inspect.getmodule(value) for value in named} - {None}
+    ours = {module.__file__ for module in modules if module.__name__.startswith("capture_lib.")}
+    return sorted(map(Path, ours | {make.__code__.co_filename}))
 
 
-def plain_code(source: str) -> bytes:
-    """Return Python code without comments and layout."""
-    return ast.dump(ast.parse(dedent(source))).encode()
+def plain_code(file: Path) -> bytes:
+    """Return the code of a Python file without comments and layout."""
+    return ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode()
 
 
 def digest(content: bytes) -> str:

@@ -148,7 +148,7 @@ def test_good_and_bad_answers(server, tmp_path: Path):
     good = {"good", "png.jpg", "moved"}
     bad = {"html": "the answer is a web page or XML, not a photo", "truncated": "is not a photo that decodes",
            "empty": "the answer is an empty file, not a photo", "denied": "status 403", "nothing": "status 404",
-           "typed": "status 404 (text/html)",
+           "typed": "status 404 text/html",
            "loop": "TooManyRedirects", "file": "UnsupportedProtocol", "odd": "Invalid URL", "gone": "Protocol",
            "large": "more than 200,000 bytes", "bomb": "decode", "drip": "slower than 2 s"}
     catalog = catalog_of(tmp_path, {kind: (f"{server.url}/{kind}", None) for kind in [*good, *bad]})
