@@ -211,14 +211,18 @@ def read_parquet(file: Path) -> pd.DataFrame:
 
 def row_faults(table: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence for each fault; the table's index names the rows, as in "mine.csv, line 7"."""
+    yield from doubled_ids(table)
+    for row in table.itertuples():
+        for fault in cell_faults(row):
+            yield f"{place(row)}: {fault}"
+
+
+def doubled_ids(table: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each row whose id an earlier one has."""
     first: dict[str, str] = {}
     for row in table.itertuples():
-        where = place(row)
-        if row.sample_id in first:
-            yield f"{where}: this id occurs twice ({first[row.sample_id]} has it too); ids must be unique"
-        first.setdefault(row.sample_id, row.Index)
-        for fault in cell_faults(row):
-            yield f"{where}: {fault}"
+        if first.setdefault(row.sample_id, row.Index) != row.Index:
+            yield f"{place(row)}: this id occurs twice ({first[row.sample_id]} has it too); ids must be unique"
 
 
 def place(row: tuple) -> str:

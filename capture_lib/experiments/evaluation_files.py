@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from capture_lib.catalog.lists import find_lists, read_list
+from capture_lib.catalog.table import doubled_ids
 from capture_lib.retrieval.metrics import CUTOFFS, NO_ITEM, per_query, summarise
 from capture_lib.retrieval.ranking import Ranking
 from capture_lib.retrieval.statistics import RESAMPLES
@@ -19,14 +20,10 @@ from capture_lib.utils import InputError, raise_faults, read_text, write_atomica
 LAYOUT = "query_id,gallery_id,gallery_id,… a line, best first"
 OTHER_LAYOUTS = {  # by what a line of theirs holds
     "JSON or lists in brackets": r"(^|,)\s*[\[{(]",
-    "a TREC run": r"^\S+\s+Q0\s",
     "ids in quotes": "[\"']",
     "pairs of an id and a score": r":[-+]?\.?\d",
     "decimal numbers among ids": r",\s*[-+]?\d*\.\d+(e[-+]?\d+)?\s*(,|$)",
-    "ids between semicolons": ";",
-    "ids between bars": r"\|",
-    "ids between tabs": r"[^\s,]\s*\t\s*[^\s,]",
-    "ids between blanks": r"[^\s,] +[^\s,]",
+    "ids between blanks, tabs, bars or semicolons": r"[^\s,]\s*[\s;|]\s*[^\s,]",
 }
 FILLERS = {"", "-1"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
 # an id without folder, leading zeros, and the ending of a photo or of a float
@@ -78,11 +75,10 @@ def read_rankings(file: Path, queries: Known | None = None, gallery: Known | Non
     # look at all unknown ids together
     if not rankings:
         faults.append(f"{file}: holds no ranking; expected {LAYOUT}")
-    strays = [f"{place}: query {query!r:.80} is not in the query lists; remove the line (a header too)"
-              for query, place in strange_queries.items()]
-    faults += form_faults("query", strange_queries, len(rankings), queries) or strays
-    count = len(set(chain(*rankings.values())))
-    faults += form_faults("gallery", strange_items, count, gallery)
+    faults += form_faults("query", strange_queries, len(rankings), queries) or [
+        f"{place}: query {query!r:.80} is not in the query lists; remove the line (a header too)"
+        for query, place in strange_queries.items()]
+    faults += form_faults("gallery", strange_items, len(set(chain(*rankings.values()))), gallery)
     raise_faults(faults)
     return rankings
 
@@ -123,22 +119,12 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     """
     # read the lists
     files = find_lists(lists)
-    parts = {}
-    for split in ("gallery", "test", "val"):
-        if split in files:
-            parts[split] = read_list(files[split])
-            parts[split].index = [f"{files[split]}, line {number}" for number in parts[split].index]
+    parts = {split: read_list(files[split]) for split in ("gallery", "test", "val") if split in files}
     gallery = parts.pop("gallery", None)
     if gallery is None or not parts:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
     queries = pd.concat(parts.values())
-    faults = []
-    for table in (gallery, queries):
-        doubled = table[table["sample_id"].duplicated(keep=False)]
-        for sample, rows in doubled.groupby("sample_id"):
-            faults.append(f"{rows.index[1]}, sample_id {sample!r:.80}: this id occurs twice "
-                          f"({rows.index[0]} has it too); ids must be unique")
-    raise_faults(faults)
+    raise_faults([*doubled_ids(gallery), *doubled_ids(queries)])
 
     # read the rankings, and add those that are missing
     labels = queries.set_index("sample_id")["labels"].to_dict()

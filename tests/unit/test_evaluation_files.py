@@ -83,7 +83,7 @@ def test_a_gallery_may_call_a_photo_minus_1(tmp_path):
 @pytest.mark.parametrize(("line", "layout"), [
     ("11 3 4", "blanks"), ("11,3 4", "blanks"), ("11\t3\t4", "tabs"), ("11;3;4", "semicolons"), ("11|3|4", "bars"),
     ("11,3:0.98,4:.9", "an id and a score"), ("11 3:0.98 4:9e-1", "an id and a score"), ("11,3,0.98,4,0.9", "decimal"),
-    ("11.0,3.0,4.0", "decimal"), ("11 Q0 3 1 0.98 run", "TREC"), ("11\tQ0\t3\t1\t0.98\trun", "TREC"),
+    ("11.0,3.0,4.0", "decimal"), ("11 Q0 3 1 0.98 run", "blanks, tabs"), ("11\tQ0\t3\t1\t0.98\trun", "blanks, tabs"),
     ('{"11": ["3", "4"]}', "JSON"), ('{"query": "11", "hits": [3, 4]}', "JSON"), ('[\n["11", ["3"]]]', "JSON"),
     ("11,[3, 4]", "brackets"), ('"11","3","4"', "quotes"), ("11,'3','4'", "quotes"),
 ])

@@ -84,7 +84,7 @@ def test_a_fault_names_the_line_of_the_file_after_blank_lines_too(tmp_path):
     folder = lists(tmp_path / "in", test=f"\n{released('1')}\r\n\r\n\r\n{released('a/b')}\n\n{released('1')}")
     with pytest.raises(InputError) as error:
         from_lists(folder, tmp_path / "out")
-    first, second = str(error.value).splitlines()
+    second, first = str(error.value).splitlines()
     assert f"{TEST}, line 5, sample_id 'a/b'" in first
     assert f"{TEST}, line 7, sample_id '1'" in second and f"{TEST}, line 2 has it too" in second
 

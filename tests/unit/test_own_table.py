@@ -157,11 +157,11 @@ b1,,,b.png,X,{"[" * 100_000},,,
     found = faults(photos, content)
     expected = [
         ("line 10: ", "4 fields, but the header has 9"),
+        ("line 9, sample_id 'a1': ", "mine.csv, line 2 has it too"),
         ("line 6, sample_id 'a2': ", "split 'dev' is unknown"),
         ("line 7, sample_id 'a3': ", "field boxes: '[[1, 2' is not a list"),
         ("line 8, sample_id 'a/4': ", "an id must be"), ("line 8, sample_id 'a/4': ", "mirror 'file:///etc' must be"),
         ("line 8, sample_id 'a/4': ", "products 'several' is unknown"),
-        ("line 9, sample_id 'a1': ", "mine.csv, line 2 has it too"),
         ("line 9, sample_id 'a1': ", "1 labels for 2 boxes"), ("line 9, sample_id 'a1': ", "'[5, 0, 5, 9]' is not"),
         ("line 9, sample_id 'a1': ", "'[True, 0, 5, 9]' is not"),
         ("line 13, sample_id 'a8': ", "'../../etc/passwd' must be"), ("line 15, sample_id", "an id must be"),
