@@ -53,14 +53,10 @@ def invoke(arguments: list[str]) -> int:
 
 def target(path: Path | None) -> Path | None:
     """Return where something is to be written; refuse a link, a device, and a place that cannot be written to."""
-    if path is None:
-        return None
-    above = next(folder for folder in [path, *path.absolute().parents] if folder.exists() or folder.is_symlink())
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise typer.BadParameter(f"{path} is a device; name a file or a folder")
-    if above.is_symlink() and not above.is_dir():
-        raise typer.BadParameter(f"{above} is a link; name what it leads to")
-    if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
+    above = next(folder for folder in [path, *path.absolute().parents] if os.path.lexists(folder)) if path else None
+    if path and not above.is_dir() and (above.is_symlink() or not above.is_file()):
+        raise typer.BadParameter(f"{above} is a link or a device; name a file or a folder")
+    if path and above != path and not (above.is_dir() and os.access(above, os.W_OK)):
         raise typer.BadParameter(f"{above} is no folder that can be written to")
     return path
 

@@ -121,6 +121,14 @@ def write_json(file: Path, content: object) -> None:
         beside.write_text(text + "\n", encoding="utf-8")
 
 
+def read_object(file: Path) -> dict:
+    """Return the JSON object in a file; an empty one where there is no file."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: not a JSON object; remove it and run again") from None
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder that we made, if there is one; of a link, not what it leads to."""
     if path.is_dir() and not path.is_symlink():

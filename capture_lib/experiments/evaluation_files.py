@@ -28,11 +28,10 @@ OTHER_LAYOUTS = {  # by what a line of theirs holds
 FILLERS = {"", "-1"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
 # an id without folder, leading zeros, and the ending of a photo or of a float
 bare = partial(re.compile(r"^(.*[/\\])?0*|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGNORECASE).sub, "")
-Known = Collection[str]
 
 
-def read_rankings(file: Path, queries: Known | None = None, gallery: Known | None = None) -> dict[str, list[str]]:
-    """Read a ranking a line, maybe an empty one; `queries` and `gallery`, where given, are the ids that lists have.
+def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]) -> dict[str, list[str]]:
+    """Read a ranking a line, maybe an empty one, of ids that the lists have.
 
     InputError names faulty lines, another layout, unknown queries, ids written otherwise than in the lists.
     """
@@ -40,7 +39,7 @@ def read_rankings(file: Path, queries: Known | None = None, gallery: Known | Non
     faults = []
     strange_queries: dict[str, str] = {}  # with the place of each
     strange_items: dict[str, str] = {}
-    fillers = FILLERS.difference(gallery or ())
+    fillers = FILLERS.difference(gallery)
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
@@ -50,19 +49,17 @@ def read_rankings(file: Path, queries: Known | None = None, gallery: Known | Non
             items.pop()
 
         # what is unknown may be of another layout
-        unknown = [item for item in items if gallery is not None and item not in gallery]
-        stray = queries is not None and query not in queries
-        if unknown or stray:
-            for name, pattern in OTHER_LAYOUTS.items():
-                if re.search(pattern, line.strip()[:1000], re.IGNORECASE):
-                    raise InputError(f"{place}: {line.strip()!r:.60} looks like {name}; expected {LAYOUT}")
+        unknown = [item for item in items if item not in gallery]
+        for name, pattern in OTHER_LAYOUTS.items() if unknown or query not in queries else ():
+            if re.search(pattern, line.strip()[:1000], re.IGNORECASE):
+                raise InputError(f"{place}: {line.strip()!r:.60} looks like {name}; expected {LAYOUT}")
 
         # one fault a line
         if not query or not fillers.isdisjoint(items):
             faults.append(f"{place}: an id is missing (empty or -1) before others; expected {LAYOUT}")
         elif query in rankings:
             faults.append(f"{place}: query {query!r:.80} has a line already; keep one of them, with all its hits")
-        elif stray:
+        elif query not in queries:
             strange_queries[query] = place
         elif len(set(items)) < len(items):
             item, count = Counter(items).most_common(1)[0]
@@ -72,29 +69,25 @@ def read_rankings(file: Path, queries: Known | None = None, gallery: Known | Non
                 strange_items.setdefault(item, place)
         rankings[query] = items
 
-    # look at all unknown ids together
+    # look at all unknown ids together; a few of the gallery are misses
     if not rankings:
         faults.append(f"{file}: holds no ranking; expected {LAYOUT}")
-    faults += form_faults("query", strange_queries, len(rankings), queries) or [
-        f"{place}: query {query!r:.80} is not in the query lists; remove the line (a header too)"
-        for query, place in strange_queries.items()]
-    faults += form_faults("gallery", strange_items, len(set(chain(*rankings.values()))), gallery)
+    faults += form_faults("query", strange_queries, len(rankings), queries, 0)
+    faults += form_faults("gallery", strange_items, len(set(chain(*rankings.values()))), gallery, 0.5)
     raise_faults(faults)
     return rankings
 
 
-def form_faults(kind: str, unknown: dict[str, str], count: int, known: Known | None) -> list[str]:
-    """Return a fault where unknown ids, with their places, are known ones written otherwise, or most of `count` ids."""
-    if not unknown:
-        return []
-    written = {bare(item): item for item in known}
+def form_faults(kind: str, unknown: dict[str, str], count: int, known: Collection[str], most: float) -> list[str]:
+    """Return a fault where unknown ids, with places, are known ones written otherwise, or too many of `count` ids."""
+    written = {bare(item): item for item in known} if unknown else {}
     alike = [item for item in unknown if bare(item) in written]
-    if not alike and 2 * len(unknown) <= count:
+    if not alike and len(unknown) <= most * count:
         return []
     item = (alike or list(unknown))[0]
     example = written.get(bare(item), next(iter(known)))
     return [f"{unknown[item]}: {kind} id {item!r:.80} is not in the lists, as {len(unknown):,} of {count:,} are not; "
-            f"write ids as the lists do, such as {example!r:.80}, or give the lists that the file is for"]
+            f"write ids as the lists do, such as {example!r:.80}, or remove the line, if it is a header"]
 
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
@@ -149,16 +142,12 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     figures = summarise(per_query(rows, asked, list(gallery["labels"])), resamples)
 
     # say what lowers the figures
-    lacking = sum(not known.issuperset(own) for own in asked)
-    foreign = sum(NO_ITEM in own for own in rows)
-    long = sum(len(own) > max(CUTOFFS) for own in rows)
-    share = f"of {len(rows):,}"
-    if lacking:
-        notes.append(f"{lacking:,} {share} queries have a label that no gallery item has: "
-                     "released counts them as 0, standard counts that label as never found")
-    if foreign:
-        notes.append(f"{foreign:,} {share} rankings hold ids that the gallery lacks: "
-                     "each is a miss, and released counts the recall of such a query as 0")
-    if long:
-        notes.append(f"{long:,} {share} rankings hold more than {max(CUTOFFS)} ids: the rest is not looked at")
+    told = {
+        "queries have a label that no gallery item has: released counts them as 0, standard counts that label as never "
+        "found": sum(not known.issuperset(own) for own in asked),
+        "rankings hold ids that the gallery lacks: each is a miss, and released counts the recall of such a query as 0":
+        sum(NO_ITEM in own for own in rows),
+        f"rankings hold more than {max(CUTOFFS)} ids: the rest is not looked at":
+        sum(len(own) > max(CUTOFFS) for own in rows)}
+    notes += [f"{count:,} of {len(rows):,} {what}" for what, count in told.items() if count]
     return {"queries": len(rankings), "labelled": len(found), **figures, "warnings": notes}

@@ -42,9 +42,9 @@ def test_rankings_survive_a_round_trip_and_foreign_line_ends(tmp_path):
     found = [Ranking(np.array([2, 0])), Ranking(np.array([1]))]
     evaluation_files.write_rankings(tmp_path / "ours", list(rankings), ["1", "2", "3"], found)
     assert (tmp_path / "ours.txt").read_bytes() == b"11,3,1\n12,2\n"
-    assert evaluation_files.read_rankings(tmp_path / "ours.txt") == rankings
+    assert evaluation_files.read_rankings(tmp_path / "ours.txt", rankings, "123") == rankings
     (tmp_path / "theirs.txt").write_bytes(b"\xef\xbb\xbf11,3 ,1\t\r\n\r\n12, 2\r\n")
-    assert evaluation_files.read_rankings(tmp_path / "theirs.txt") == rankings
+    assert evaluation_files.read_rankings(tmp_path / "theirs.txt", rankings, "123") == rankings
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -54,13 +54,13 @@ def test_rankings_survive_a_round_trip_and_foreign_line_ends(tmp_path):
     ("11,3,-1,4\n", "line 1: an id is missing"),
     ("11,3\n\n11,4\n", "line 3: query '11' has a line already"),
     ("11,3,4,3\n", "line 1: gallery id '3' stands 2 times"),
-    ("11,3\n99,3\n", "line 2: query '99' is not in the query lists"),
+    ("11,3\n99,3\n", "line 2: query id '99' is not in the lists"),
 ])
 def test_a_faulty_rankings_file_is_refused_with_its_line(tmp_path, text, message):
     file = tmp_path / "rankings.txt"
     file.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        evaluation_files.read_rankings(file, queries={"11", "12"})
+        evaluation_files.read_rankings(file, {"11", "12"}, {"3", "4"})
     assert str(file) in str(error.value)
 
 
@@ -71,7 +71,6 @@ def test_an_empty_ranking_is_one_and_fillers_end_a_ranking(tmp_path, text, items
     file = tmp_path / "rankings.txt"
     file.write_text(text)
     assert evaluation_files.read_rankings(file, {"11"}, {"3", "4"}) == {"11": items}
-    assert evaluation_files.read_rankings(file) == {"11": items}
 
 
 def test_a_gallery_may_call_a_photo_minus_1(tmp_path):
@@ -150,7 +149,7 @@ def test_evaluate_lists_counts_queries_without_a_ranking(lists, tmp_path):
 
 def test_evaluate_lists_says_what_is_missing(lists, tmp_path):
     (tmp_path / "r.csv").write_text("d1,g1\nq9,g1\n")
-    with pytest.raises(InputError, match="line 2: query 'q9' is not in the query lists"):
+    with pytest.raises(InputError, match="line 2: query id 'q9' is not in the lists"):
         evaluation_files.evaluate_lists(lists, tmp_path / "r.csv")
     (lists / "p_gallery_v2.txt").unlink()
     with pytest.raises(InputError, match="needs the gallery list"):
