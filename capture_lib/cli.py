@@ -147,12 +147,13 @@ def catalog(
     except InputError as error:
         if len(error.faults) <= len(str(error).splitlines()):  # all were said
             raise
-        quality.write_faults(error.faults, all_faults)
+        quality.write(error.faults, all_faults)
         raise InputError(f"{error}; all are in {all_faults}") from None
 
     # tell what it holds, what it lacks, and what is odd in it
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    odd = quality.write_quality(made)
+    odd = quality.audit(made)
+    quality.write(odd, made.folder / "quality.csv")
     print(f"odd in it, with examples in {made.folder / 'quality.csv'}:" if len(odd) else "nothing is odd in it")
     for row in odd.itertuples(index=False):
         print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")

@@ -41,11 +41,9 @@ class InputError(ValueError):
 
 def raise_faults(faults: list[str]) -> None:
     """Raise one InputError with a line for each fault, the first 20 of them; do nothing without faults."""
-    lines = faults[:20]
-    if len(faults) > len(lines):
-        lines.append(f"… and {len(faults) - len(lines):,} more faults of this kind")
-    if lines:
-        error = InputError("\n".join(lines))
+    more = [f"… and {len(faults) - 20:,} more faults of this kind"] if len(faults) > 20 else []
+    if faults:
+        error = InputError("\n".join([*faults[:20], *more]))
         error.faults = tuple(faults)
         raise error
 
@@ -58,8 +56,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error) or "interrupted; what was done is kept; the same command goes on (`run` with --resume)", 130
     last = str(error).strip().rpartition("\n")[2]  # of what a worker process says
     if isinstance(error, OSError):
-        line = error.strerror or last or type(error).__name__
-        return f"{error.filename}: {line}" if error.filename else line, 2
+        return f"{error.filename}: " * bool(error.filename) + (error.strerror or last or type(error).__name__), 2
     if isinstance(error, MemoryError):
         return "not enough memory; a smaller --profile needs less", 2
     with NamedTemporaryFile("w", prefix="capture-", suffix=".txt", delete=False, encoding="utf-8") as file:
@@ -176,25 +173,20 @@ def wait_for_everyone() -> None:
 
 @contextmanager
 def one_at_a_time(lock: Path, work: str) -> Iterator[None]:
-    """Do the block while no other command does it: wait for the one that holds the lock file, and say what it does.
-
-    The system takes the lock away from a process that ends, however it does. Of many processes, the main one locks.
-    """
-    if not is_main_process():
+    """Do the block while no other command does it: wait for the one that holds the lock file, and say what it does."""
+    if not is_main_process():  # of many processes, the main one locks
         yield
         return
     from filelock import FileLock, Timeout
     lock.parent.mkdir(parents=True, exist_ok=True)
-    holder = FileLock(lock)
+    holder = FileLock(lock)  # the system takes it away from a process that ends, however it does
     try:
         holder.acquire(blocking=False)
+        holder.release()
     except Timeout:
         print(f"waiting for another process that {work} …", file=sys.stderr, flush=True)
-        holder.acquire()
-    try:
+    with holder:
         yield
-    finally:
-        holder.release()
 
 
 @contextmanager
@@ -232,8 +224,7 @@ def progress(iterable: Iterable, label: str, total: int | None = None, note: Cal
         return
 
     # a log or a report
-    started = time.perf_counter()
-    count = 0
+    started, count = time.perf_counter(), 0
     for item in iterable:
         count += 1
         yield item

@@ -1,8 +1,4 @@
-"""The lists that the authors released, and what is odd in their lines.
-
-One sample is one line, `id#####caption#####image_url#####mirror_url#####label1#;#label2…`;
-the train list has no labels. The lists are train, dev, test and gallery; our split of dev is `val`.
-"""
+"""The lists that the authors released: `id#####caption#####image_url#####mirror_url#####label1#;#label2…` a line."""
 
 import re
 from pathlib import Path

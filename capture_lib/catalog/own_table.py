@@ -28,8 +28,7 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
                skip_broken: bool = False) -> Catalog:
     """Make the catalog `out` of a table and its photos below `images`, or `add` to it; InputError has all faults.
 
-    `columns` maps names, "image=filepath,caption=title"; `strict` refuses what is odd, too; `skip_broken` leaves rows
-    without a readable photo out and lists them in `faults.csv`.
+    `columns` maps names, "image=filepath"; `strict` refuses what is odd; `skip_broken` lists it in `faults.csv`.
     """
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
@@ -70,7 +69,7 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
                 shutil.copyfile(sources[sample], beside)
     catalogs.write_catalog(made.table, out)
     if broken:
-        quality.write_faults(broken.values(), out / "faults.csv")
+        quality.write(broken.values(), out / "faults.csv")
     return Catalog(out, made.table, made.noted)
 
 
@@ -91,10 +90,7 @@ def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] 
 
 
 def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, cut: list) -> Iterator[str]:
-    """Yield what keeps a photo from being copied to `folder`, and boxes that are not in it.
-
-    Boxes a pixel or two over the edge are cut in place; `cut` gets them as they were.
-    """
+    """Yield what keeps a photo from being copied, and boxes outside; those a pixel or two over are cut and put on `cut`."""
     where = catalogs.place(row)
     target = folder / row.image
     if target.is_file() and not filecmp.cmp(photo, target, shallow=False):

@@ -77,20 +77,9 @@ def refuse_oddities(catalog: Catalog) -> None:
     raise_faults([f"--strict: {line}" for line in lines])
 
 
-def write_quality(catalog: Catalog) -> pd.DataFrame:
-    """Write the audit of a catalog to its `quality.csv`; return it."""
-    found = audit(catalog)
-    write_csv(found, catalog.folder / "quality.csv")
-    return found
-
-
-def write_faults(faults: Iterable[str], file: Path) -> None:
-    """Write all faults of a table, a line each."""
-    write_csv(pd.DataFrame({FAULTS: list(faults)}), file)
-
-
-def write_csv(table: pd.DataFrame, file: Path) -> None:
-    """Write one of these files as spreadsheets want it, without formulas, and never over one that is not ours."""
+def write(found: pd.DataFrame | Iterable[str], file: Path) -> None:
+    """Write an audit, or faults, as spreadsheets want it, without formulas, and never over a file that is not ours."""
+    table = found if isinstance(found, pd.DataFrame) else pd.DataFrame({FAULTS: list(found)})
     claim_file(file, *OURS)
     with write_atomically(file) as beside:
         table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")

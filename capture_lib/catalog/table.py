@@ -70,7 +70,7 @@ class Catalog:
 
     @cached_property
     def contents(self) -> dict[str, str]:
-        """Map sample id to a digest of its photo's bytes: 7,000 small ones in 0.3 s, a million in minutes."""
+        """Map sample id to a digest of its photo's bytes, not its time of change: a copy of a catalog keeps stages."""
         digests = {}
         for sample, path in self.photos.items():
             with path.open("rb") as file:
@@ -78,10 +78,7 @@ class Catalog:
         return digests
 
     def row_digests(self, rows: pd.DataFrame) -> np.ndarray:
-        """Return a digest (N,) uint64 of each row, `sample_id` among its columns, and its photo's bytes.
-
-        Bytes and not times of change: a copy of a catalog keeps its stages; a photo retouched in place loses them.
-        """
+        """Return a digest (N,) uint64 of each row, `sample_id` among its columns, and its photo's bytes."""
         rows = rows.assign(photo=rows["sample_id"].map(self.contents)).astype(str)
         return pd.util.hash_pandas_object(rows, index=False).to_numpy()
 
@@ -156,10 +153,7 @@ def checked(table: pd.DataFrame, noted: list[tuple] | None = None) -> pd.DataFra
 
 
 def tidied(table: pd.DataFrame, noted: list[tuple]) -> pd.DataFrame:
-    """Return the columns of `SCHEMA` as plain objects, missing cells as in `EMPTY`, a list that cannot be read as text.
-
-    Labels, boxes of such labels and texts that mean "missing" are taken out; `noted` gets their number.
-    """
+    """Return the columns of `SCHEMA` as plain objects; `noted` gets the number of those that mean "missing"."""
     rows = table.reindex(columns=SCHEMA.names).astype(object)
     rows = rows.where(rows.notna(), None)
     rows.index = [f"row {name + 1}" if isinstance(name, int) else name for name in rows.index]

@@ -31,10 +31,7 @@ bare = partial(re.compile(r"^(.*[/\\])?0*|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGN
 
 
 def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]) -> dict[str, list[str]]:
-    """Read a ranking a line, maybe an empty one, of ids that the lists have.
-
-    InputError names faulty lines, another layout, unknown queries, ids written otherwise than in the lists.
-    """
+    """Read a ranking a line; InputError: faulty lines, another layout, ids that the lists lack or write otherwise."""
     rankings: dict[str, list[str]] = {}
     faults = []
     strange_queries: dict[str, str] = {}  # with the place of each
@@ -107,8 +104,7 @@ def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], r
 def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: int = RESAMPLES) -> dict:
     """Score a rankings file against the released dev and test lists; "warnings" say what else changes the figures.
 
-    Queries without labels are not scored, nor is a list without any ranking; `missing`: other queries without a
-    ranking count as "zero", or "leave-out".
+    Queries without labels are not scored; `missing`: those without a ranking count as "zero", or "leave-out".
     """
     # read the lists
     files = find_lists(lists)

@@ -1,7 +1,6 @@
 """A run: a profile on a catalog with a seed. It caches stages, and records the figures of notebooks.
 
-A stage is a folder, made once. It is made anew when its settings, the code it rests on, a stage
-before it or a row of the catalog that it reads has changed.
+A stage is a folder, made anew when its settings, code, a stage before it or rows that it reads have changed.
 """
 
 import ast
@@ -43,11 +42,10 @@ class Run:
 
     def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
               make: Callable[[Path], None], together: bool = False, name: str = "") -> Path:
-        """Return the folder of a stage; `make(folder)` fills it unless its record fits already.
+        """Return the folder of a stage; `make(folder)` fills it, or goes on to, unless its record fits already.
 
-        It is named after `module`, rests on its code and on all that it imports, and reads the rows
-        and columns `read` of the catalog. An interrupted `make` finds its unfinished folder again.
-        `together`: all processes make the stage; otherwise, one does.
+        It is named after `module`, rests on its code and all that it imports, and reads the rows and columns `read`
+        of the catalog. `together`: all processes make the stage; otherwise, one does.
         """
         name = name or module.__name__.rsplit(".", 1)[-1]
         folder = self.stages / name
@@ -59,11 +57,10 @@ class Run:
         values = json.loads(json.dumps(values, default=asdict))
         record = pd.json_normalize(values).to_dict("records")[0]
         outdated = folder.with_name(f".{folder.name}.outdated")
-        if utils.process_count() == 1 and read_record(folder)[0] == record and not outdated.exists():
-            return folder  # nothing is written, not even a lock
-        lock = self.stages.with_name(f".{self.stages.name}") / f"{name}.lock"
-        with utils.one_at_a_time(lock, f"makes {folder}"):
-            self.renew(folder, outdated, record, make, together)
+        if utils.process_count() > 1 or read_record(folder)[0] != record or outdated.exists():  # else, no lock either
+            lock = self.stages.with_name(f".{self.stages.name}") / f"{name}.lock"
+            with utils.one_at_a_time(lock, f"makes {folder}"):
+                self.renew(folder, outdated, record, make, together)
         return folder
 
     def renew(self, folder: Path, outdated: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
@@ -118,7 +115,7 @@ class Run:
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
-        parameters["pretrain"]["bert"] = Path(self.profile.pretrain.bert).name  # not where it lay
+        parameters["pretrain"]["bert"] = Path(parameters["pretrain"]["bert"]).name  # not where it lay
         provenance = utils.origin() | {
             "stem": stem, "profile": self.profile.name, "seed": self.seed, "catalog": self.catalog.name,
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
@@ -132,8 +129,8 @@ class Run:
 def read_record(stage: Path) -> tuple[dict, list[str] | None]:
     """Return what a stage's folder was made from, and its files once it is whole; nothing where that is damaged."""
     try:
-        record = dict(json.loads((stage / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        record = utils.read_object(stage / RECORD)
+    except InputError:
         return {}, None
     files = record.pop("files", None)
     return (record if all((stage / name).is_file() for name in files or ()) else {}), files
@@ -146,11 +143,11 @@ def files_below(folder: Path) -> list[str]:
 
 def refuse_foreign(folder: Path, files: list[str] | None) -> None:
     """Raise InputError where a stage's folder, which is to be replaced, holds what no run put there."""
-    found = files_below(folder) if folder.is_dir() else [folder.name]
-    if (folder / RECORD).is_file():
-        found = sorted(set(found) - {RECORD, *(found if files is None else files)})  # None: damaged, or an old version
-    if found:
-        raise InputError(f"{folder}: is to be made anew, but holds {found[0]}, which no run made; move it away")
+    foreign = files_below(folder) if folder.is_dir() else [folder.name]
+    if (folder / RECORD).is_file():  # where it is damaged or old, it lists no files
+        foreign = sorted({*foreign} - {RECORD, *files}) if files is not None else []
+    if foreign:
+        raise InputError(f"{folder}: is to be made anew, but holds {foreign[0]}, which no run made; move it away")
 
 
 # ---- where reports go

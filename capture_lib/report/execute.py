@@ -1,7 +1,4 @@
-"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`.
-
-Papermill, nbformat and nbconvert are imported where they are used: they take a second.
-"""
+"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`."""
 
 import hashlib
 import json
@@ -31,9 +28,8 @@ def run_notebooks(
 ) -> None:
     """Execute the notebooks in order, 00, the tour, last; write `out/notebooks/NN_name.ipynb` and `.html`.
 
-    `catalog`: None for the profile's own drawn world. `only`: what the names of notebooks start with. `resume`: keep
-    what an earlier run executed from the same parameters, catalog, notebooks and library. Raises InputError for
-    a wrong option, before anything is executed, and NotebookFailed when a notebook stops.
+    `catalog`: None for a drawn world. `only`: what names start with. `resume`: keep what an earlier run executed from
+    the same parameters, catalog, notebooks and library. Raises InputError before anything runs, or NotebookFailed.
     """
     # check what was asked for
     out = Path(out).resolve()

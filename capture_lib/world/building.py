@@ -24,8 +24,7 @@ FOLDER_SIZE = 250  # photos a folder: the unit of work, and of taking up an inte
 def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> None:
     """Draw photos into `folder/images/` (JPEG, quality 90); write `folder/catalog.parquet` when all are there.
 
-    An interrupted build of the same settings is taken up, a complete one left as it is; InputError if the folder
-    holds another world. `workers`: processes, one for each core by default; the result is always the same.
+    An interrupted build is taken up, a complete one left as it is; InputError if the folder holds another world.
     """
     folder = Path(folder)
     # what `world.json` notes: which world the folder holds

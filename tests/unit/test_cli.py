@@ -219,7 +219,7 @@ def test_options_name_the_profiles_and_the_worlds():
     ("search made --image a.jpg --out FILE/a.jpg", "file is no folder that can be written to"),
     ("search made --image a.jpg --out FILE/far/below/a.jpg", "file is no folder that can be written to"),
     ("evaluate --lists a --rankings b --json FILE/a.json", "file is no folder that can be written to"),
-    ("evaluate --lists a --rankings b --json LINK", "is a link"), ("download made --export PIPE", "is a link or a device"),
+    ("evaluate --lists a --rankings b --json LINK", "is a link"), ("download made --export PIPE", "or a device"),
     ("run --out FILE/a", "no folder that can be"), ("catalog --world mini --out FILE/a", "no folder that can be"),
     ("catalog --world mini --out GONE", "is a link or a device"),
     ("search made --image a.jpg --out result.v2", "--out result.v2: end the picture's name with one of .jpg"),

@@ -83,8 +83,8 @@ def test_three_photos_of_one_product_are_no_placeholder(tmp_path, photos):
 def test_the_file_holds_no_formula_and_no_control_code(tmp_path, photos):
     captions = ["=1+1", "\x1b[31m red", "@a b", "=1+1", "\x1b[31m red", "@a b"]
     write_catalog(read_catalog(tmp_path).table.assign(caption=captions), tmp_path)
-    quality.write_quality(read_catalog(tmp_path))
-    quality.write_faults(["=evil.csv, line 2: x", "@a", "plain"], tmp_path / "faults.csv")
+    quality.write(quality.audit(read_catalog(tmp_path)), tmp_path / "quality.csv")
+    quality.write(["=evil.csv, line 2: x", "@a", "plain"], tmp_path / "faults.csv")
     cells = []
     for name in ("quality.csv", "faults.csv"):
         with (tmp_path / name).open(encoding="utf-8-sig", newline="") as file:
@@ -94,14 +94,14 @@ def test_the_file_holds_no_formula_and_no_control_code(tmp_path, photos):
 
 
 def test_a_file_of_the_users_is_not_overwritten_and_ours_is(tmp_path, photos):
-    made = read_catalog(tmp_path)
-    quality.write_quality(made)
-    quality.write_quality(made)
-    for name, write in (("quality.csv", lambda file: quality.write_quality(made)),
-                        ("faults.csv", lambda file: quality.write_faults(["x"], file))):
-        (tmp_path / name).write_text("what I noted, by hand\n")
-        refused(lambda write=write, name=name: write(tmp_path / name), f"{name}: is there already")
-        assert (tmp_path / name).read_text() == "what I noted, by hand\n"
+    file = tmp_path / "quality.csv"
+    for found in (quality.audit(read_catalog(tmp_path)), ["x"]):
+        file.unlink(missing_ok=True)
+        quality.write(found, file)
+        quality.write(found, file)
+        file.write_text("what I noted, by hand\n")
+        refused(lambda found=found: quality.write(found, file), "quality.csv: is there already")
+        assert file.read_text() == "what I noted, by hand\n"
 
 
 # ---- texts that mean "missing"
