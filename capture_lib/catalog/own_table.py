@@ -90,7 +90,7 @@ def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] 
 
 
 def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, cut: list) -> Iterator[str]:
-    """Yield what keeps a photo from being copied, and boxes outside; those a pixel or two over are cut and put on `cut`."""
+    """Yield what keeps a photo from being copied, and boxes outside; some are cut, and put on `cut`."""
     where = catalogs.place(row)
     target = folder / row.image
     if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
@@ -122,7 +122,7 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
         if name not in table:
             raise InputError(f"{file}: column {name} is missing; the header reads {','.join(header)!r:.120}; "
                              f"--columns {name}=NAME takes another name")
-    unknown = [name for name, ours in zip(header, table, strict=True) if not ours]
+    unknown = [name for name in header if spelling(name) not in names]
     noted += finding("columns that are not known here", "all", unknown, "left out; --columns OURS=THEIRS takes one")
     table = table.loc[:, table.columns != ""]
     if not table.columns.is_unique:
@@ -144,12 +144,13 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
 
 def column_names(text: str) -> tuple[dict[str, str], list[str]]:
     """Return our column names by the table's own, as `spelling` has them, and those that the table must have."""
-    pairs = [[part.strip() for part in pair.split("=")] for pair in text.split(",") if pair]
-    for pair in pairs:
-        if len(pair) != 2 or pair[0] not in catalogs.SCHEMA.names:
-            raise InputError(f"--columns {'='.join(pair)!r:.60}: write OURS=THEIRS, such as image=filepath; ours are "
+    mapped = {}
+    for pair in filter(None, text.split(",")):
+        ours, _, theirs = map(str.strip, pair.partition("="))
+        if not theirs or ours not in catalogs.SCHEMA.names:
+            raise InputError(f"--columns {pair!r:.60}: write OURS=THEIRS, such as image=filepath; ours are "
                              f"{', '.join(catalogs.SCHEMA.names)}")
-    mapped = {spelling(theirs): ours for ours, theirs in pairs}
+        mapped[spelling(theirs)] = ours
     plain = {spelling(name): name for name in catalogs.SCHEMA.names if name not in mapped.values()}
     return plain | mapped, ["image", *mapped.values()]
 

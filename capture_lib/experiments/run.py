@@ -5,7 +5,6 @@ A stage is a folder, made anew when its settings, code, a stage before it or row
 
 import ast
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Callable
@@ -218,15 +217,15 @@ def code_digest(module: ModuleType) -> str:
 
 
 def files_named(make: Callable) -> list[Path]:
-    """Return the file of a function, and those of this package whose modules, functions or classes it names."""
+    """Return the file of a function, and those of the modules of this package that it names."""
     named = [make.__globals__.get(name) for name in make.__code__.co_names]
-    modules = {inspect.getmodule(value) for value in named} - {None}
-    ours = {module.__file__ for module in modules if module.__name__.startswith("capture_lib.")}
-    return sorted(map(Path, ours | {make.__code__.co_filename}))
+    rooms = [room for room in named if isinstance(room, ModuleType) and room.__name__.startswith("capture_lib.")]
+    return sorted({Path(make.__code__.co_filename), *(Path(room.__file__) for room in rooms)})
 
 
+@cache
 def plain_code(file: Path) -> bytes:
-    """Return the code of a Python file without comments and layout."""
+    """Return the code of a Python file, as first read in this process, without comments and layout."""
     return ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode()
 
 
