@@ -148,8 +148,7 @@ def column_names(text: str) -> tuple[dict[str, str], list[str]]:
     for pair in filter(None, text.split(",")):
         ours, _, theirs = map(str.strip, pair.partition("="))
         if not theirs or ours not in catalogs.SCHEMA.names:
-            raise InputError(f"--columns {pair!r:.60}: write OURS=THEIRS, such as image=filepath; ours are "
-                             f"{', '.join(catalogs.SCHEMA.names)}")
+            raise InputError(f"--columns {pair!r:.60}: write OURS=THEIRS, OURS of {', '.join(catalogs.SCHEMA.names)}")
         mapped[spelling(theirs)] = ours
     plain = {spelling(name): name for name in catalogs.SCHEMA.names if name not in mapped.values()}
     return plain | mapped, ["image", *mapped.values()]

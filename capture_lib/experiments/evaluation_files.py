@@ -89,11 +89,10 @@ def form_faults(kind: str, unknown: dict[str, str], count: int, known: Collectio
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
     """Write `query_id,gallery_id,…` a line as text, and a row a hit, with its rank from 1, as parquet."""
-    tables = []
-    for query, found in zip(queries, rankings, strict=True):
-        items = [gallery[row] for row in found.rows]
-        tables.append(pd.DataFrame({"query_id": query, "rank": range(1, len(items) + 1), "gallery_id": items,
-                                    "score": found.scores, "instance": found.instances}))
+    tables = [
+        pd.DataFrame({"query_id": query, "rank": range(1, len(found.rows) + 1), "score": found.scores,
+                      "gallery_id": [gallery[row] for row in found.rows], "instance": found.instances})
+        for query, found in zip(queries, rankings, strict=True)]
     lines = [",".join((query, *table["gallery_id"])) + "\n" for query, table in zip(queries, tables, strict=True)]
     with write_atomically(file.with_suffix(".txt")) as beside:
         beside.write_text("".join(lines), encoding="utf-8")

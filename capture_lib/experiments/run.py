@@ -55,21 +55,16 @@ class Run:
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
         record = pd.json_normalize(values).to_dict("records")[0]
-        outdated = folder.with_name(f".{folder.name}.outdated")
-        if utils.process_count() > 1 or read_record(folder)[0] != record or outdated.exists():  # else, no lock either
+        if utils.process_count() > 1 or read_record(folder)[0] != record:  # else nothing is written, no lock either
             lock = self.stages.with_name(f".{self.stages.name}") / f"{name}.lock"
             with utils.one_at_a_time(lock, f"makes {folder}"):
-                self.renew(folder, outdated, record, make, together)
+                self.renew(folder, record, make, together)
         return folder
 
-    def renew(self, folder: Path, outdated: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
+    def renew(self, folder: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
         """Make a stage, beside the folder that it then replaces, unless another process has done so by now."""
         unfinished = folder.with_name(f".{folder.name}.unfinished")
-        if is_main_process() and outdated.exists():  # a process was killed between two lines at the end of this
-            if folder.exists():
-                utils.remove(outdated)
-            else:
-                outdated.rename(folder)
+        outdated = folder.with_name(f".{folder.name}.outdated")
         wait_for_everyone()
         stored, files = read_record(folder)
         begun, made = read_record(unfinished)
@@ -100,6 +95,7 @@ class Run:
             for rest in list(unfinished.rglob(".*")):  # what a killed process was writing, safetensors too
                 utils.remove(rest)
             utils.write_json(unfinished / RECORD, record | {"files": files_below(unfinished)})
+            utils.remove(outdated)  # of a process that was killed in these lines: what is unfinished here is whole
             if folder.exists():
                 folder.rename(outdated)
             unfinished.rename(folder)

@@ -198,9 +198,9 @@ def test_what_a_linked_stage_leads_to_stays(run: Run, tmp_path: Path):
     assert maker.calls == 2 and files_below(elsewhere) == before and not folder.is_symlink()
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3])
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
 def test_a_swap_that_was_killed_half_way_is_healed(run: Run, tmp_path: Path, monkeypatch, killed_at: int):
-    """Before the old folder goes aside, before the new one comes in, before the old one is removed."""
+    """Before and after the old folder goes aside, before and after the new one comes in."""
     maker, module = Maker(), module_of(tmp_path, "")
     old = files_below(maker.stage(run, module))
     count = []
@@ -218,10 +218,11 @@ def test_a_swap_that_was_killed_half_way_is_healed(run: Run, tmp_path: Path, mon
         patched.setattr(utils, "remove", lambda path, remove=utils.remove: (
             dying(remove)(path) if path.name.endswith("outdated") else remove(path)))
         maker.stage(run, module, Settings(size=9))
-    assert killed_at == 2 or (run.stages / "toy" / "stage.json").is_file()  # in between, neither is there
+    assert killed_at == 3 or (run.stages / "toy" / "stage.json").is_file()  # in between, neither is there
     folder = maker.stage(run, module, Settings(size=9))
     assert maker.calls == 2  # what was whole is taken, not made again
     assert files_below(folder).keys() == old.keys() and files_below(folder) != old
+    maker.stage(run, module, Settings(size=7))
     assert [path.name for path in folder.parent.iterdir()] == ["toy"]
 
 
