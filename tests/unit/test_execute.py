@@ -165,7 +165,7 @@ def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path):
 
 def run_in_a_process(notebooks, out, said):
     def execute(file, parameters, folder):
-        time.sleep(0.5)
+        time.sleep(2)
         with (out / "ran.txt").open("a") as ran:
             ran.write(str(parameters["seed"]))
 

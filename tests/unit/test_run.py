@@ -270,7 +270,7 @@ def stage_slowly(folder: Path, code: Path, begun: object) -> None:
         begun.set()
         with (folder / "calls.txt").open("a") as file:
             file.write("x")
-        time.sleep(0.4)
+        time.sleep(2)
 
     with (code / "said").open("a") as file, redirect_stderr(file):
         run.stage(module_of(code, ""), Settings(), [], None, make)
