@@ -67,9 +67,9 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 def read_text(file: Path) -> str:
     """Return the text of a file in UTF-8, or UTF-16 with its mark; InputError names a line that is neither."""
-    if Path(file).is_char_device() or Path(file).is_block_device():  # some of them never end
-        raise InputError(f"{file}: is a device; name a file")
     try:
+        if Path(file).is_char_device() or Path(file).is_block_device():  # some of them never end
+            raise InputError(f"{file}: is a device; name a file")
         raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None

@@ -205,18 +205,16 @@ def read_parquet(file: Path) -> pd.DataFrame:
 
 def row_faults(table: pd.DataFrame) -> Iterator[str]:
     """Yield a sentence for each fault; the table's index names the rows, as in "mine.csv, line 7"."""
-    yield from id_faults(table)
+    yield from doubled_ids(table)
     for row in table.itertuples():
         for fault in cell_faults(row):
             yield f"{place(row)}: {fault}"
 
 
-def id_faults(table: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence for each row whose id an earlier one has, or is none that files may be named by."""
+def doubled_ids(table: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each row whose id an earlier one has."""
     first: dict[str, str] = {}
     for row in table.itertuples():
-        if not SAFE_ID.fullmatch(str(row.sample_id)) or set(str(row.sample_id)) == {"."}:
-            yield f"{place(row)}: an id must be 1 to 128 characters without spaces, commas, quotes, slashes or colons"
         if first.setdefault(row.sample_id, row.Index) != row.Index:
             yield f"{place(row)}: this id occurs twice ({first[row.sample_id]} has it too); ids must be unique"
 
@@ -228,6 +226,9 @@ def place(row: tuple) -> str:
 
 def cell_faults(row: tuple) -> Iterator[str]:
     """Yield the faults of one row's cells."""
+    identity = str(row.sample_id)
+    if not SAFE_ID.fullmatch(identity) or set(identity) == {"."}:
+        yield "an id must be 1 to 128 characters without spaces, commas, quotes, slashes or colons"
     if row.split not in SPLITS:
         yield f"split {str(row.split)!r:.40} is unknown; use one of {', '.join(SPLITS)}"
     if not is_url(row.image) and not is_inside(row.image):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from capture_lib.catalog.labels import is_missing
 from capture_lib.catalog.lists import find_lists, read_list
-from capture_lib.catalog.table import id_faults
+from capture_lib.catalog.table import checked
 from capture_lib.retrieval.metrics import CUTOFFS, NO_ITEM, per_query, summarise
 from capture_lib.retrieval.ranking import Ranking
 from capture_lib.retrieval.statistics import RESAMPLES
@@ -68,7 +68,7 @@ def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]
         rankings[query] = items
 
     # look at all lines, and at all unknown ids, together; a few of the gallery are misses
-    if len(again) > len(rankings):
+    if len(again) >= max(2, len(rankings)):
         raise InputError(f"{again[0]}; {len(again):,} such lines look like a row a hit; expected {LAYOUT}")
     faults += again
     if not rankings:
@@ -137,7 +137,7 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     if gallery is None or not parts:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
     queries = pd.concat(parts.values())
-    raise_faults(list(id_faults(pd.concat([gallery, queries]))))
+    checked(pd.concat([gallery, queries])[["sample_id"]].assign(split="test", image="-"))  # ids alone
 
     # read the rankings, and add those that are missing
     labels = queries.set_index("sample_id")["labels"].to_dict()
