@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # what a terminal cannot show
     try:
         code = invoke(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        if sys.stdout:  # none where it is closed
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,6 +82,8 @@ def run(
     """Execute the notebooks and build the report."""
     from capture_lib.experiments.run import default_report
     from capture_lib.report import execute, site
+    if only is not None and not only.strip():
+        raise InputError("--only '': give the number of a notebook, such as 03")
     out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume)
@@ -175,9 +178,11 @@ def download(
     """Fetch the photos of a catalog."""
     from capture_lib.catalog import download as fetching
     from capture_lib.catalog.table import read_catalog
+    if export and export.suffix.lower() != ".parquet":
+        raise InputError(f"--export {export}: a parquet table is written; end its name with .parquet")
     samples = read_catalog(catalog)
     if export:
-        claim_file(export, b"mirror")
+        claim_file(export, fetching.EXPORT_MARK)
         print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
         return 0
     if fetched:
@@ -206,7 +211,7 @@ def evaluate(
     from capture_lib.experiments.evaluation_files import evaluate_lists
     from capture_lib.retrieval.metrics import DEFINITIONS
     if json:
-        claim_file(json, b'"labelled": ')
+        claim_file(json, rb'{\s*"made_by": "capture evaluate"')
     result = evaluate_lists(lists, rankings, missing)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -217,7 +222,7 @@ def evaluate(
             low, middle, high = (100 * value[end] for end in ("low", "value", "high"))
             print(f"{definition:>10} {figure:10} {middle:6.2f} [{low:6.2f}, {high:6.2f}]")
     if json:
-        write_json(json, result)
+        write_json(json, {"made_by": "capture evaluate"} | result)
 
 
 @app.command()
@@ -238,7 +243,7 @@ def search(
 
     # what cannot be read or written is said before anything is trained
     load_photo(image)
-    claim_file(out, figures.PICTURE_MARK)
+    claim_file(out, b".*" + figures.PICTURE_MARK)
     if out.exists() and out.samefile(image):
         raise InputError(f"--out {out}: is the query photo; name another file")
     answer = search.open_searcher(run.open_run(profile, str(catalog), seed=seed)).search(image, caption, 10)

@@ -30,6 +30,7 @@ REPORTS = ROOT / "reports"
 UNFINISHED = ".capture-"  # how the names of folders begin that are gone when what they hold is written
 DISK_ERROR = re.compile(  # of safetensors, torch and NumPy
     r"os error \d|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written|writing element")
+BINARY = {b"PK\3\4": "a spreadsheet or a zip archive", b"PAR1": "parquet", b"ARROW1": "feather", b"\x1f\x8b": "gzip"}
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 
@@ -67,6 +68,8 @@ def explain(error: BaseException) -> tuple[str, int]:
 def read_text(file: Path) -> str:
     """Return the text of a file in UTF-8, or UTF-16 with its mark; InputError names a line that is neither."""
     try:
+        if Path(file).is_char_device() or Path(file).is_block_device():  # some of them never end
+            raise InputError(f"{file}: is a device; name a file")
         raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
@@ -75,7 +78,9 @@ def read_text(file: Path) -> str:
     wrong = re.search("[\x00\udc80-\udcff]", text)  # a zero, as in UTF-16, or a byte that did not decode
     if wrong:
         line = text.count("\n", 0, wrong.start()) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8 (GBK, Latin-1, UTF-16 without its mark?); save it as UTF-8")
+        kinds = [kind for begin, kind in BINARY.items() if raw.startswith(begin)]
+        what = kinds[0] if kinds else "GBK, Latin-1, UTF-16 without its mark?"
+        raise InputError(f"{file}, line {line}: not UTF-8 ({what}); save it as text in UTF-8")
     return text
 
 
@@ -103,11 +108,12 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 def claim_file(path: Path, *marks: bytes) -> None:
-    """Raise InputError where a folder or a device stands, or a file with no mark of those that ours hold, if any do."""
+    """Raise InputError where a folder or a device stands, or a file that begins with no mark of ours (patterns)."""
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device"
         raise InputError(f"{path}: a {kind} stands where a file is to be written; name another file")
-    if marks and path.is_file() and not any(mark in path.read_bytes() for mark in marks):
+    begins = re.compile(b"(\xef\xbb\xbf)?(%b)" % b"|".join(marks), re.DOTALL)
+    if marks and path.is_file() and not begins.match(path.read_bytes()):
         raise InputError(f"{path}: is there already, and no such command made it; name another file")
 
 

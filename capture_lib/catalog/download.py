@@ -11,12 +11,15 @@ from pathlib import Path
 
 import httpx
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tenacity
 
 from capture_lib.catalog.photos import load_photo, what_is
 from capture_lib.catalog.table import Catalog, is_url
 from capture_lib.utils import InputError, claim_file, progress, say, write_atomically
 
+EXPORT_MARK = rb"PAR1.*\x18\x07made_by\x18\x10capture download"  # as a parquet file holds metadata of its schema
 HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 MAX_SAME = 4  # addresses that may give the same bytes, as one photo in several offers; more: a placeholder
 
@@ -149,8 +152,9 @@ def export_addresses(catalog: Catalog, file: Path) -> int:
     """Write sample_id, url and mirror of the photos that are not on disk, as parquet; return how many."""
     table = absent(catalog)[["sample_id", "image", "mirror"]].astype("string")
     table["mirror"] = table["mirror"].fillna(table["image"])
+    rows = pa.Table.from_pandas(table.rename(columns={"image": "url"}), preserve_index=False)
     with write_atomically(file) as beside:
-        table.rename(columns={"image": "url"}).to_parquet(beside, index=False)
+        pq.write_table(rows.replace_schema_metadata({"made_by": "capture download"}), beside)
     return len(table)
 
 

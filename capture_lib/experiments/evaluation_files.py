@@ -4,14 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from capture_lib.catalog.labels import is_missing
 from capture_lib.catalog.lists import find_lists, read_list
-from capture_lib.catalog.table import doubled_ids
+from capture_lib.catalog.table import checked
 from capture_lib.retrieval.metrics import CUTOFFS, NO_ITEM, per_query, summarise
 from capture_lib.retrieval.ranking import Ranking
 from capture_lib.retrieval.statistics import RESAMPLES
@@ -25,7 +26,7 @@ OTHER_LAYOUTS = {  # by what a line of theirs holds
     "decimal numbers among ids": r",\s*[-+]?\d*\.\d+(e[-+]?\d+)?\s*(,|$)",
     "ids between blanks, tabs, bars or semicolons": r"[^\s,]\s*[\s;|]\s*[^\s,]",
 }
-FILLERS = {"", "-1"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
+FILLERS = {"", "-1", "-1.0"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
 # an id without folder, leading zeros, and the ending of a photo or of a float
 bare = partial(re.compile(r"^(.*[/\\])?0*|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGNORECASE).sub, "")
 
@@ -36,13 +37,13 @@ def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]
     faults = []
     strange_queries: dict[str, str] = {}  # with the place of each
     strange_items: dict[str, str] = {}
-    fillers = FILLERS.difference(gallery)
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    again = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{file}, line {number}"
         query, *items = map(str.strip, line.split(","))
-        while items and items[-1] in fillers:
+        while items and items[-1] not in gallery and (items[-1] in FILLERS or is_missing(items[-1])):
             items.pop()
 
         # what is unknown may be of another layout
@@ -52,10 +53,10 @@ def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]
                 raise InputError(f"{place}: {line.strip()!r:.60} looks like {name}; expected {LAYOUT}")
 
         # one fault a line
-        if not query or not fillers.isdisjoint(items):
+        if not query or not FILLERS.isdisjoint(unknown):
             faults.append(f"{place}: an id is missing (empty or -1) before others; expected {LAYOUT}")
         elif query in rankings:
-            faults.append(f"{place}: query {query!r:.80} has a line already; keep one of them, with all its hits")
+            again.append(f"{place}: query {query!r:.80} has a line already; keep one of them, with all its hits")
         elif query not in queries:
             strange_queries[query] = place
         elif len(set(items)) < len(items):
@@ -66,12 +67,16 @@ def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]
                 strange_items.setdefault(item, place)
         rankings[query] = items
 
-    # look at all unknown ids together; a few of the gallery are misses
+    # look at all lines, and at all unknown ids, together; a few of the gallery are misses
+    if len(again) >= max(2, len(rankings)):
+        raise InputError(f"{again[0]}; {len(again):,} such lines look like a row a hit; expected {LAYOUT}")
+    faults += again
     if not rankings:
         faults.append(f"{file}: holds no ranking; expected {LAYOUT}")
     faults += form_faults("query", strange_queries, len(rankings), queries, 0)
     faults += form_faults("gallery", strange_items, len(set(chain(*rankings.values()))), gallery, 0.5)
     raise_faults(faults)
+    refuse_columns(file, rankings, gallery)
     return rankings
 
 
@@ -85,6 +90,25 @@ def form_faults(kind: str, unknown: dict[str, str], count: int, known: Collectio
     example = written.get(bare(item), next(iter(known)))
     return [f"{unknown[item]}: {kind} id {item!r:.80} is not in the lists, as {len(unknown):,} of {count:,} are not; "
             f"write ids as the lists do, such as {example!r:.80}, or remove the line, if it is a header"]
+
+
+def refuse_columns(file: Path, rankings: dict[str, list[str]], gallery: Collection[str]) -> None:
+    """Raise InputError where nearly all lines have an unknown id at one place, as ranks, scores and labels are."""
+    filled = [items for items in rankings.values() if items]
+    total = sum(item not in gallery for item in chain(*filled))
+    enough = max(2, len(filled) / 2)
+    for end, step in (("", 1), (" from the end", -1)):
+        odd = {}
+        for place, column in enumerate(zip_longest(*(items[::step] for items in filled)), start=1):
+            there = [item for item in column if item is not None]
+            unknown = [item for item in there if item not in gallery]
+            if len(there) >= enough and len(unknown) >= 0.9 * len(there):
+                odd[place] = unknown
+        # of a few lines, some misses meet at one place by chance
+        if odd and (len(filled) >= 20 or 2 * sum(map(len, odd.values())) > total):
+            place, unknown = next(iter(odd.items()))
+            raise InputError(f"{file}: hit {place}{end} is not in the gallery in {len(unknown):,} of {len(filled):,} "
+                             f"lines ({unknown[0]!r:.40}): a rank, a score, a label or the query? expected {LAYOUT}")
 
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
@@ -112,13 +136,14 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     if gallery is None or not parts:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
     queries = pd.concat(parts.values())
-    raise_faults([*doubled_ids(gallery), *doubled_ids(queries)])
+    checked(pd.concat([gallery, queries])[["sample_id"]].assign(split="test", image="-"))  # ids alone
 
     # read the rankings, and add those that are missing
     labels = queries.set_index("sample_id")["labels"].to_dict()
     row = {item: row for row, item in enumerate(gallery["sample_id"])}
     rankings = read_rankings(file, labels, row)
-    notes = []
+    empty = sum(not items for items in rankings.values())
+    notes = [f"{empty:,} of {len(rankings):,} rankings are empty; each counts as 0"] if empty else []
     for split, part in parts.items():
         absent = [query for query in part["sample_id"] if query not in rankings]
         zero = missing == "zero" and len(absent) < len(part)
@@ -130,8 +155,8 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     # score the queries with labels
     found = {query: items for query, items in rankings.items() if labels[query]}
     known = set(chain(*gallery["labels"]))
-    if not found or not known:
-        raise InputError(f"{lists}: no query of {file}, or no gallery photo, has a label; nothing can be scored")
+    if not any(found.values()) or not known:
+        raise InputError(f"{lists}: no query of {file} with a hit, or no gallery photo, has a label; nothing to score")
     asked = [labels[query] for query in found]
     rows = [np.array([row.get(item, NO_ITEM) for item in items], int) for items in found.values()]
     figures = summarise(per_query(rows, asked, list(gallery["labels"])), resamples)

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from drawn import make_catalog
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
 from capture_lib.experiments.search import Answer
 from capture_lib.report.figures import PICTURE_MARK
-from capture_lib.utils import ROOT
+from capture_lib.utils import ROOT, write_json
 
 METRICS = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
 
@@ -77,6 +78,33 @@ def test_evaluate_says_what_is_missing_and_never_writes_over_what_it_reads(tmp_p
     assert run(*command, "--json", tmp_path / "new" / "figures.json") == 0
     figures = json.loads((tmp_path / "new" / "figures.json").read_text())
     assert (figures["queries"], figures["labelled"]) == (3, 2)
+
+
+def test_figures_and_addresses_replace_their_own_kind_alone(tmp_path: Path, capsys):
+    evaluate = ("evaluate", "--lists", METRICS, "--rankings", METRICS / "retrieval_id_list.txt", "--json")
+    assert run(*evaluate, tmp_path / "a.json") == run(*evaluate, tmp_path / "a.json") == 0
+    ours = json.loads((tmp_path / "a.json").read_text())
+    write_json(tmp_path / "mine.json", {"labelled": 3, "said": '"made_by": "capture evaluate"', "figures": ours})
+
+    (tmp_path / "t.csv").write_text("sample_id,image,caption\na,http://127.0.0.1/a.jpg,made_by capture download\n")
+    made = tmp_path / "made"
+    assert run("catalog", "--images", tmp_path, "--out", made, "--table", tmp_path / "t.csv") == 0
+    export = ("download", made, "--export")
+    assert run(*export, tmp_path / "a.parquet") == run(*export, tmp_path / "a.parquet") == 0
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(table) == ["sample_id", "url", "mirror"]
+    table.to_parquet(tmp_path / "mine.parquet")
+
+    os.link(made / "catalog.parquet", tmp_path / "link.parquet")
+    taken = [tmp_path / "mine.parquet", made / "catalog.parquet", tmp_path / "link.parquet", tmp_path / "mine.json"]
+    before = [file.read_bytes() for file in taken]
+    capsys.readouterr()
+    for file in taken:
+        assert run(*(evaluate if file.suffix == ".json" else export), file) == 2
+        assert f"{file}: is there already" in complaint(capsys)
+    assert [file.read_bytes() for file in taken] == before
+    assert run(*export, tmp_path / "e.csv") == 2
+    assert "end its name with .parquet" in complaint(capsys) and not (tmp_path / "e.csv").exists()
 
 
 def test_catalog_of_lists_writes_what_is_odd_in_them(tmp_path: Path, capsys):
@@ -177,6 +205,8 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("run", "--profile", "product1m"): "--catalog",
         ("run", "--profile", "smoke", "--catalog", tmp_path / "none"): "no catalog.parquet",
         ("run", "--profile", "smoke", "--only", "77"): "no notebook 77",
+        ("run", "--profile", "smoke", "--only", ""): "--only '': give the number",
+        ("evaluate", "--lists", METRICS, "--rankings", "/dev/zero"): "/dev/zero: is a device; name a file",
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "cannot be read",
         ("catalog", "--table", tmp_path, *images): "cannot be read",
@@ -315,6 +345,12 @@ def test_a_reader_that_has_seen_enough_is_no_fault():
         done = subprocess.run([sys.executable, "-m", "capture_lib", "--help"], stdout=closed, stderr=subprocess.PIPE,
                               cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_output_is_no_fault():
+    command = f"{sys.executable} -m capture_lib --help >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # ---- run, search, explore
