@@ -137,6 +137,7 @@ def catalog(
     all_faults = out.with_name(f"{out.name}-faults.csv")
     for file in (out / "quality.csv", out / "faults.csv", all_faults):
         claim_file(file, *quality.OURS)
+    claim_file(out / "catalog.parquet")
 
     # make the catalog
     try:
@@ -154,12 +155,9 @@ def catalog(
         raise InputError(f"{error}; all are in {all_faults}") from None
 
     # tell what it holds, what it lacks, and what is odd in it
+    all_faults.unlink(missing_ok=True)  # of an earlier try
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    odd = quality.audit(made)
-    quality.write(odd, made.folder / "quality.csv")
-    print(f"odd in it, with examples in {made.folder / 'quality.csv'}:" if len(odd) else "nothing is odd in it")
-    for row in odd.itertuples(index=False):
-        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
+    quality.write_quality(made)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,10 +42,15 @@ def parse_label(label: str) -> Named:
 # ---- labels as tables write them
 
 # by `spelling`; "n/a", "<NA>", "(null)", "-" and zero-width characters alone come to one of these
-MISSING = set("nan na null none nil missing undefined unknown 1ind 1qnan 无 無 未知".split()) | {""}
+MISSING = set("nan na null none nil missing undefined unknown unlabeled unlabelled nolabel tbd tba 1ind 1qnan "
+              "无 無 空 未知 暂无 暫無 未标注".split()) | {""}
 MISSING_AS_IT_IS = re.compile(r"NaT|\\N|#[A-Z/0]+[!?]")  # of pandas, of databases, errors of spreadsheets
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u180b-\u180f\u2800\ufe00-\ufe0f]")  # letters or marks by Unicode
 NO_COMMA = re.compile(r"(['\"])\s+(['\"])")  # between two texts, as NumPy prints lists
+NAN = re.compile(r"""('[^']*'|"[^"]*")|\bnan\b""")  # as Python prints it, outside of texts
+PRINTED = re.compile(  # ['a' …, {'a': 1}, array([…, set(), and numbers as NumPy prints them
+    r"([a-z_.]+\()?[\[({]\s*['\"].*|[a-z_.]+\((\[.*)?\)|\{.+\}|\[\s*(-?\d[-+.\de]*|nan)(\s+(-?\d[-+.\de]*|nan))+\s*\]",
+    re.S | re.I)
 
 
 @lru_cache(maxsize=200_000)
@@ -66,9 +72,11 @@ def text_of(cell: object) -> str:
     """Return a cell as text; nothing and NaN are "", 3.0 is "3", for pandas makes floats of integers."""
     if cell is None or cell != cell:
         return ""
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float) and abs(cell) >= 2**53:
+        return f"{cell:.16e}"  # it has lost digits: let it look so
+    if isinstance(cell, float | Decimal) and cell % 1 == 0:
         cell = int(cell)
-    return str(cell).strip()
+    return re.sub(r'="([^"]*)"', r"\1", str(cell).strip())  # as Excel keeps zeros at the beginning
 
 
 def labels_of(cell: object, dropped: list[str]) -> list[str]:
@@ -87,11 +95,13 @@ def listed(cell: object) -> object:
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             found = read(text)
-            return list(found) if isinstance(found, list | tuple) else text
-        text = NO_COMMA.sub(r"\1, \2", text)
+            return list(found) if isinstance(found, list | tuple | set) else cell
+        text = NAN.sub(lambda part: part[1] or "None", NO_COMMA.sub(r"\1, \2", text))
     return cell
 
 
 def is_unreadable(cell: object) -> bool:
-    """Return True for a text that begins like a list of texts; `listed` could not read it."""
-    return isinstance(cell, str) and bool(re.match(r"[\[({]\s*['\"]", cell.strip()))
+    """Return True for labels that are no texts or numbers, or a text like a list that `listed` could not read."""
+    items = cell if isinstance(cell, list) else [cell]
+    return any(isinstance(item, bytes | dict | list | tuple | set)
+               or isinstance(item, str) and bool(PRINTED.fullmatch(item.strip())) for item in items)

@@ -8,7 +8,7 @@ import pandas as pd
 from capture_lib.catalog.labels import labels_of
 from capture_lib.catalog.quality import COLUMNS as QUALITY
 from capture_lib.catalog.quality import refuse_oddities, table_findings
-from capture_lib.catalog.table import Catalog, finding, is_url, merged, write_catalog
+from capture_lib.catalog.table import Catalog, finding, is_url, merged, write_merged
 from capture_lib.utils import InputError, raise_faults, read_text
 
 LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released: ours
@@ -63,8 +63,7 @@ def from_lists(folder: Path, out: Path, add: bool = False, strict: bool = False)
     made = Catalog(out, merged(out, table, add, noted).reset_index(drop=True), tuple(noted))
     if strict:
         refuse_oddities(made)
-    write_catalog(made.table, out)
-    return made
+    return Catalog(out, write_merged(out, table, add), made.noted)
 
 
 def read_lists(folder: Path, noted: list[tuple]) -> pd.DataFrame:
@@ -84,4 +83,4 @@ def quality(folder: Path) -> pd.DataFrame:
     """Count what is odd in the released lists of a folder: what, split, count, example, what we do."""
     noted: list[tuple] = []
     table = read_lists(folder, noted)
-    return pd.DataFrame([*noted, *table_findings(table.assign(photo=None))], columns=QUALITY)
+    return pd.DataFrame([*noted, *table_findings(table.assign(photo=None, boxes=[[]] * len(table)))], columns=QUALITY)

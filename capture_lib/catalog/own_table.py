@@ -21,7 +21,12 @@ from capture_lib.catalog.table import Catalog, finding
 from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
 
 SEPARATORS = ",;\t|"
-MAX_OVERHANG = 2  # pixels that rounding may push a box over the edge
+OTHERS = (  # how files begin that are no CSV table; what they are, and what to do
+    (rb"\s{0,99}\Z", "an empty file; save the table again"),
+    (rb"PK|\xd0\xcf\x11\xe0", "an Excel sheet or an archive; save the table as CSV UTF-8"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "packed; unpack it"),
+    (rb"ARROW1|FEA1", "a Feather file; save the table as parquet"),
+    (rb"(\xef\xbb\xbf)?\s*[\[{]", "JSON; save the table as CSV or parquet"))
 
 
 def from_table(file: Path, images: Path, out: Path, add: bool = False, *, columns: str = "", strict: bool = False,
@@ -47,10 +52,8 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
             broken[row.Index] = f"{catalogs.place(row)}: {size}"
         elif size:
             faults += photo_faults(row, size, images / row.image, folder, cut)
-    raise_faults(faults if skip_broken else [*faults, *broken.values()])
+    raise_faults(faults if skip_broken and len(broken) < len(table) else [*faults, *broken.values()])
     table = table.drop(list(broken))
-    if table.empty:
-        raise InputError(f"{file}: no row has a readable photo; the first is {next(iter(broken.values()))}")
     noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
     noted += finding("rows without a readable photo", "all", list(broken.values()), "left out; see faults.csv")
 
@@ -67,10 +70,11 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
         if sample in sources and not (out / image).is_file():
             with write_atomically(out / image) as beside:
                 shutil.copyfile(sources[sample], beside)
-    catalogs.write_catalog(made.table, out)
+    rows = catalogs.write_merged(out, table, add)
     if broken:
-        quality.write(broken.values(), out / "faults.csv")
-    return Catalog(out, made.table, made.noted)
+        old = pd.read_csv(out / "faults.csv").iloc[:, 0] if (out / "faults.csv").is_file() else []
+        quality.write(dict.fromkeys([*old, *broken.values()]), out / "faults.csv")
+    return Catalog(out, rows, made.noted)
 
 
 def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] | str]:
@@ -93,16 +97,17 @@ def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, c
     """Yield what keeps a photo from being copied, and boxes outside; some are cut, and put on `cut`."""
     where = catalogs.place(row)
     target = folder / row.image
-    if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
+    if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(photo, target, shallow=False)):
         yield f"{where}: {target}: another photo of this name is in the catalog; rename it"
+    if not next(above for above in target.parents if os.path.lexists(above)).is_dir():
+        yield f"{where}: {target.parent}: stands or leads where a folder is to be made; remove it"
     if not target.parent.resolve().is_relative_to(folder):
         yield f"{where}: {target}: a link leads out of the catalog; remove it"
     for box in row.boxes if not any(catalogs.cell_faults(row)) else []:
         inside = np.clip(box, 0, [*size, *size]).tolist()
-        overhang = np.abs(np.subtract(box, inside)).max()
-        if overhang > MAX_OVERHANG or inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
+        if quality.strays(box, size):
             yield f"{where}: field boxes: {box} is not in the photo of {size[0]}×{size[1]} pixels; give pixels, upright"
-        elif overhang:
+        elif inside != box:
             cut.append(list(box))
             box[:] = inside
 
@@ -113,7 +118,15 @@ def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, c
 def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) -> pd.DataFrame:
     """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row."""
     names, wanted = column_names(columns)
-    table = catalogs.read_parquet(file) if file.suffix.lower() == ".parquet" else read_csv(file, names, faults)
+    head = b"?"
+    if file.is_file() and os.access(file, os.R_OK):  # what cannot be read is said below
+        with file.open("rb") as opened:
+            head = opened.read(100)
+    parquet = file.suffix.lower() == ".parquet" or head.startswith(b"PAR1")
+    kind = next((kind for start, kind in OTHERS if re.match(start, head)), "")
+    if kind and not parquet:
+        raise InputError(f"{file}: is {kind}")
+    table = catalogs.read_parquet(file) if parquet else read_csv(file, names, faults)
 
     # the columns that are known, by our names
     header = [str(name) for name in table]
@@ -125,8 +138,9 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
     unknown = [name for name in header if spelling(name) not in names]
     noted += finding("columns that are not known here", "all", unknown, "left out; --columns OURS=THEIRS takes one")
     table = table.loc[:, table.columns != ""]
-    if not table.columns.is_unique:
-        raise InputError(f"{file}, line 1: a column name occurs twice in the header; keep one")
+    for name in table.columns[table.columns.duplicated()]:
+        twice = ", ".join(repr(theirs) for theirs in header if names.get(spelling(theirs)) == name)
+        raise InputError(f"{file}, line 1: column {name} occurs twice in the header ({twice:.80}); keep one")
     if table.empty and not faults:
         raise InputError(f"{file}: the table has no rows")
     if "sample_id" not in table:
@@ -135,6 +149,9 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
         noted += finding("rows without sample_id", "all", list(table["sample_id"]), "numbered")
 
     # the cells
+    faults += [f"{place}: field {name}: {cell!r:.40} is no text; write text or a number"
+               for name in table.columns.difference(catalogs.LISTS) for place, cell in table[name].items()
+               if isinstance(cell, bytes | list | dict)]
     table = catalogs.tidied(table, noted)
     table["split"] = table["split"].fillna("train")
     table["image"] = [image if catalogs.is_url(image) or not image else str(PurePosixPath(image.replace("\\", "/")))
@@ -156,7 +173,7 @@ def column_names(text: str) -> tuple[dict[str, str], list[str]]:
 
 def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFrame:
     """Read a CSV file, every cell a string, without blank lines; the index names the line where a row begins."""
-    text = read_text(file)
+    text = re.sub(r"\A(\"?)sep=.\1(?=\r?\n)", "", read_text(file))  # Excel's
     first = text.lstrip().partition("\n")[0]
     known = {mark: sum(spelling(name) in names for name in first.split(mark)) for mark in SEPARATORS}
     separator = max(SEPARATORS, key=known.get)  # which leaves most names that we know; a tie: the comma

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from capture_lib.catalog.labels import is_missing, is_unreadable, labels_of, listed, text_of
 from capture_lib.catalog.photos import MAX_PIXELS
-from capture_lib.utils import InputError, raise_faults, write_atomically
+from capture_lib.utils import InputError, one_at_a_time, raise_faults, write_atomically
 
 SPLITS = ("train", "val", "test", "gallery")
 SAFE_ID = re.compile(  # without what paths, CSV files and the eye trip over
-    r"[^\s/\\,:\"'<>|?*\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]{1,128}")
+    r"[^\s/\\,:\"'<>|?*\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]{1,128}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 TEXT = pa.string()
 SCHEMA = pa.schema({
@@ -145,6 +145,14 @@ def merged(folder: Path, table: pd.DataFrame, add: bool, noted: list[tuple]) -> 
     return pd.concat([old, table[~table["sample_id"].isin(known)]])
 
 
+def write_merged(folder: Path, table: pd.DataFrame, add: bool) -> pd.DataFrame:
+    """Merge anew, for another command may have come first, and write; return the catalog's rows."""
+    with one_at_a_time(Path(folder) / ".lock", f"writes {folder}"):
+        rows = merged(folder, table, add, []).reset_index(drop=True)
+        write_catalog(rows, folder)
+    return rows
+
+
 def checked(table: pd.DataFrame, noted: list[tuple] | None = None) -> pd.DataFrame:
     """Return the table, tidied; InputError names faulty rows. `noted` gets what was taken out."""
     rows = tidied(table, [] if noted is None else noted)
@@ -161,10 +169,11 @@ def tidied(table: pd.DataFrame, noted: list[tuple]) -> pd.DataFrame:
         words: list[str] = []
         cells = [listed(cell) if name in LISTS else text_of(cell) for cell in rows[name]]
         if name == "labels":
-            cells = [cell if is_unreadable(cell) else labels_of(cell, words) for cell in cells]
+            cells = [str(cell) if is_unreadable(cell) else labels_of(cell, words) for cell in cells]
             noted += finding("labels that mean 'missing'", "all", words, "taken as no label")
         elif name in LISTS:
             cells = [[] if cell is None or isinstance(cell, str) and is_missing(cell) else cell for cell in cells]
+            cells = [str(cell) if name == "box_labels" and is_unreadable(cell) else cell for cell in cells]
         else:
             words = [cell for cell in cells if cell and is_missing(cell)] if name in MAY_BE_EMPTY else []
             noted += finding(f"{name}: texts that mean 'missing'", "all", words, "taken as empty")
@@ -193,7 +202,7 @@ def read_parquet(file: Path) -> pd.DataFrame:
     """Read a parquet file as plain objects (lists stay lists); the index names the rows, "FILE, row 1"."""
     try:
         table = pd.DataFrame(pq.read_table(file).to_pydict(), dtype=object)  # ValueError: a column name twice
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{file}: not a readable parquet file ({reason})") from None
     table.index = [f"{file}, row {number + 1}" for number in table.index]
@@ -239,7 +248,8 @@ def cell_faults(row: tuple) -> Iterator[str]:
         yield f"products {str(row.products)!r:.40} is unknown; use single, multi or an empty cell"
     for name in LISTS:
         if not isinstance(getattr(row, name), list):
-            yield f"field {name}: {str(getattr(row, name))!r:.40} is not a list; write one in JSON"
+            form = "of boxes" if name == "boxes" else "of texts"
+            yield f"field {name}: {str(getattr(row, name))!r:.40} is not a list {form}; write one in JSON"
             return
     if len(row.box_labels) != len(row.boxes):
         yield f"field box_labels: {len(row.box_labels)} labels for {len(row.boxes)} boxes; give one a box"

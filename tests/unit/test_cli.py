@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,15 @@ def test_more_faults_than_are_said_lie_in_a_file(tmp_path: Path, capsys):
         assert run(*command) == 2
         assert f"and 40 more faults of this kind; all are in {file}" in complaint(capsys)
         assert sum("no such photo" in line for line in file.read_text(encoding="utf-8-sig").splitlines()) == 60
+    assert run(*command, "--skip-broken") == 2
+    assert f"all are in {file}" in complaint(capsys)
+    (tmp_path / "fine.csv").write_text("sample_id,image\na,http://127.0.0.1/a.jpg\n")
+    fine = ("catalog", "--table", tmp_path / "fine.csv", "--images", tmp_path, "--out")
+    assert run(*fine, tmp_path / "made") == 0 and not file.exists()
+    (tmp_path / "taken" / "catalog.parquet").mkdir(parents=True)
+    assert run(*fine, tmp_path / "taken") == 2
+    assert "a folder stands where a file is to be written" in complaint(capsys)
+    shutil.rmtree(tmp_path / "made")
     file.write_text("a file of the user's")
     assert run(*command) == 2
     assert "made-faults.csv: is there already" in complaint(capsys)
@@ -210,7 +220,7 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "cannot be read",
         ("catalog", "--table", tmp_path, *images): "cannot be read",
-        ("catalog", "--table", tmp_path / "empty.csv", *images): "column image is missing",
+        ("catalog", "--table", tmp_path / "empty.csv", *images): "is an empty file",
         ("catalog", "--table", tmp_path / "gbk.csv", *images): "line 2: not UTF-8",
         ("catalog", "--table", table): "--images",
         ("catalog", "--table", table, *images, "--out", tmp_path / "made"): "split 'nowhere'",
