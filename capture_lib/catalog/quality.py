@@ -13,7 +13,7 @@ from capture_lib.utils import claim_file, raise_faults, write_atomically
 
 COLUMNS = ["what", "split", "count", "example", "what we do"]
 FAULTS = "faults that `capture catalog` found"
-OURS = (b"count,example,what we do", FAULTS.encode())  # in the heads of these files
+OURS = (b"count,example,what we do", FAULTS.encode(), b"sample_id,address,reason")  # in the heads of these files
 PLACEHOLDER = 3  # samples of differing text with one photo: "no picture yet", or a shop's "removed"
 
 
