@@ -7,15 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import typer
 from typer import Argument, Option
 
 from capture_lib.utils import DATA, InputError, claim_file, explain, write_json
-
-if TYPE_CHECKING:
-    from capture_lib.catalog.table import Catalog
 
 # commands import what they use, so that `--help` and a mistake in an option are answered at once
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, from catalog to report.")
@@ -155,17 +152,7 @@ def catalog(
 
     # tell what it holds, what it lacks, and what is odd in it
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    tell_oddities(made)
-
-
-def tell_oddities(made: "Catalog") -> None:
-    """Write and print what is odd in a catalog."""
-    from capture_lib.catalog import quality
-    odd = quality.audit(made)
-    quality.write(odd, made.folder / "quality.csv")
-    print(f"odd in it, with examples in {made.folder / 'quality.csv'}:" if len(odd) else "nothing is odd in it")
-    for row in odd.itertuples(index=False):
-        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
+    quality.tell(made)
 
 
 @app.command()
@@ -194,7 +181,7 @@ def download(
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, placeholders, or no sample")
-        tell_oddities(read_catalog(catalog))
+        quality.tell(read_catalog(catalog))
         return 0
     limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries,
                                        user_agent=user_agent, referer=referer)
@@ -205,7 +192,7 @@ def download(
     if not missing.empty:
         print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")
         print(missing["reason"].value_counts().head(5).to_string(header=False))
-    tell_oddities(samples)
+    quality.tell(samples)
     return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 

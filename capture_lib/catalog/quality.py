@@ -70,6 +70,16 @@ def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
         yield from finding("labels of queries that the gallery lacks", "all", lacking, "kept; no ranking can find them")
 
 
+def tell(catalog: Catalog) -> None:
+    """Write the audit of a catalog to its `quality.csv`, and print it."""
+    odd = audit(catalog)
+    file = catalog.folder / "quality.csv"
+    write(odd, file)
+    print(f"odd in it, with examples in {file}:" if len(odd) else "nothing is odd in it")
+    for row in odd.itertuples(index=False):
+        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
+
+
 def refuse_oddities(catalog: Catalog) -> None:
     """Raise an InputError with a line for each finding and remark; that photos are still to be fetched is none."""
     lines = [f"{row[1]}: {row[2]:,} {row[0]} ({row[3]})" for row in audit(catalog).itertuples(index=False)]
