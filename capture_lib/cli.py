@@ -152,7 +152,7 @@ def catalog(
 
     # tell what it holds, what it lacks, and what is odd in it
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    quality.tell(made)
+    quality.write_quality(made)
 
 
 @app.command()
@@ -181,7 +181,7 @@ def download(
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, placeholders, or no sample")
-        quality.tell(read_catalog(catalog))
+        quality.write_quality(read_catalog(catalog))
         return 0
     limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries,
                                        user_agent=user_agent, referer=referer)
@@ -192,7 +192,7 @@ def download(
     if not missing.empty:
         print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")
         print(missing["reason"].value_counts().head(5).to_string(header=False))
-    quality.tell(samples)
+    quality.write_quality(samples)
     return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 

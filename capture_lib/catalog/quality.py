@@ -13,7 +13,7 @@ from capture_lib.utils import claim_file, raise_faults, write_atomically
 
 COLUMNS = ["what", "split", "count", "example", "what we do"]
 FAULTS = "faults that `capture catalog` found"
-OURS = (b"count,example,what we do", FAULTS.encode(), b"sample_id,address,reason")  # in the heads of these files
+OURS = (b"count,example,what we do", FAULTS.encode())  # in the heads of these files
 PLACEHOLDER = 3  # samples of differing text with one photo: "no picture yet", or a shop's "removed"
 
 
@@ -70,16 +70,6 @@ def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
         yield from finding("labels of queries that the gallery lacks", "all", lacking, "kept; no ranking can find them")
 
 
-def tell(catalog: Catalog) -> None:
-    """Write the audit of a catalog to its `quality.csv`, and print it."""
-    odd = audit(catalog)
-    file = catalog.folder / "quality.csv"
-    write(odd, file)
-    print(f"odd in it, with examples in {file}:" if len(odd) else "nothing is odd in it")
-    for row in odd.itertuples(index=False):
-        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
-
-
 def refuse_oddities(catalog: Catalog) -> None:
     """Raise an InputError with a line for each finding and remark; that photos are still to be fetched is none."""
     lines = [f"{row[1]}: {row[2]:,} {row[0]} ({row[3]})" for row in audit(catalog).itertuples(index=False)]
@@ -90,6 +80,16 @@ def refuse_oddities(catalog: Catalog) -> None:
 def write(found: pd.DataFrame | Iterable[str], file: Path) -> None:
     """Write an audit, or faults, as spreadsheets want it, without formulas, and never over a file that is not ours."""
     table = found if isinstance(found, pd.DataFrame) else pd.DataFrame({FAULTS: list(found)})
-    claim_file(file, *OURS)
+    claim_file(file, *OURS, b"sample_id,address,reason")  # the last: of a download
     with write_atomically(file) as beside:
         table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")
+
+
+def write_quality(catalog: Catalog) -> None:
+    """Write what is odd in a catalog to its `quality.csv`, and print it."""
+    file = catalog.folder / "quality.csv"
+    odd = audit(catalog)
+    write(odd, file)
+    print(f"odd in it, with examples in {file}:" if len(odd) else "nothing is odd in it")
+    for row in odd.itertuples(index=False):
+        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
