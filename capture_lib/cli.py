@@ -175,6 +175,7 @@ def download(
 ) -> int:
     """Fetch the photos of a catalog."""
     from capture_lib.catalog import download as fetching
+    from capture_lib.catalog import quality
     from capture_lib.catalog.table import read_catalog
     if export and export.suffix.lower() != ".parquet":
         raise InputError(f"--export {export}: a parquet table is written; end its name with .parquet")
@@ -183,18 +184,22 @@ def download(
         claim_file(export, fetching.EXPORT_MARK)
         print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
         return 0
+    claim_file(catalog / "quality.csv", *quality.OURS)
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, placeholders, or no sample")
+        quality.write_quality(read_catalog(catalog))
         return 0
     limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries,
                                        user_agent=user_agent, referer=referer)
     missing = fetching.download(samples, limits)
-    count = len(read_catalog(catalog).photos)
+    samples = read_catalog(catalog)
+    count = len(samples.photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
     if not missing.empty:
         print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")
         print(missing["reason"].value_counts().head(5).to_string(header=False))
+    quality.write_quality(samples)
     return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tenacity
 
+from capture_lib.catalog import quality
 from capture_lib.catalog.photos import load_photo, what_is
 from capture_lib.catalog.table import Catalog, is_url
 from capture_lib.utils import InputError, claim_file, progress, say, write_atomically
 
 EXPORT_MARK = rb"PAR1.*\x18\x07made_by\x18\x10capture download"  # as a parquet file holds metadata of its schema
 HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+MIN_SIDE = 8  # pixels; less is a tracking pixel
 MAX_SAME = 4  # addresses that may give the same bytes, as one photo in several offers; more: a placeholder
 
 
@@ -45,7 +47,8 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
     """Fetch every photo that is not on disk; return `missing.csv`: sample_id, address and reason of a failure."""
     settings = settings or DownloadSettings()
     claim_file(catalog.folder / "missing.csv", b"sample_id,address,reason")
-    headers = {"User-Agent": settings.user_agent.strip(" "), "Referer": settings.referer.strip(" ")}
+    headers = {"User-Agent": settings.user_agent.strip(" ") or DownloadSettings.user_agent,
+               "Referer": settings.referer.strip(" ")}
     for name, value in headers.items():
         if not re.fullmatch("[ -~]*", value):
             raise InputError(f"{name} {value!r:.80}: ASCII letters, digits and signs only, in one line")
@@ -73,6 +76,7 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
                 raise
             except Exception as error:  # odd hosts and ports make the layers below fail in many ways
                 reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__} {error}"
+                reason = "".join(sign if sign.isprintable() else " " for sign in reason)  # a server's words, in part
             lines.append((row.sample_id, address, " ".join(reason.split())[:100]))
         return lines
 
@@ -88,16 +92,20 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
                 rows = rows[~rows["sample_id"].isin([line[0] for line in lines])]
         finally:  # after Ctrl-C as well
             table = pd.DataFrame(lines, columns=["sample_id", "address", "reason"])
-            with write_atomically(catalog.folder / "missing.csv") as beside:
-                table.to_csv(beside, index=False)
+            quality.write(table, catalog.folder / "missing.csv")
     say_doubles(seen)
     return table
 
 
 def absent(catalog: Catalog) -> pd.DataFrame:
-    """Return the rows that have an address and no photo on disk now."""
+    """Return the rows that have an address and no photo on disk now; InputError: their photos would go elsewhere."""
     photos = Catalog(catalog.folder, catalog.table).photos
-    return catalog.table[catalog.table["image"].map(is_url) & ~catalog.table["sample_id"].isin(photos)]
+    rows = catalog.table[catalog.table["image"].map(is_url) & ~catalog.table["sample_id"].isin(photos)]
+    inside = (catalog.folder / "images").resolve()
+    for folder in {catalog.photo_path(row.sample_id, row.image).parent for row in rows.itertuples()}:
+        if not folder.resolve().is_relative_to(inside):
+            raise InputError(f"{folder}: a link leads out of the catalog; remove it")
+    return rows
 
 
 def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> bytes:
@@ -126,10 +134,12 @@ def save(body: bytes, target: Path, address: str, seen: Seen) -> None:
         with write_atomically(target) as beside:
             beside.write_bytes(body)
             try:
-                load_photo(beside)
+                height, width = load_photo(beside).shape[:2]
             except InputError:
                 kind = what_is(body[:1024]).partition(";")[0]
                 raise InputError(f"the answer is {kind + ', ' if kind else ''}not a photo that decodes") from None
+            if min(height, width) < MIN_SIDE:
+                raise InputError(f"{width}×{height} pixels are no photo")
         same.setdefault(address, []).append(target)
     if len(same) > MAX_SAME:
         for photo in sum(same.copy().values(), []):
@@ -163,7 +173,8 @@ def import_photos(catalog: Catalog, folder: Path) -> tuple[int, int]:
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give the output folder of img2dataset")
     wanted = dict(absent(catalog)[["sample_id", "image"]].itertuples(index=False))
-    photos = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".jpg", ".png", ".webp")]
+    kinds = (".jpg", ".jpeg", ".png", ".webp")
+    photos = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in kinds]
     inside = Path(folder).resolve()
     seen: Seen = {}
     for photo in progress(photos, "photos taken in", len(photos)):
@@ -171,7 +182,7 @@ def import_photos(catalog: Catalog, folder: Path) -> tuple[int, int]:
             sample = json.loads(photo.with_suffix(".json").read_bytes())["sample_id"]
             if photo.is_file() and photo.resolve().is_relative_to(inside):  # no link that leads out
                 save(photo.read_bytes(), catalog.photo_path(sample, wanted[sample]), wanted[sample], seen)
-        except (FileNotFoundError, LookupError, RecursionError, TypeError, ValueError):  # no note of ours, no photo
-            pass
+        except (FileNotFoundError, IsADirectoryError, LookupError, RecursionError, TypeError, ValueError):
+            pass  # no note of ours, no photo
     taken = say_doubles(seen)
     return taken, len(photos) - taken

@@ -1,6 +1,7 @@
 """Reading photos of any kind that browsers and shops hand out, and refusing the rest in one line."""
 
 import re
+import warnings
 from contextlib import nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +15,10 @@ from capture_lib.utils import InputError
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"]  # no decoder starts a program
 JPEGS = ("JPEG", "MPO")  # Pillow's names; the second, of several pictures, is what many phones write
 MAX_PIXELS = 100_000_000  # beyond: a decompression bomb, or of no use here
+MAX_PIXELS_A_BYTE = 20_000  # of the file: beyond, there is nothing in the photo
 MAX_JPEG_PIXELS = 210_000_000  # phones' largest; decoding one takes 1.5 GB
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would refuse it
+warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data: the photo is read without them
 STRIP = 256  # rows that are converted at a time
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes of a text or a profile, inflated; Pillow's own limit is 1 MB
 PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # of all texts
@@ -41,16 +44,17 @@ def load_photo(path: Path | BytesIO) -> np.ndarray:
     try:
         with nullcontext(path) if isinstance(path, BytesIO) else open(path, "rb") as file:
             head = file.read(1024)
+            most = MAX_PIXELS_A_BYTE * file.seek(0, 2)
             file.seek(0)
             photo = Image.open(file, formats=FORMATS)
             limit = MAX_JPEG_PIXELS if photo.format in JPEGS else MAX_PIXELS
-            if photo.width * photo.height <= limit:
+            if photo.width * photo.height <= min(limit, most):
                 photo = decode(photo)
                 with suppress(Exception):  # a damaged tag, found when the photo stands upright
                     ImageOps.exif_transpose(photo, in_place=True)
                 return to_rgb(photo)
         reason = (f"{photo.width}×{photo.height} pixels are too many; make the photo smaller: "
-                  f"{MAX_JPEG_PIXELS:,} at most of a JPEG, {MAX_PIXELS:,} of another")
+                  f"{MAX_JPEG_PIXELS:,} at most of a JPEG, {MAX_PIXELS:,} of another, {MAX_PIXELS_A_BYTE:,} a byte")
     except FileNotFoundError:
         reason = "no such photo"
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
@@ -58,7 +62,7 @@ def load_photo(path: Path | BytesIO) -> np.ndarray:
         if isinstance(error, UnidentifiedImageError):
             kind = kind or "damaged, or of an unknown kind; save it as JPEG"
         cause = str(error).split("\n")[0] or type(error).__name__
-        reason = "the photo does not decode" + (f": it is {kind}" if kind else f" ({cause:.80})")
+        reason = "the photo does not decode" + (f": it is {kind}" if kind else f" ({cause:.80}); fetch it again")
     raise InputError(f"{path}: {reason}")
 
 
@@ -87,11 +91,12 @@ def decode(photo: Image.Image) -> Image.Image:
 def to_rgb(photo: Image.Image) -> np.ndarray:
     """Return a decoded photo of any Pillow mode as (H, W, 3) uint8, transparency laid on white."""
     rgb = np.empty((photo.height, photo.width, 3), np.uint8)
-    white = max(1, photo.getextrema()[1]) if photo.mode == "I" else 65535  # of greys of 32 and of 16 bits
+    white = max(1, photo.getextrema()[1]) if photo.mode in ("I", "F") else 65535  # of greys
     for top in range(0, photo.height, STRIP):  # Pillow takes four bytes a pixel for every step
         strip = photo.crop((0, top, photo.width, min(top + STRIP, photo.height)))
-        if strip.mode.startswith("I"):  # Pillow would clip it at 255
-            strip = Image.fromarray((np.asarray(strip, np.float64).clip(0) * (255 / white)).astype(np.uint8))
+        if strip.mode[0] in "IF":  # Pillow would clip it at 255
+            grey = np.nan_to_num(np.asarray(strip, np.float64)).clip(0, white)
+            strip = Image.fromarray((grey * (255 / white)).astype(np.uint8))
         if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
             strip = strip.convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)

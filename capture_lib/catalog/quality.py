@@ -125,7 +125,7 @@ def refuse_oddities(catalog: Catalog) -> None:
 def write(found: pd.DataFrame | Iterable[str], file: Path) -> None:
     """Write an audit, or faults, as spreadsheets want it, without formulas, and never over a file that is not ours."""
     table = found if isinstance(found, pd.DataFrame) else pd.DataFrame({FAULTS: list(found)})
-    claim_file(file, *OURS)
+    claim_file(file, *OURS, b"sample_id,address,reason")  # the last: of a download
     with write_atomically(file) as beside:
         table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")
 

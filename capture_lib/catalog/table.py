@@ -262,7 +262,7 @@ def cell_faults(row: tuple) -> Iterator[str]:
 
 def is_url(image: object) -> bool:
     """Return True for a web address, False for a path."""
-    return bool(re.match(r"https?://.", str(image))) and not CONTROL.search(str(image))
+    return bool(re.match(r"(?i)https?://.", str(image))) and not CONTROL.search(str(image))
 
 
 def is_inside(image: object) -> bool:

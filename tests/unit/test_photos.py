@@ -131,6 +131,16 @@ def test_a_dark_photo_of_sixteen_bits_stays_as_dark_as_opencv_has_it(tmp_path, n
     assert expected.max() < 40 and np.abs(load_photo(tmp_path / name) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("top", [1, 255, 65_535])
+def test_greys_in_floats_keep_their_order_and_range(tmp_path, top):
+    ramp = np.linspace(0, top, 768, dtype=np.float32).reshape(24, 32)
+    found = saved(tmp_path / "a.tif", Image.fromarray(ramp))
+    assert np.abs(found[..., 0] - ramp * (255 / top)).max() <= 1
+    for odd in (np.nan, np.inf, -np.inf):
+        ramp[0, 0] = odd
+        assert saved(tmp_path / "a.tif", Image.fromarray(ramp)).shape == (24, 32, 3)
+
+
 @pytest.mark.parametrize("cut", [1, 2, 9])
 @pytest.mark.parametrize("subsampling", [0, 2])
 def test_a_jpeg_may_lack_its_end_but_not_half_of_it(tmp_path, cut, subsampling):
@@ -142,7 +152,16 @@ def test_a_jpeg_may_lack_its_end_but_not_half_of_it(tmp_path, cut, subsampling):
     assert np.array_equal(found[:102], whole[:102]) and (cut > 2 or np.array_equal(found, whole))
     for share in (3, 5, 8):
         (tmp_path / "a.jpg").write_bytes(jpeg[:len(jpeg) * share // 10])
-        refused(lambda: load_photo(tmp_path / "a.jpg"), "a.jpg: the photo does not decode (image file is truncated")
+        refused(lambda: load_photo(tmp_path / "a.jpg"), "a.jpg: the photo does not decode (image file is truncated",
+                "; fetch it again")
+
+
+def test_pillows_warnings_are_not_for_users(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\0"))
+    code = "from capture_lib.catalog.photos import load_photo; print(load_photo('a.jpg').shape)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+                         env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (run.stdout, run.stderr) == ("(24, 32, 3)\n", "")
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about damaged tags
@@ -166,6 +185,15 @@ def test_heic_is_read_where_the_extra_is_installed(tmp_path):
 
 
 # ---- sizes
+
+
+def test_a_few_bytes_are_no_photo_of_many_pixels(tmp_path):
+    dot = encoded("GIF", Image.new("P", (1, 1)))
+    (tmp_path / "a.gif").write_bytes(dot[:6] + struct.pack("<HH", 9_999, 9_999) + dot[10:])
+    refused(lambda: load_photo(tmp_path / "a.gif"), "a.gif: 9999×9999 pixels are too many", "20,000 a byte")
+    blank = Image.new("RGB", (2_000, 2_000), "white")
+    for kind in ("PNG", "WEBP", "AVIF", "GIF", "JPEG"):
+        assert load_photo(io.BytesIO(encoded(kind, blank))).min() > 250
 
 
 def test_a_decompression_bomb_is_refused_unread(tmp_path):
