@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # what a terminal cannot show
     try:
         code = invoke(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        if sys.stdout:  # none where it is closed
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,14 +54,10 @@ def invoke(arguments: list[str]) -> int:
 
 def target(path: Path | None) -> Path | None:
     """Return where something is to be written; refuse a link, a device, and a place that cannot be written to."""
-    if path is None:
-        return None
-    above = next(folder for folder in [path, *path.absolute().parents] if folder.exists() or folder.is_symlink())
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise typer.BadParameter(f"{path} is a device; name a file or a folder")
-    if above.is_symlink() and not above.is_dir():
-        raise typer.BadParameter(f"{above} is a link; name what it leads to")
-    if above != path and not (above.is_dir() and os.access(above, os.W_OK)):
+    above = next(folder for folder in [path, *path.absolute().parents] if os.path.lexists(folder)) if path else None
+    if path and not above.is_dir() and (above.is_symlink() or not above.is_file()):
+        raise typer.BadParameter(f"{above} is a link or a device; name a file or a folder")
+    if path and above != path and not (above.is_dir() and os.access(above, os.W_OK)):
         raise typer.BadParameter(f"{above} is no folder that can be written to")
     return path
 
@@ -85,6 +82,8 @@ def run(
     """Execute the notebooks and build the report."""
     from capture_lib.experiments.run import default_report
     from capture_lib.report import execute, site
+    if only is not None and not only.strip():
+        raise InputError("--only '': give the number of a notebook, such as 03")
     out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume)
@@ -138,6 +137,7 @@ def catalog(
     all_faults = out.with_name(f"{out.name}-faults.csv")
     for file in (out / "quality.csv", out / "faults.csv", all_faults):
         claim_file(file, *quality.OURS)
+    claim_file(out / "catalog.parquet")
 
     # make the catalog
     try:
@@ -151,15 +151,13 @@ def catalog(
     except InputError as error:
         if len(error.faults) <= len(str(error).splitlines()):  # all were said
             raise
-        quality.write_faults(error.faults, all_faults)
+        quality.write(error.faults, all_faults)
         raise InputError(f"{error}; all are in {all_faults}") from None
 
     # tell what it holds, what it lacks, and what is odd in it
+    all_faults.unlink(missing_ok=True)  # of an earlier try
     print(made.folder, made.table["split"].value_counts().to_string(header=False), *made.remarks(), sep="\n")
-    odd = quality.write_quality(made)
-    print(f"odd in it, with examples in {made.folder / 'quality.csv'}:" if len(odd) else "nothing is odd in it")
-    for row in odd.itertuples(index=False):
-        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")
+    quality.write_quality(made)
 
 
 @app.command()
@@ -177,24 +175,31 @@ def download(
 ) -> int:
     """Fetch the photos of a catalog."""
     from capture_lib.catalog import download as fetching
+    from capture_lib.catalog import quality
     from capture_lib.catalog.table import read_catalog
+    if export and export.suffix.lower() != ".parquet":
+        raise InputError(f"--export {export}: a parquet table is written; end its name with .parquet")
     samples = read_catalog(catalog)
     if export:
-        claim_file(export, b"mirror")
+        claim_file(export, fetching.EXPORT_MARK)
         print(f"{export}: {fetching.export_addresses(samples, export):,} addresses")
         return 0
+    claim_file(catalog / "quality.csv", *quality.OURS)
     if fetched:
         taken, left = fetching.import_photos(samples, fetched)
         print(f"{taken:,} photos taken in, {left:,} left: there already, undecodable, placeholders, or no sample")
+        quality.write_quality(read_catalog(catalog))
         return 0
     limits = fetching.DownloadSettings(connections, per_host, interval, seconds, tries,
                                        user_agent=user_agent, referer=referer)
     missing = fetching.download(samples, limits)
-    count = len(read_catalog(catalog).photos)
+    samples = read_catalog(catalog)
+    count = len(samples.photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
     if not missing.empty:
         print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")
         print(missing["reason"].value_counts().head(5).to_string(header=False))
+    quality.write_quality(samples)
     return 0 if count or missing.empty else 1  # some photos are enough to go on with
 
 
@@ -209,7 +214,7 @@ def evaluate(
     from capture_lib.experiments.evaluation_files import evaluate_lists
     from capture_lib.retrieval.metrics import DEFINITIONS
     if json:
-        claim_file(json, b'"labelled": ')
+        claim_file(json, rb'{\s*"made_by": "capture evaluate"')
     result = evaluate_lists(lists, rankings, missing)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -220,7 +225,7 @@ def evaluate(
             low, middle, high = (100 * value[end] for end in ("low", "value", "high"))
             print(f"{definition:>10} {figure:10} {middle:6.2f} [{low:6.2f}, {high:6.2f}]")
     if json:
-        write_json(json, result)
+        write_json(json, {"made_by": "capture evaluate"} | result)
 
 
 @app.command()
@@ -241,7 +246,7 @@ def search(
 
     # what cannot be read or written is said before anything is trained
     load_photo(image)
-    claim_file(out, figures.PICTURE_MARK)
+    claim_file(out, b".*" + figures.PICTURE_MARK)
     if out.exists() and out.samefile(image):
         raise InputError(f"--out {out}: is the query photo; name another file")
     answer = search.answer(run.open_run(profile, str(catalog), seed=seed), image, caption)

@@ -30,6 +30,7 @@ REPORTS = ROOT / "reports"
 UNFINISHED = ".capture-"  # how the names of folders begin that are gone when what they hold is written
 DISK_ERROR = re.compile(  # of safetensors, torch and NumPy
     r"os error \d|inline_container|PytorchStreamWriter|iostream error|requested and \d+ written|writing element")
+BINARY = {b"PK\3\4": "a spreadsheet or a zip archive", b"PAR1": "parquet", b"ARROW1": "feather", b"\x1f\x8b": "gzip"}
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless", "scikit-learn")
 
 
@@ -41,11 +42,9 @@ class InputError(ValueError):
 
 def raise_faults(faults: list[str]) -> None:
     """Raise one InputError with a line for each fault, the first 20 of them; do nothing without faults."""
-    lines = faults[:20]
-    if len(faults) > len(lines):
-        lines.append(f"… and {len(faults) - len(lines):,} more faults of this kind")
-    if lines:
-        error = InputError("\n".join(lines))
+    more = [f"… and {len(faults) - 20:,} more faults of this kind"] if len(faults) > 20 else []
+    if faults:
+        error = InputError("\n".join([*faults[:20], *more]))
         error.faults = tuple(faults)
         raise error
 
@@ -58,8 +57,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error) or "interrupted; what was done is kept; the same command goes on (`run` with --resume)", 130
     last = str(error).strip().rpartition("\n")[2]  # of what a worker process says
     if isinstance(error, OSError):
-        line = error.strerror or last or type(error).__name__
-        return f"{error.filename}: {line}" if error.filename else line, 2
+        return f"{error.filename}: " * bool(error.filename) + (error.strerror or last or type(error).__name__), 2
     if isinstance(error, MemoryError):
         return "not enough memory; a smaller --profile needs less", 2
     with NamedTemporaryFile("w", prefix="capture-", suffix=".txt", delete=False, encoding="utf-8") as file:
@@ -70,6 +68,8 @@ def explain(error: BaseException) -> tuple[str, int]:
 def read_text(file: Path) -> str:
     """Return the text of a file in UTF-8, or UTF-16 with its mark; InputError names a line that is neither."""
     try:
+        if Path(file).is_char_device() or Path(file).is_block_device():  # some of them never end
+            raise InputError(f"{file}: is a device; name a file")
         raw = Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
@@ -78,26 +78,16 @@ def read_text(file: Path) -> str:
     wrong = re.search("[\x00\udc80-\udcff]", text)  # a zero, as in UTF-16, or a byte that did not decode
     if wrong:
         line = text.count("\n", 0, wrong.start()) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8 ({likely_encoding(raw)}); save it as UTF-8")
+        kinds = [kind for begin, kind in BINARY.items() if raw.startswith(begin)]
+        what = kinds[0] if kinds else "GBK, Latin-1, UTF-16 without its mark?"
+        raise InputError(f"{file}, line {line}: not UTF-8 ({what}); save it as text in UTF-8")
     return text
-
-
-def likely_encoding(raw: bytes) -> str:
-    """Return what bytes that are not UTF-8 may be: Chinese encodings take two bytes a letter, Europe's one."""
-    runs = re.findall(rb"[\x80-\xff]+", raw)
-    if b"\0" in raw:
-        return "UTF-16 without its mark, or no text at all?"
-    if sum(len(run) > 1 for run in runs) < len(runs) / 2:
-        return "Latin-1 or Windows-1252?"
-    return "GBK, GB18030 or Big5?"
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a path of the same name beside the file `path` to write to; it takes the file's place on success only."""
-    if path.exists() and not path.is_file():  # nor is a device replaced
-        kind = "folder" if path.is_dir() else "device"
-        raise InputError(f"{path}: a {kind} stands where a file is to be written; name a file")
+    claim_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path), TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as beside:
         yield Path(beside) / path.name
@@ -109,21 +99,21 @@ def disk_errors(target: Path) -> Iterator[None]:
     """Turn what a library raises where it cannot write, on a full disk for example, into an OSError with the target."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno and UNFINISHED in str(error.filename or UNFINISHED):
-            raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
-        if DISK_ERROR.search(str(error)):
-            raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(target)) from error
-        raise
+        own = isinstance(error, OSError) and error.errno and UNFINISHED in str(error.filename or UNFINISHED)
+        if isinstance(error, InputError) or not own and not DISK_ERROR.search(str(error)):
+            raise
+        said = os.strerror(error.errno) if own else "cannot be written; is the disk full?"
+        raise OSError(error.errno if own else errno.ENOSPC, said, str(target)) from error
 
 
 def claim_file(path: Path, *marks: bytes) -> None:
-    """Raise InputError where a folder stands at `path`, or a file that holds no mark of those that ours do."""
-    if path.is_dir():
-        raise InputError(f"{path}: a folder stands where a file is to be written; move it away, or name another file")
-    if path.is_file() and not any(mark in path.read_bytes() for mark in marks):
+    """Raise InputError where a folder or a device stands, or a file that begins with no mark of ours (patterns)."""
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise InputError(f"{path}: a {kind} stands where a file is to be written; name another file")
+    begins = re.compile(b"(\xef\xbb\xbf)?(%b)" % b"|".join(marks), re.DOTALL)
+    if marks and path.is_file() and not begins.match(path.read_bytes()):
         raise InputError(f"{path}: is there already, and no such command made it; name another file")
 
 
@@ -132,6 +122,14 @@ def write_json(file: Path, content: object) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)  # before anything is opened
     with write_atomically(file) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
+
+
+def read_object(file: Path) -> dict:
+    """Return the JSON object in a file; an empty one where there is no file."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: not a JSON object; remove it and run again") from None
 
 
 def remove(path: Path) -> None:
@@ -181,25 +179,20 @@ def wait_for_everyone() -> None:
 
 @contextmanager
 def one_at_a_time(lock: Path, work: str) -> Iterator[None]:
-    """Do the block while no other command does it: wait for the one that holds the lock file, and say what it does.
-
-    The system takes the lock away from a process that ends, however it does. Of many processes, the main one locks.
-    """
-    if not is_main_process():
+    """Do the block while no other command does it: wait for the one that holds the lock file, and say what it does."""
+    if not is_main_process():  # of many processes, the main one locks
         yield
         return
     from filelock import FileLock, Timeout
     lock.parent.mkdir(parents=True, exist_ok=True)
-    holder = FileLock(lock)
+    holder = FileLock(lock)  # the system takes it away from a process that ends, however it does
     try:
         holder.acquire(blocking=False)
+        holder.release()
     except Timeout:
         print(f"waiting for another process that {work} …", file=sys.stderr, flush=True)
-        holder.acquire()
-    try:
+    with holder:
         yield
-    finally:
-        holder.release()
 
 
 @contextmanager
@@ -237,8 +230,7 @@ def progress(iterable: Iterable, label: str, total: int | None = None, note: Cal
         return
 
     # a log or a report
-    started = time.perf_counter()
-    count = 0
+    started, count = time.perf_counter(), 0
     for item in iterable:
         count += 1
         yield item

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import httpx
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tenacity
 
+from capture_lib.catalog import quality
 from capture_lib.catalog.photos import load_photo, what_is
 from capture_lib.catalog.table import Catalog, is_url
 from capture_lib.utils import InputError, claim_file, progress, say, write_atomically
 
+EXPORT_MARK = rb"PAR1.*\x18\x07made_by\x18\x10capture download"  # as a parquet file holds metadata of its schema
 HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+MIN_SIDE = 8  # pixels; less is a tracking pixel
 MAX_SAME = 4  # addresses that may give the same bytes, as one photo in several offers; more: a placeholder
 
 
@@ -42,16 +47,17 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
     """Fetch every photo that is not on disk; return `missing.csv`: sample_id, address and reason of a failure."""
     settings = settings or DownloadSettings()
     claim_file(catalog.folder / "missing.csv", b"sample_id,address,reason")
-    headers = {"User-Agent": settings.user_agent.strip(" "), "Referer": settings.referer.strip(" ")}
+    headers = {"User-Agent": settings.user_agent.strip(" ") or DownloadSettings.user_agent,
+               "Referer": settings.referer.strip(" ")}
     for name, value in headers.items():
         if not re.fullmatch("[ -~]*", value):
             raise InputError(f"{name} {value!r:.80}: ASCII letters, digits and signs only, in one line")
     client = httpx.Client(headers=HEADERS | {name: value for name, value in headers.items() if value},
                           timeout=min(20, settings.seconds), follow_redirects=True, max_redirects=5)
-    retry = tenacity.retry(
+    ask = tenacity.retry(
         retry=tenacity.retry_if_exception_type(httpx.TransportError), reraise=True,
-        stop=tenacity.stop_after_attempt(settings.tries), wait=tenacity.wait_random_exponential(settings.pause, max=60))
-    ask = retry(read_answer)
+        stop=tenacity.stop_after_attempt(settings.tries),
+        wait=tenacity.wait_random_exponential(settings.pause, max=60))(read_answer)
     hosts: dict[str, threading.Semaphore] = {}
     seen: Seen = {}
 
@@ -60,19 +66,17 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
         lines = []
         for address in filter(None, dict.fromkeys((row.image, row.mirror))):
             host = address.split("/")[2]
-            sent = ""
             try:
                 with hosts.setdefault(host, threading.Semaphore(settings.per_host)):
                     time.sleep(settings.interval * settings.per_host)
-                    body, sent = ask(client, address, settings)
+                    body = ask(client, address, settings)
                 save(body, catalog.photo_path(row.sample_id, row.image), address, seen)
                 return []
-            except InputError as error:
-                reason = f"{error}{sent}"
             except OSError:  # our disk is full, for example: the run ends
                 raise
             except Exception as error:  # odd hosts and ports make the layers below fail in many ways
-                reason = f"{type(error).__name__} {error}"
+                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__} {error}"
+                reason = "".join(sign if sign.isprintable() else " " for sign in reason)  # a server's words, in part
             lines.append((row.sample_id, address, " ".join(reason.split())[:100]))
         return lines
 
@@ -88,36 +92,39 @@ def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.D
                 rows = rows[~rows["sample_id"].isin([line[0] for line in lines])]
         finally:  # after Ctrl-C as well
             table = pd.DataFrame(lines, columns=["sample_id", "address", "reason"])
-            with write_atomically(catalog.folder / "missing.csv") as beside:
-                table.to_csv(beside, index=False)
+            quality.write(table, catalog.folder / "missing.csv")
     say_doubles(seen)
     return table
 
 
 def absent(catalog: Catalog) -> pd.DataFrame:
-    """Return the rows that have an address and no photo on disk now."""
+    """Return the rows that have an address and no photo on disk now; InputError: their photos would go elsewhere."""
     photos = Catalog(catalog.folder, catalog.table).photos
-    return catalog.table[catalog.table["image"].map(is_url) & ~catalog.table["sample_id"].isin(photos)]
+    rows = catalog.table[catalog.table["image"].map(is_url) & ~catalog.table["sample_id"].isin(photos)]
+    inside = (catalog.folder / "images").resolve()
+    for folder in {catalog.photo_path(row.sample_id, row.image).parent for row in rows.itertuples()}:
+        if not folder.resolve().is_relative_to(inside):
+            raise InputError(f"{folder}: a link leads out of the catalog; remove it")
+    return rows
 
 
-def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> tuple[bytes, str]:
-    """Ask once; return the body and a note of its kind. TransportError where a later try may help, else InputError."""
+def read_answer(client: httpx.Client, address: str, settings: DownloadSettings) -> bytes:
+    """Ask once; return the body. TransportError where a later try may help, else InputError."""
     end = time.monotonic() + settings.seconds
     body = bytearray()
     with client.stream("GET", address) as answer:
         status = answer.status_code
-        sent = f" ({answer.headers['content-type']})" if "content-type" in answer.headers else ""
         if status in (408, 425, 429) or status >= 500:
             raise httpx.TransportError(f"status {status}")
         if status != 200:
-            raise InputError(f"status {status}{sent}")
+            raise InputError(f"status {status} {answer.headers.get('content-type', '')}")
         for chunk in answer.iter_raw():  # and nothing beyond the limits
             body += chunk
             if len(body) > settings.max_bytes:
-                raise InputError(f"more than {settings.max_bytes:,} bytes{sent}")
+                raise InputError(f"more than {settings.max_bytes:,} bytes")
             if time.monotonic() > end:
                 raise httpx.TransportError(f"slower than {settings.seconds:g} s")
-    return bytes(body), sent
+    return bytes(body)
 
 
 def save(body: bytes, target: Path, address: str, seen: Seen) -> None:
@@ -127,10 +134,12 @@ def save(body: bytes, target: Path, address: str, seen: Seen) -> None:
         with write_atomically(target) as beside:
             beside.write_bytes(body)
             try:
-                load_photo(beside)
+                height, width = load_photo(beside).shape[:2]
             except InputError:
                 kind = what_is(body[:1024]).partition(";")[0]
                 raise InputError(f"the answer is {kind + ', ' if kind else ''}not a photo that decodes") from None
+            if min(height, width) < MIN_SIDE:
+                raise InputError(f"{width}×{height} pixels are no photo")
         same.setdefault(address, []).append(target)
     if len(same) > MAX_SAME:
         for photo in sum(same.copy().values(), []):
@@ -153,8 +162,9 @@ def export_addresses(catalog: Catalog, file: Path) -> int:
     """Write sample_id, url and mirror of the photos that are not on disk, as parquet; return how many."""
     table = absent(catalog)[["sample_id", "image", "mirror"]].astype("string")
     table["mirror"] = table["mirror"].fillna(table["image"])
+    rows = pa.Table.from_pandas(table.rename(columns={"image": "url"}), preserve_index=False)
     with write_atomically(file) as beside:
-        table.rename(columns={"image": "url"}).to_parquet(beside, index=False)
+        pq.write_table(rows.replace_schema_metadata({"made_by": "capture download"}), beside)
     return len(table)
 
 
@@ -163,7 +173,8 @@ def import_photos(catalog: Catalog, folder: Path) -> tuple[int, int]:
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give the output folder of img2dataset")
     wanted = dict(absent(catalog)[["sample_id", "image"]].itertuples(index=False))
-    photos = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".jpg", ".png", ".webp")]
+    kinds = (".jpg", ".jpeg", ".png", ".webp")
+    photos = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in kinds]
     inside = Path(folder).resolve()
     seen: Seen = {}
     for photo in progress(photos, "photos taken in", len(photos)):
@@ -171,7 +182,7 @@ def import_photos(catalog: Catalog, folder: Path) -> tuple[int, int]:
             sample = json.loads(photo.with_suffix(".json").read_bytes())["sample_id"]
             if photo.is_file() and photo.resolve().is_relative_to(inside):  # no link that leads out
                 save(photo.read_bytes(), catalog.photo_path(sample, wanted[sample]), wanted[sample], seen)
-        except (FileNotFoundError, LookupError, RecursionError, TypeError, ValueError):  # no note of ours, no photo
-            pass
+        except (FileNotFoundError, IsADirectoryError, LookupError, RecursionError, TypeError, ValueError):
+            pass  # no note of ours, no photo
     taken = say_doubles(seen)
     return taken, len(photos) - taken

@@ -4,7 +4,9 @@ import ast
 import json
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,10 +42,15 @@ def parse_label(label: str) -> Named:
 # ---- labels as tables write them
 
 # by `spelling`; "n/a", "<NA>", "(null)", "-" and zero-width characters alone come to one of these
-MISSING = set("nan na null none nil missing undefined unknown 1ind 1qnan 无 無 未知".split()) | {""}
+MISSING = set("nan na null none nil missing undefined unknown unlabeled unlabelled nolabel tbd tba 1ind 1qnan "
+              "无 無 空 未知 暂无 暫無 未标注".split()) | {""}
 MISSING_AS_IT_IS = re.compile(r"NaT|\\N|#[A-Z/0]+[!?]")  # of pandas, of databases, errors of spreadsheets
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u180b-\u180f\u2800\ufe00-\ufe0f]")  # letters or marks by Unicode
-LIST = re.compile(r"\[.*\]|[({]\s*['\"].*[)}]", re.DOTALL)  # JSON, and what Python prints
+NO_COMMA = re.compile(r"(['\"])\s+(['\"])")  # between two texts, as NumPy prints lists
+NAN = re.compile(r"""('[^']*'|"[^"]*")|\bnan\b""")  # as Python prints it, outside of texts
+PRINTED = re.compile(  # ['a' …, {'a': 1}, array([…, set(), and numbers as NumPy prints them
+    r"([a-z_.]+\()?[\[({]\s*['\"].*|[a-z_.]+\((\[.*)?\)|\{.+\}|\[\s*(-?\d[-+.\de]*|nan)(\s+(-?\d[-+.\de]*|nan))+\s*\]",
+    re.S | re.I)
 
 
 @lru_cache(maxsize=200_000)
@@ -57,45 +64,44 @@ def spelling(text: str) -> str:
 @lru_cache(maxsize=200_000)
 def is_missing(text: str) -> bool:
     """Return True where a text stands for nothing: nan, NULL, N/A, -, …"""
-    return spelling(text).strip("<>=|~^`+") in MISSING or bool(MISSING_AS_IT_IS.fullmatch(text.strip()))
+    short = len(text) < 40
+    return short and (spelling(text).strip("<>=|~^`+") in MISSING or bool(MISSING_AS_IT_IS.fullmatch(text.strip())))
 
 
 def text_of(cell: object) -> str:
     """Return a cell as text; nothing and NaN are "", 3.0 is "3", for pandas makes floats of integers."""
     if cell is None or cell != cell:
         return ""
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float) and abs(cell) >= 2**53:
+        return f"{cell:.16e}"  # it has lost digits: let it look so
+    if isinstance(cell, float | Decimal) and cell % 1 == 0:
         cell = int(cell)
-    return str(cell).strip()
+    return re.sub(r'="([^"]*)"', r"\1", str(cell).strip())  # as Excel keeps zeros at the beginning
 
 
-def split_labels(text: str, dropped: list[str]) -> list[str]:
-    """Return `a#;#b` as a list, with single spaces; add to `dropped` the labels that mean "missing"."""
-    labels = [" ".join(label.split()) for label in text.split("#;#")]
-    dropped += [label for label in labels if label and is_missing(label)]
+def labels_of(cell: object, dropped: list[str]) -> list[str]:
+    """Return the labels of a list or of `a#;#b`, with single spaces; add to `dropped` those that mean "missing"."""
+    texts = cell if isinstance(cell, list) else [cell]
+    labels = [" ".join(label.split()) for text in texts for label in text_of(text).split("#;#")]
+    dropped += [label for label in labels if is_missing(label) and (label or texts is cell)]
     return [re.sub(r"^(-?\d+)\.0$", r"\1", label) for label in labels if not is_missing(label)]
 
 
-def read_labels(cell: object, dropped: list[str]) -> list[str]:
-    """Return the labels of a cell: a list, a list as text, or `a#;#b`. ValueError: a list that cannot be read."""
-    if isinstance(cell, str) and LIST.fullmatch(cell.strip()):
-        cell = parse_labels(cell.strip())
-    if not isinstance(cell, list):
-        return split_labels(text_of(cell), dropped)
-    texts = [text_of(item) for item in cell]
-    dropped += [text for text in texts if not text]  # [''] and [null], as pandas writes them
-    return [label for text in texts for label in split_labels(text, dropped)]
+def listed(cell: object) -> object:
+    """Return a list that is written as JSON, or as Python or NumPy prints it; any other cell as it is."""
+    if not isinstance(cell, str) or cell.strip()[:1] not in ("[", "(", "{"):
+        return cell
+    text = cell.strip()
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = read(text)
+            return list(found) if isinstance(found, list | tuple | set) else cell
+        text = NAN.sub(lambda part: part[1] or "None", NO_COMMA.sub(r"\1, \2", text))
+    return cell
 
 
-def parse_labels(text: str) -> list:
-    """Return a list in JSON or as Python or NumPy prints it; any other text is one label, such as [new] milk."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            found = ast.literal_eval(re.sub(r"(['\"])\s+(['\"])", r"\1, \2", text))  # NumPy prints no commas
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            found = {} if re.match(r"[\[({]\s*['\"]", text) else [text]
-    if isinstance(found, dict):
-        raise ValueError("looks like a list, but is neither JSON nor what Python prints")
-    return list(found)
+def is_unreadable(cell: object) -> bool:
+    """Return True for labels that are no texts or numbers, or a text like a list that `listed` could not read."""
+    items = cell if isinstance(cell, list) else [cell]
+    return any(isinstance(item, bytes | dict | list | tuple | set)
+               or isinstance(item, str) and bool(PRINTED.fullmatch(item.strip())) for item in items)

@@ -1,18 +1,14 @@
-"""The lists that the authors released, and what is odd in their lines.
+"""The lists that the authors released: `id#####caption#####image_url#####mirror_url#####label1#;#label2…` a line."""
 
-One sample is one line, `id#####caption#####image_url#####mirror_url#####label1#;#label2…`;
-the train list has no labels. The lists are train, dev, test and gallery; our split of dev is `val`.
-"""
-
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from capture_lib.catalog.labels import split_labels
+from capture_lib.catalog.labels import labels_of
 from capture_lib.catalog.quality import COLUMNS as QUALITY
 from capture_lib.catalog.quality import refuse_oddities, table_findings
-from capture_lib.catalog.table import Catalog, finding, is_url, merged, read_catalog, write_catalog
+from capture_lib.catalog.table import Catalog, finding, is_url, merged, write_merged
 from capture_lib.utils import InputError, raise_faults, read_text
 
 LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released: ours
@@ -20,21 +16,29 @@ FIELD_SEPARATOR = "#####"
 COLUMNS = ["sample_id", "caption", "image", "mirror", "labels"]
 
 
-def read_list(file: Path) -> pd.DataFrame:
-    """Read one released list: the columns `COLUMNS`; the index is the line in the file."""
-    rows = {}
-    faults = []
+def read_list(file: Path, split: str = "", noted: list[tuple] | None = None) -> pd.DataFrame:
+    """Read one released list: the columns `COLUMNS`; the index names the lines. `noted` gets what is odd in them."""
+    rows: dict[str, list] = {}
+    faults: list[str] = []
+    missing: list[str] = []
+    ends = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):  # a caption may hold \u2028
+        place = f"{file}, line {number}"
         fields = line.strip("\r").split(FIELD_SEPARATOR)  # with its \r kept, test would have 523 labels for 392
         if len(fields) in (4, 5):
-            labels = split_labels(fields[4], []) if len(fields) == 5 else []
-            rows[number] = (*(field.strip() for field in fields[:4]), labels)
+            rows[place] = [*map(str.strip, fields[:4]), labels_of("".join(fields[4:]), missing)]
+            ends.append(line.rpartition(FIELD_SEPARATOR)[2])
         elif line.strip():
-            faults.append(f"{file}, line {number}: {len(fields)} fields, expected 5 (id, caption, image, mirror, "
-                          f"labels; 4 in the train list) separated by {FIELD_SEPARATOR}")
+            faults.append(f"{place}: {len(fields)} fields, expected 5 (id, caption, image, mirror, labels; 4 in the "
+                          f"train list) separated by {FIELD_SEPARATOR}")
     raise_faults(faults)
     if not rows:
         raise InputError(f"{file}: the list is empty")
+    if noted is not None:
+        noted += finding("CRLF line ends", split, [end for end in ends if end.endswith("\r")], "stripped")
+        spaced = [end for end in ends if re.search(r"\S\s\s+\S", end)]
+        noted += finding("labels with runs of spaces", split, spaced, "one space")
+        noted += finding("labels that mean 'missing'", split, missing, "taken as no label")
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=COLUMNS, dtype=object)
 
 
@@ -54,45 +58,29 @@ def find_lists(folder: Path) -> dict[str, Path]:
 
 def from_lists(folder: Path, out: Path, add: bool = False, strict: bool = False) -> Catalog:
     """Make the catalog `out` of the released lists in a folder, or `add` them; `strict` refuses what is odd."""
-    noted = line_findings(folder)
-    made = Catalog(out, merged(out, read_lists(folder), add, noted).reset_index(drop=True), tuple(noted))
+    noted: list[tuple] = []
+    table = read_lists(folder, noted)
+    made = Catalog(out, merged(out, table, add, noted).reset_index(drop=True), tuple(noted))
     if strict:
         refuse_oddities(made)
-    write_catalog(made.table, out)
-    return replace(read_catalog(out), noted=tuple(noted))
+    return Catalog(out, write_merged(out, table, add), made.noted)
 
 
-def read_lists(folder: Path) -> pd.DataFrame:
-    """Return the samples of all lists in a folder; the index names their lines."""
+def read_lists(folder: Path, noted: list[tuple]) -> pd.DataFrame:
+    """Return the samples of all lists in a folder; the index names their lines. `noted` gets what is odd in them."""
     parts = []
     for split, file in find_lists(folder).items():
-        part = read_list(file)
+        part = read_list(file, split, noted)
         part["split"] = split
         part["products"] = {"train": None, "gallery": "single"}.get(split, "multi")
         part.loc[part["labels"].map(set).map(len) > 1, "products"] = "multi"  # bundles in the gallery
         part["mirror"] = part["mirror"].where(part["mirror"].map(is_url), None)
-        part.index = [f"{file}, line {number}" for number in part.index]
         parts.append(part)
     return pd.concat(parts)
 
 
-def line_findings(folder: Path) -> list[tuple]:
-    """Return lines of quality.csv: what is odd in the lines of released lists, and is mended."""
-    rows = []
-    for split, file in find_lists(folder).items():
-        numbers = read_list(file).index - 1
-        lines = pd.Series(read_text(file).split("\n"), dtype=object)[numbers]
-        fields = [line.split(FIELD_SEPARATOR) for line in lines]
-        ends = pd.Series([line[-1] for line in fields], dtype=object)
-        missing: list[str] = []
-        for line in fields:
-            split_labels("".join(line[4:]), missing)
-        rows += finding("CRLF line ends", split, ends[ends.str.endswith("\r")], "stripped")
-        rows += finding("labels with runs of spaces", split, ends[ends.str.contains(r"\S\s\s+\S")], "one space")
-        rows += finding("labels that mean 'missing'", split, missing, "taken as no label")
-    return rows
-
-
 def quality(folder: Path) -> pd.DataFrame:
     """Count what is odd in the released lists of a folder: what, split, count, example, what we do."""
-    return pd.DataFrame([*line_findings(folder), *table_findings(read_lists(folder))], columns=QUALITY)
+    noted: list[tuple] = []
+    table = read_lists(folder, noted)
+    return pd.DataFrame([*noted, *table_findings(table.assign(photo=None, boxes=[[]] * len(table)))], columns=QUALITY)

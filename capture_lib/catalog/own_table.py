@@ -3,34 +3,37 @@
 import csv
 import filecmp
 import io
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from capture_lib.catalog import quality
 from capture_lib.catalog import table as catalogs
-from capture_lib.catalog.labels import is_missing, read_labels, spelling, text_of
+from capture_lib.catalog.labels import spelling
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import Catalog, finding
 from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
 
 SEPARATORS = ",;\t|"
-MAX_OVERHANG = 2  # pixels that rounding may push a box over the edge
+OTHERS = (  # how files begin that are no CSV table; what they are, and what to do
+    (rb"\s{0,99}\Z", "an empty file; save the table again"),
+    (rb"PK|\xd0\xcf\x11\xe0", "an Excel sheet or an archive; save the table as CSV UTF-8"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "packed; unpack it"),
+    (rb"ARROW1|FEA1", "a Feather file; save the table as parquet"),
+    (rb"(\xef\xbb\xbf)?\s*[\[{]", "JSON; save the table as CSV or parquet"))
 
 
 def from_table(file: Path, images: Path, out: Path, add: bool = False, *, columns: str = "", strict: bool = False,
                skip_broken: bool = False) -> Catalog:
     """Make the catalog `out` of a table and its photos below `images`, or `add` to it; InputError has all faults.
 
-    `columns` maps names, "image=filepath,caption=title"; `strict` refuses what is odd, too; `skip_broken` leaves rows
-    without a readable photo out and lists them in `faults.csv`.
+    `columns` maps names, "image=filepath"; `strict` refuses what is odd; `skip_broken` lists it in `faults.csv`.
     """
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
@@ -49,12 +52,10 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
             broken[row.Index] = f"{catalogs.place(row)}: {size}"
         elif size:
             faults += photo_faults(row, size, images / row.image, folder, cut)
-    noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
-    raise_faults(faults if skip_broken else [*faults, *broken.values()])
+    raise_faults(faults if skip_broken and len(broken) < len(table) else [*faults, *broken.values()])
     table = table.drop(list(broken))
+    noted += finding("boxes a pixel or two over the edge", "all", cut, "cut to their photo")
     noted += finding("rows without a readable photo", "all", list(broken.values()), "left out; see faults.csv")
-    if table.empty:
-        raise InputError(f"{file}: no row has a readable photo; the first is {next(iter(broken.values()))}")
 
     # the rows to be, and what is odd in them
     sources = {row.sample_id: images / row.image for row in table.itertuples() if row.image in sizes}
@@ -69,21 +70,22 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
         if sample in sources and not (out / image).is_file():
             with write_atomically(out / image) as beside:
                 shutil.copyfile(sources[sample], beside)
-    catalogs.write_catalog(made.table, out)
+    rows = catalogs.write_merged(out, table, add)
     if broken:
-        quality.write_faults(broken.values(), out / "faults.csv")
-    return replace(catalogs.read_catalog(out), noted=made.noted)
+        old = pd.read_csv(out / "faults.csv").iloc[:, 0] if (out / "faults.csv").is_file() else []
+        quality.write(dict.fromkeys([*old, *broken.values()]), out / "faults.csv")
+    return Catalog(out, rows, made.noted)
 
 
 def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] | str]:
     """Decode each photo of a table; return by `image` its width and height, upright, or what is wrong with it."""
     def size(image: str) -> tuple[int, int] | str:
         photo = images / image
+        if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
+            return f"{photo}: no such photo, or a link that leaves {images}"
         try:
-            if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
-                return f"{photo}: no such photo, or a link that leaves {images}"
             return load_photo(photo).shape[1::-1]
-        except (InputError, OSError) as error:
+        except InputError as error:
             return str(error)
 
     local = [image for image in table["image"].unique() if not catalogs.is_url(image) and catalogs.is_inside(image)]
@@ -92,22 +94,20 @@ def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] 
 
 
 def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, cut: list) -> Iterator[str]:
-    """Yield what keeps a row's photo from being copied to `folder`, and boxes that are not its own.
-
-    Boxes a pixel or two over the edge are cut in place; `cut` gets them as they were.
-    """
+    """Yield what keeps a photo from being copied, and boxes outside; some are cut, and put on `cut`."""
     where = catalogs.place(row)
     target = folder / row.image
-    if target.is_file() and not filecmp.cmp(photo, target, shallow=False):
+    if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(photo, target, shallow=False)):
         yield f"{where}: {target}: another photo of this name is in the catalog; rename it"
+    if not next(above for above in target.parents if os.path.lexists(above)).is_dir():
+        yield f"{where}: {target.parent}: stands or leads where a folder is to be made; remove it"
     if not target.parent.resolve().is_relative_to(folder):
         yield f"{where}: {target}: a link leads out of the catalog; remove it"
     for box in row.boxes if not any(catalogs.cell_faults(row)) else []:
-        inside = [max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])]
-        overhang = max(abs(old - new) for old, new in zip(box, inside, strict=True))
-        if overhang > MAX_OVERHANG or inside[2] - inside[0] < 1 or inside[3] - inside[1] < 1:
+        inside = np.clip(box, 0, [*size, *size]).tolist()
+        if quality.strays(box, size):
             yield f"{where}: field boxes: {box} is not in the photo of {size[0]}×{size[1]} pixels; give pixels, upright"
-        elif overhang:
+        elif inside != box:
             cut.append(list(box))
             box[:] = inside
 
@@ -118,84 +118,62 @@ def photo_faults(row: tuple, size: tuple[int, int], photo: Path, folder: Path, c
 def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) -> pd.DataFrame:
     """Read a user's table: our columns; the index names its rows. Add a sentence to `faults` for each bad row."""
     names, wanted = column_names(columns)
-    table = catalogs.read_parquet(file) if file.suffix.lower() == ".parquet" else read_csv(file, names, faults)
+    head = b"?"
+    if file.is_file() and os.access(file, os.R_OK):  # what cannot be read is said below
+        with file.open("rb") as opened:
+            head = opened.read(100)
+    parquet = file.suffix.lower() == ".parquet" or head.startswith(b"PAR1")
+    kind = next((kind for start, kind in OTHERS if re.match(start, head)), "")
+    if kind and not parquet:
+        raise InputError(f"{file}: is {kind}")
+    table = catalogs.read_parquet(file) if parquet else read_csv(file, names, faults)
 
     # the columns that are known, by our names
     header = [str(name) for name in table]
     table.columns = [names.get(spelling(name), "") for name in header]
     for name in wanted:
         if name not in table:
-            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(header)!r:.120}; where it "
-                             f"has another name, --columns {name}=NAME tells")
-    unknown = [name for name, ours in zip(header, table, strict=True) if not ours]
+            raise InputError(f"{file}: column {name} is missing; the header reads {','.join(header)!r:.120}; "
+                             f"--columns {name}=NAME takes another name")
+    unknown = [name for name in header if spelling(name) not in names]
     noted += finding("columns that are not known here", "all", unknown, "left out; --columns OURS=THEIRS takes one")
     table = table.loc[:, table.columns != ""]
-    if not table.columns.is_unique:
-        raise InputError(f"{file}, line 1: a column name occurs twice in the header; keep one")
+    for name in table.columns[table.columns.duplicated()]:
+        twice = ", ".join(repr(theirs) for theirs in header if names.get(spelling(theirs)) == name)
+        raise InputError(f"{file}, line 1: column {name} occurs twice in the header ({twice:.80}); keep one")
     if table.empty and not faults:
         raise InputError(f"{file}: the table has no rows")
     if "sample_id" not in table:
         stem = re.sub("[^A-Za-z0-9]+", "-", file.stem)
         table = table.assign(sample_id=[f"{stem}-{number + 1}" for number in range(len(table))])
-        noted += finding("rows without sample_id", "all", list(table["sample_id"]),
-                         "numbered; --columns sample_id=NAME takes a column")
+        noted += finding("rows without sample_id", "all", list(table["sample_id"]), "numbered")
 
     # the cells
-    words: list[str] = []
-    rows = [our_cells(cells, place, faults, words)
-            for place, cells in zip(table.index, table.to_dict("records"), strict=True)]
-    noted += finding("labels that mean 'missing'", "all", words, "taken as no label")
-    table = pd.DataFrame(rows, index=table.index, columns=catalogs.SCHEMA.names, dtype=object)
-    catalogs.drop_missing(table, noted)
+    faults += [f"{place}: field {name}: {cell!r:.40} is no text; write text or a number"
+               for name in table.columns.difference(catalogs.LISTS) for place, cell in table[name].items()
+               if isinstance(cell, bytes | list | dict)]
+    table = catalogs.tidied(table, noted)
+    table["split"] = table["split"].fillna("train")
+    table["image"] = [image if catalogs.is_url(image) or not image else str(PurePosixPath(image.replace("\\", "/")))
+                      for image in table["image"]]
     return table
 
 
 def column_names(text: str) -> tuple[dict[str, str], list[str]]:
     """Return our column names by the table's own, as `spelling` has them, and those that the table must have."""
-    pairs = [[part.strip() for part in pair.split("=")] for pair in text.split(",") if pair]
-    for pair in pairs:
-        if len(pair) != 2 or pair[0] not in catalogs.SCHEMA.names:
-            raise InputError(f"--columns {'='.join(pair)!r:.60}: write OURS=THEIRS, such as image=filepath; ours are "
-                             f"{', '.join(catalogs.SCHEMA.names)}")
-    mapped = {spelling(theirs): ours for ours, theirs in pairs}
+    mapped = {}
+    for pair in filter(None, text.split(",")):
+        ours, _, theirs = map(str.strip, pair.partition("="))
+        if not theirs or ours not in catalogs.SCHEMA.names:
+            raise InputError(f"--columns {pair!r:.60}: write OURS=THEIRS, OURS of {', '.join(catalogs.SCHEMA.names)}")
+        mapped[spelling(theirs)] = ours
     plain = {spelling(name): name for name in catalogs.SCHEMA.names if name not in mapped.values()}
     return plain | mapped, ["image", *mapped.values()]
 
 
-def our_cells(cells: dict, place: str, faults: list[str], words: list[str]) -> dict:
-    """Return a user's row as one of ours; add a sentence to `faults` for a cell that is no list.
-
-    `words` gets the labels that mean "missing".
-    """
-    row = {name: text_of(cells.get(name)) or catalogs.EMPTY.get(name) for name in catalogs.SCHEMA.names}
-    row["split"] = row["split"] or "train"
-    if row["image"] and not catalogs.is_url(row["image"]):
-        row["image"] = str(PurePosixPath(row["image"].replace("\\", "/")))
-    try:
-        row["labels"] = read_labels(cells.get("labels"), words)
-        row["boxes"] = parse_list(cells.get("boxes"))
-        row["box_labels"] = parse_list(cells.get("box_labels"))
-    except ValueError as error:
-        faults.append(f"{place}, sample_id {row['sample_id']!r:.80}, field labels, boxes or box_labels: {error}")
-        row["labels"] = row["boxes"] = row["box_labels"] = []  # no second complaint
-    return row
-
-
-def parse_list(cell: object) -> list:
-    """Return a list, or a JSON list as text; nothing is an empty list. ValueError: it is neither."""
-    if isinstance(cell, str):
-        try:
-            cell = [] if is_missing(cell) and cell[:1] not in ("[", "{") else json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not JSON ({str(error):.60})") from None
-    if not isinstance(cell or [], list):
-        raise ValueError("must be a JSON list")
-    return cell or []
-
-
 def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFrame:
     """Read a CSV file, every cell a string, without blank lines; the index names the line where a row begins."""
-    text = read_text(file)
+    text = re.sub(r"\A(\"?)sep=.\1(?=\r?\n)", "", read_text(file))  # Excel's
     first = text.lstrip().partition("\n")[0]
     known = {mark: sum(spelling(name) in names for name in first.split(mark)) for mark in SEPARATORS}
     separator = max(SEPARATORS, key=known.get)  # which leaves most names that we know; a tie: the comma
@@ -205,9 +183,9 @@ def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFra
     try:
         for row in reader:
             if not header:
+                while row and not row[-1].strip():  # spreadsheets add empty columns
+                    row.pop()
                 header = row
-                while header and not header[-1].strip():  # spreadsheets add empty columns
-                    header.pop()
             elif any(row) and len(row) >= len(header) and not any(row[len(header):]):
                 rows[place] = row[:len(header)]
             elif any(row):

@@ -1,36 +1,35 @@
 """Reading photos of any kind that browsers and shops hand out, and refusing the rest in one line."""
 
 import re
-import struct
+import warnings
 from contextlib import nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from capture_lib.utils import InputError
 
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"]  # no decoder starts a program
 JPEGS = ("JPEG", "MPO")  # Pillow's names; the second, of several pictures, is what many phones write
 MAX_PIXELS = 100_000_000  # beyond: a decompression bomb, or of no use here
+MAX_PIXELS_A_BYTE = 20_000  # of the file: beyond, there is nothing in the photo
 MAX_JPEG_PIXELS = 210_000_000  # phones' largest; decoding one takes 1.5 GB
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would refuse it
+warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data: the photo is read without them
 STRIP = 256  # rows that are converted at a time
-PNG = b"\x89PNG\r\n\x1a\n"
-NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # of a PNG's chunks
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes of a text or a profile, inflated; Pillow's own limit is 1 MB
+PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # of all texts
 END_OF_JPEG = b"\xff\xd9"
 OTHERS = (  # how files begin that are named like photos; what they are, and what to do
     (rb"\Z", "an empty file; copy or fetch it again"),
     (rb"version https://git-lfs", "a Git LFS pointer; fetch the photo with `git lfs pull`"),
     (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIC photo; `pip install pillow-heif`, or save it as JPEG"),
-    (rb".{4}ftyp(?!avi)|\x1aE\xdf\xa3|RIFF.{4}AVI |\0\0\x01\xba", "a video; save one picture of it as JPEG"),
-    (rb"%PDF", "a PDF; save its picture as JPEG"),
-    (rb"PK\x03\x04|\x1f\x8b|BZh|Rar!|7z\xbc\xaf|\xfd7zXZ|.{257}ustar", "an archive; unpack it"),
-    (rb"\s*<(svg|(\?xml|!--|!doctype svg).*<svg)\b", "an SVG drawing; save it as PNG"),
-    (rb"\s*<", "a web page or XML; fetch the photo itself"),
+    (rb".{4}ftyp(?!avi)|\x1aE\xdf\xa3|RIFF.{4}AVI |%PDF|PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf",
+     "a video, a PDF or an archive; save its picture as JPEG"),
+    (rb"\s*<", "a web page, SVG or XML; fetch the photo itself"),
     (rb"[\t\n\f\r\x20-\xff]+\Z", "a text, JSON for example; fetch the photo itself"))
 
 with suppress(ImportError):  # the optional extra `heic`
@@ -45,16 +44,17 @@ def load_photo(path: Path | BytesIO) -> np.ndarray:
     try:
         with nullcontext(path) if isinstance(path, BytesIO) else open(path, "rb") as file:
             head = file.read(1024)
+            most = MAX_PIXELS_A_BYTE * file.seek(0, 2)
             file.seek(0)
-            photo = Image.open(without_texts(file) if head.startswith(PNG) else file, formats=FORMATS)
+            photo = Image.open(file, formats=FORMATS)
             limit = MAX_JPEG_PIXELS if photo.format in JPEGS else MAX_PIXELS
-            if photo.width * photo.height <= limit:
+            if photo.width * photo.height <= min(limit, most):
                 photo = decode(photo)
                 with suppress(Exception):  # a damaged tag, found when the photo stands upright
                     ImageOps.exif_transpose(photo, in_place=True)
                 return to_rgb(photo)
         reason = (f"{photo.width}×{photo.height} pixels are too many; make the photo smaller: "
-                  f"{MAX_JPEG_PIXELS:,} at most of a JPEG, {MAX_PIXELS:,} of another")
+                  f"{MAX_JPEG_PIXELS:,} at most of a JPEG, {MAX_PIXELS:,} of another, {MAX_PIXELS_A_BYTE:,} a byte")
     except FileNotFoundError:
         reason = "no such photo"
     except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, RuntimeError …
@@ -62,7 +62,7 @@ def load_photo(path: Path | BytesIO) -> np.ndarray:
         if isinstance(error, UnidentifiedImageError):
             kind = kind or "damaged, or of an unknown kind; save it as JPEG"
         cause = str(error).split("\n")[0] or type(error).__name__
-        reason = "the photo does not decode" + (f": it is {kind}" if kind else f" ({cause:.80})")
+        reason = "the photo does not decode" + (f": it is {kind}" if kind else f" ({cause:.80}); fetch it again")
     raise InputError(f"{path}: {reason}")
 
 
@@ -70,19 +70,6 @@ def what_is(head: bytes) -> str:
     """Return what a file is that begins so, and what to do, as in "a web page; fetch …"; "" if it may be a photo."""
     head = head.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of a text
     return next((kind for pattern, kind in OTHERS if re.match(pattern, head, re.S | re.I)), "")
-
-
-def without_texts(file: BinaryIO) -> BytesIO:
-    """Return a PNG without the chunks that its pixels don't need: they may be damaged, or inflate to gigabytes."""
-    png = BytesIO()
-    png.write(file.read(len(PNG)))
-    while len(header := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", header)
-        if kind in NEEDED:
-            png.write(header + file.read(length + 4))
-        else:
-            file.seek(length + 4, 1)
-    return png
 
 
 def decode(photo: Image.Image) -> Image.Image:
@@ -104,11 +91,12 @@ def decode(photo: Image.Image) -> Image.Image:
 def to_rgb(photo: Image.Image) -> np.ndarray:
     """Return a decoded photo of any Pillow mode as (H, W, 3) uint8, transparency laid on white."""
     rgb = np.empty((photo.height, photo.width, 3), np.uint8)
-    white = max(1, photo.getextrema()[1]) if photo.mode == "I" else 65535  # of greys of 32 and of 16 bits
+    white = max(1, photo.getextrema()[1]) if photo.mode in ("I", "F") else 65535  # of greys
     for top in range(0, photo.height, STRIP):  # Pillow takes four bytes a pixel for every step
         strip = photo.crop((0, top, photo.width, min(top + STRIP, photo.height)))
-        if strip.mode.startswith("I"):  # Pillow would clip it at 255
-            strip = Image.fromarray((np.asarray(strip, np.float64).clip(0) * (255 / white)).astype(np.uint8))
+        if strip.mode[0] in "IF":  # Pillow would clip it at 255
+            grey = np.nan_to_num(np.asarray(strip, np.float64)).clip(0, white)
+            strip = Image.fromarray((grey * (255 / white)).astype(np.uint8))
         if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
             strip = strip.convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)

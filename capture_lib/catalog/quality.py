@@ -1,30 +1,58 @@
 """What is odd in a catalog: counted, with examples, and said whatever the catalog was made of."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import ExifTags, Image
 
 from capture_lib.catalog.labels import spelling
-from capture_lib.catalog.table import SPLITS, Catalog, content_digest, finding
+from capture_lib.catalog.photos import FORMATS
+from capture_lib.catalog.table import SPLITS, Catalog, finding
 from capture_lib.utils import claim_file, raise_faults, write_atomically
 
 COLUMNS = ["what", "split", "count", "example", "what we do"]
 FAULTS = "faults that `capture catalog` found"
-OURS = (b"count,example,what we do", FAULTS.encode())  # in the heads of these files
+OURS = (b"\xef\xbb\xbf" + ",".join(COLUMNS).encode(), b"\xef\xbb\xbf" + FAULTS.encode())  # how these files begin
+MAX_OVERHANG = 2  # pixels that rounding may push a box over the edge
+JOINED = re.compile("[,;|，；、]")
+CUT_NUMBER = re.compile(r"-?\d(\.\d+)?e\+\d+", re.I)  # 6.92165E+12, as spreadsheets and floats leave it
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # what a terminal obeys, but tabs and line ends
 PLACEHOLDER = 3  # samples of differing text with one photo: "no picture yet", or a shop's "removed"
 
 
 def audit(catalog: Catalog) -> pd.DataFrame:
     """Return the columns `COLUMNS`: what reading the rows changed, and what is odd in them and in their photos."""
-    rows = [*catalog.noted, *table_findings(catalog.table), *photo_findings(catalog.table, catalog.photos)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = catalog.table.assign(photo=catalog.table["sample_id"].map(catalog.contents))
+    outside = []
+    for row in catalog.boxed(*SPLITS).itertuples():
+        size = photo_size(catalog.photos[row.sample_id])
+        outside += [(row.sample_id, box) for box in row.boxes if size and strays(box, size)]
+    strayed = finding("boxes that are not in their photo", "all", outside, "kept: not in pixels of the upright photo?")
+    return pd.DataFrame([*catalog.noted, *table_findings(table), *strayed], columns=COLUMNS)
+
+
+def strays(box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Return True where a box is over the edge of a photo of this width and height, or has no pixel in it."""
+    inside = np.clip(box, 0, [*size, *size])
+    return np.abs(inside - box).max() > MAX_OVERHANG or (inside[2:] - inside[:2]).min() < 1
+
+
+def photo_size(photo: Path) -> tuple[int, int] | None:
+    """Return width and height of a photo, upright, without decoding it; None where it cannot be read."""
+    with suppress(Exception), Image.open(photo, formats=FORMATS) as opened:
+        told = "exif" in opened.info or opened.format == "TIFF"  # Pillow would decode a PNG to look for it
+        turned = told and opened.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return opened.size[::-1] if turned else opened.size
 
 
 def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
-    """Yield a line for each thing that is odd in the rows of a catalog."""
+    """Yield a line for each thing that is odd in the rows of a catalog; `photo`, where it is known, are its bytes."""
     parts = {split: table[table["split"] == split] for split in SPLITS}
     for split, part in parts.items():
         labels = part["labels"]
@@ -42,44 +70,49 @@ def table_findings(table: pd.DataFrame) -> Iterator[tuple]:
 
     # what two splits have in common, as rows of the second one
     for one, other in combinations(parts, 2):
-        for column in ("caption", "image", "mirror"):
-            cells = parts[other][column]
-            shared = cells[cells.isin(set(parts[one][column]) - {"", None})]
-            yield from finding(f"{column} that stands in {one} too", other, shared, "kept: a leak")
+        part = parts[other]
+        for column in ("caption", "image", "mirror", "photo"):
+            theirs = parts[one][["image", "mirror"] if column in ("image", "mirror") else [column]]
+            shared = part[column].isin(set(theirs.stack().dropna()) - {""})
+            shown = part["sample_id" if column == "photo" else column]
+            yield from finding(f"{column} that stands in {one} too", other, shown[shared], "kept: a leak")
+
+    # photos of the same bytes
+    same = table[table["photo"].notna() & table["photo"].duplicated(keep=False)]
+    for split in SPLITS:
+        again = same[same["split"] == split]
+        again = again["sample_id"][again["photo"].duplicated()]
+        yield from finding("photos that another sample of the split has too", split, again, "kept")
+    placeholders = [list(rows["sample_id"]) for _, rows in same.groupby("photo")
+                    if len(rows) >= PLACEHOLDER and len({(row.caption, *row.labels) for row in rows.itertuples()}) > 1]
+    yield from finding("photos of 3 samples or more that differ in text: placeholders?", "all", placeholders, "kept")
+
+    # boxes, and texts that were damaged before they came here
+    boxed = table[table["boxes"].map(len) > 0]
+    small = [boxes for boxes in boxed["boxes"] if max(map(max, boxes)) <= 1]
+    yield from finding("photos whose boxes are within 0 to 1", "all", small, "kept: fractions? boxes are in pixels")
+    strange = [sorted(set(row.box_labels) - set(row.labels)) for row in boxed.itertuples() if row.labels]
+    yield from finding("photos with labels of boxes that are none of theirs", "all", [*filter(None, strange)], "kept")
+    texts = [text for row in table.itertuples() for text in (row.caption, *row.labels) if CONTROL.search(text)]
+    yield from finding("texts with control codes", "all", texts, "kept: a terminal may obey them")
+    named = [name for row in table.itertuples() for name in (row.sample_id, *row.labels) if CUT_NUMBER.fullmatch(name)]
+    yield from finding("ids and labels in scientific notation", "all", named,
+                       "kept, digits are lost: format the column as text")
 
     # labels of one product under differing names, and labels that the gallery lacks
     labels = {split: set(part["labels"].explode().dropna()) for split, part in parts.items()}
+    known = set().union(*labels.values())
+    joined = [label for label in sorted(known)
+              if JOINED.search(label) and known.intersection(map(str.strip, JOINED.split(label)))]
+    yield from finding("labels that are others joined by , ; or |", "all", joined, "kept as one; join labels by #;#")
     spellings = defaultdict(list)
-    for label in sorted(set().union(*labels.values())):
+    for label in sorted(known):
         spellings[spelling(label)].append(label)
     several = [group for group in spellings.values() if len(group) > 1]
     yield from finding("labels that differ by case, width, spaces or punctuation alone", "all", several, "kept apart")
     if labels["gallery"]:
         lacking = sorted((labels["val"] | labels["test"]) - labels["gallery"])
         yield from finding("labels of queries that the gallery lacks", "all", lacking, "kept; no ranking can find them")
-
-
-def photo_findings(table: pd.DataFrame, photos: dict[str, Path]) -> Iterator[tuple]:
-    """Yield a line for each way in which photos on disk have the same bytes."""
-    sizes = {sample: path.stat().st_size for sample, path in photos.items()}
-    shared = {size for size, count in Counter(sizes.values()).items() if count > 1}  # only these can be the same
-    groups = defaultdict(list)
-    for row in table.itertuples():
-        if sizes.get(row.sample_id) in shared:
-            groups[content_digest(photos[row.sample_id])].append(row)
-    groups = [rows for rows in groups.values() if len(rows) > 1]
-    splits = [[row.split for row in rows] for rows in groups]
-
-    for split in SPLITS:
-        again = [row.sample_id for rows in groups for row in [row for row in rows if row.split == split][1:]]
-        yield from finding("photos that another sample of the split has too", split, again, "kept")
-    for one, other in combinations(SPLITS, 2):
-        leaks = [row.sample_id for rows, found in zip(groups, splits, strict=True) if one in found
-                 for row in rows if row.split == other]
-        yield from finding(f"photos that a sample of {one} has too", other, leaks, "kept: a leak")
-    placeholders = [[row.sample_id for row in rows] for rows in groups
-                    if len(rows) >= PLACEHOLDER and len({(row.caption, *row.labels) for row in rows}) > 1]
-    yield from finding("photos of 3 samples or more that differ in text: placeholders?", "all", placeholders, "kept")
 
 
 def refuse_oddities(catalog: Catalog) -> None:
@@ -89,20 +122,19 @@ def refuse_oddities(catalog: Catalog) -> None:
     raise_faults([f"--strict: {line}" for line in lines])
 
 
-def write_quality(catalog: Catalog) -> pd.DataFrame:
-    """Write the audit of a catalog to its `quality.csv`; return it."""
-    found = audit(catalog)
-    write_csv(found, catalog.folder / "quality.csv")
-    return found
-
-
-def write_faults(faults: Iterable[str], file: Path) -> None:
-    """Write all faults of a table, a line each."""
-    write_csv(pd.DataFrame({FAULTS: list(faults)}), file)
-
-
-def write_csv(table: pd.DataFrame, file: Path) -> None:
-    """Write one of these files as spreadsheets want it, without formulas, and never over one that is not ours."""
-    claim_file(file, *OURS)
+def write(found: pd.DataFrame | Iterable[str], file: Path) -> None:
+    """Write an audit, or faults, as spreadsheets want it, without formulas, and never over a file that is not ours."""
+    table = found if isinstance(found, pd.DataFrame) else pd.DataFrame({FAULTS: list(found)})
+    claim_file(file, *OURS, b"sample_id,address,reason")  # the last: of a download
     with write_atomically(file) as beside:
         table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")
+
+
+def write_quality(catalog: Catalog) -> None:
+    """Write what is odd in a catalog to its `quality.csv`, and print it."""
+    file = catalog.folder / "quality.csv"
+    odd = audit(catalog)
+    write(odd, file)
+    print(f"odd in it, with examples in {file}:" if len(odd) else "nothing is odd in it")
+    for row in odd.itertuples(index=False):
+        print(f"{row[1]}: {row[2]:,} {row[0]} ({row[3]}): {row[4]}")

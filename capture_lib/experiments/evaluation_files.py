@@ -4,13 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from capture_lib.catalog.labels import is_missing
 from capture_lib.catalog.lists import find_lists, read_list
+from capture_lib.catalog.table import checked
 from capture_lib.retrieval.metrics import CUTOFFS, NO_ITEM, per_query, summarise
 from capture_lib.retrieval.ranking import Ranking
 from capture_lib.retrieval.statistics import RESAMPLES
@@ -19,53 +21,43 @@ from capture_lib.utils import InputError, raise_faults, read_text, write_atomica
 LAYOUT = "query_id,gallery_id,gallery_id,… a line, best first"
 OTHER_LAYOUTS = {  # by what a line of theirs holds
     "JSON or lists in brackets": r"(^|,)\s*[\[{(]",
-    "a TREC run": r"^\S+\s+Q0\s",
     "ids in quotes": "[\"']",
     "pairs of an id and a score": r":[-+]?\.?\d",
     "decimal numbers among ids": r",\s*[-+]?\d*\.\d+(e[-+]?\d+)?\s*(,|$)",
-    "ids between semicolons": ";",
-    "ids between bars": r"\|",
-    "ids between tabs": r"[^\s,]\s*\t\s*[^\s,]",
-    "ids between blanks": r"[^\s,] +[^\s,]",
+    "ids between blanks, tabs, bars or semicolons": r"[^\s,]\s*[\s;|]\s*[^\s,]",
 }
-FILLERS = {"", "-1"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
+FILLERS = {"", "-1", "-1.0"}  # at the end of a ranking: of spreadsheets, and of faiss where it finds no more
 # an id without folder, leading zeros, and the ending of a photo or of a float
 bare = partial(re.compile(r"^(.*[/\\])?0*|\.(jpe?g|png|webp|gif|bmp|0)$", re.IGNORECASE).sub, "")
-Known = Collection[str]
 
 
-def read_rankings(file: Path, queries: Known | None = None, gallery: Known | None = None) -> dict[str, list[str]]:
-    """Read a ranking a line, maybe an empty one; `queries` and `gallery`, where given, are the ids that lists have.
-
-    InputError names faulty lines, another layout, unknown queries, ids written otherwise than in the lists.
-    """
+def read_rankings(file: Path, queries: Collection[str], gallery: Collection[str]) -> dict[str, list[str]]:
+    """Read a ranking a line; InputError: faulty lines, another layout, ids that the lists lack or write otherwise."""
     rankings: dict[str, list[str]] = {}
     faults = []
     strange_queries: dict[str, str] = {}  # with the place of each
     strange_items: dict[str, str] = {}
-    fillers = FILLERS.difference(gallery or ())
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    again = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{file}, line {number}"
         query, *items = map(str.strip, line.split(","))
-        while items and items[-1] in fillers:
+        while items and items[-1] not in gallery and (items[-1] in FILLERS or is_missing(items[-1])):
             items.pop()
 
         # what is unknown may be of another layout
-        unknown = [item for item in items if gallery is not None and item not in gallery]
-        stray = queries is not None and query not in queries
-        if unknown or stray:
-            for name, pattern in OTHER_LAYOUTS.items():
-                if re.search(pattern, line.strip()[:1000], re.IGNORECASE):
-                    raise InputError(f"{place}: {line.strip()!r:.60} looks like {name}; expected {LAYOUT}")
+        unknown = [item for item in items if item not in gallery]
+        for name, pattern in OTHER_LAYOUTS.items() if unknown or query not in queries else ():
+            if re.search(pattern, line.strip()[:1000], re.IGNORECASE):
+                raise InputError(f"{place}: {line.strip()!r:.60} looks like {name}; expected {LAYOUT}")
 
         # one fault a line
-        if not query or not fillers.isdisjoint(items):
+        if not query or not FILLERS.isdisjoint(unknown):
             faults.append(f"{place}: an id is missing (empty or -1) before others; expected {LAYOUT}")
         elif query in rankings:
-            faults.append(f"{place}: query {query!r:.80} has a line already; keep one of them, with all its hits")
-        elif stray:
+            again.append(f"{place}: query {query!r:.80} has a line already; keep one of them, with all its hits")
+        elif query not in queries:
             strange_queries[query] = place
         elif len(set(items)) < len(items):
             item, count = Counter(items).most_common(1)[0]
@@ -75,39 +67,56 @@ def read_rankings(file: Path, queries: Known | None = None, gallery: Known | Non
                 strange_items.setdefault(item, place)
         rankings[query] = items
 
-    # look at all unknown ids together
+    # look at all lines, and at all unknown ids, together; a few of the gallery are misses
+    if len(again) >= max(2, len(rankings)):
+        raise InputError(f"{again[0]}; {len(again):,} such lines look like a row a hit; expected {LAYOUT}")
+    faults += again
     if not rankings:
         faults.append(f"{file}: holds no ranking; expected {LAYOUT}")
-    strays = [f"{place}: query {query!r:.80} is not in the query lists; remove the line (a header too)"
-              for query, place in strange_queries.items()]
-    faults += form_faults("query", strange_queries, len(rankings), queries) or strays
-    count = len(set(chain(*rankings.values())))
-    faults += form_faults("gallery", strange_items, count, gallery)
+    faults += form_faults("query", strange_queries, len(rankings), queries, 0)
+    faults += form_faults("gallery", strange_items, len(set(chain(*rankings.values()))), gallery, 0.5)
     raise_faults(faults)
+    refuse_columns(file, rankings, gallery)
     return rankings
 
 
-def form_faults(kind: str, unknown: dict[str, str], count: int, known: Known | None) -> list[str]:
-    """Return a fault where unknown ids, with their places, are known ones written otherwise, or most of `count` ids."""
-    if not unknown:
-        return []
-    written = {bare(item): item for item in known}
+def form_faults(kind: str, unknown: dict[str, str], count: int, known: Collection[str], most: float) -> list[str]:
+    """Return a fault where unknown ids, with places, are known ones written otherwise, or too many of `count` ids."""
+    written = {bare(item): item for item in known} if unknown else {}
     alike = [item for item in unknown if bare(item) in written]
-    if not alike and 2 * len(unknown) <= count:
+    if not alike and len(unknown) <= most * count:
         return []
     item = (alike or list(unknown))[0]
     example = written.get(bare(item), next(iter(known)))
     return [f"{unknown[item]}: {kind} id {item!r:.80} is not in the lists, as {len(unknown):,} of {count:,} are not; "
-            f"write ids as the lists do, such as {example!r:.80}, or give the lists that the file is for"]
+            f"write ids as the lists do, such as {example!r:.80}, or remove the line, if it is a header"]
+
+
+def refuse_columns(file: Path, rankings: dict[str, list[str]], gallery: Collection[str]) -> None:
+    """Raise InputError where nearly all lines have an unknown id at one place, as ranks, scores and labels are."""
+    filled = [items for items in rankings.values() if items]
+    total = sum(item not in gallery for item in chain(*filled))
+    enough = max(2, len(filled) / 2)
+    for end, step in (("", 1), (" from the end", -1)):
+        odd = {}
+        for place, column in enumerate(zip_longest(*(items[::step] for items in filled)), start=1):
+            there = [item for item in column if item is not None]
+            unknown = [item for item in there if item not in gallery]
+            if len(there) >= enough and len(unknown) >= 0.9 * len(there):
+                odd[place] = unknown
+        # of a few lines, some misses meet at one place by chance
+        if odd and (len(filled) >= 20 or 2 * sum(map(len, odd.values())) > total):
+            place, unknown = next(iter(odd.items()))
+            raise InputError(f"{file}: hit {place}{end} is not in the gallery in {len(unknown):,} of {len(filled):,} "
+                             f"lines ({unknown[0]!r:.40}): a rank, a score, a label or the query? expected {LAYOUT}")
 
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
     """Write `query_id,gallery_id,…` a line as text, and a row a hit, with its rank from 1, as parquet."""
-    tables = []
-    for query, found in zip(queries, rankings, strict=True):
-        items = [gallery[row] for row in found.rows]
-        tables.append(pd.DataFrame({"query_id": query, "rank": range(1, len(items) + 1), "gallery_id": items,
-                                    "score": found.scores, "instance": found.instances}))
+    tables = [
+        pd.DataFrame({"query_id": query, "rank": range(1, len(found.rows) + 1), "score": found.scores,
+                      "gallery_id": [gallery[row] for row in found.rows], "instance": found.instances})
+        for query, found in zip(queries, rankings, strict=True)]
     lines = [",".join((query, *table["gallery_id"])) + "\n" for query, table in zip(queries, tables, strict=True)]
     with write_atomically(file.with_suffix(".txt")) as beside:
         beside.write_text("".join(lines), encoding="utf-8")
@@ -118,33 +127,23 @@ def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], r
 def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: int = RESAMPLES) -> dict:
     """Score a rankings file against the released dev and test lists; "warnings" say what else changes the figures.
 
-    Queries without labels are not scored, nor is a list without any ranking; `missing`: other queries without a
-    ranking count as "zero", or "leave-out".
+    Queries without labels are not scored; `missing`: those without a ranking count as "zero", or "leave-out".
     """
     # read the lists
     files = find_lists(lists)
-    parts = {}
-    for split in ("gallery", "test", "val"):
-        if split in files:
-            parts[split] = read_list(files[split])
-            parts[split].index = [f"{files[split]}, line {number}" for number in parts[split].index]
+    parts = {split: read_list(files[split]) for split in ("gallery", "test", "val") if split in files}
     gallery = parts.pop("gallery", None)
     if gallery is None or not parts:
         raise InputError(f"{lists}: needs the gallery list and the dev or test list to score a ranking")
     queries = pd.concat(parts.values())
-    faults = []
-    for table in (gallery, queries):
-        doubled = table[table["sample_id"].duplicated(keep=False)]
-        for sample, rows in doubled.groupby("sample_id"):
-            faults.append(f"{rows.index[1]}, sample_id {sample!r:.80}: this id occurs twice "
-                          f"({rows.index[0]} has it too); ids must be unique")
-    raise_faults(faults)
+    checked(pd.concat([gallery, queries])[["sample_id"]].assign(split="test", image="-"))  # ids alone
 
     # read the rankings, and add those that are missing
     labels = queries.set_index("sample_id")["labels"].to_dict()
     row = {item: row for row, item in enumerate(gallery["sample_id"])}
     rankings = read_rankings(file, labels, row)
-    notes = []
+    empty = sum(not items for items in rankings.values())
+    notes = [f"{empty:,} of {len(rankings):,} rankings are empty; each counts as 0"] if empty else []
     for split, part in parts.items():
         absent = [query for query in part["sample_id"] if query not in rankings]
         zero = missing == "zero" and len(absent) < len(part)
@@ -156,23 +155,19 @@ def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: in
     # score the queries with labels
     found = {query: items for query, items in rankings.items() if labels[query]}
     known = set(chain(*gallery["labels"]))
-    if not found or not known:
-        raise InputError(f"{lists}: no query of {file}, or no gallery photo, has a label; nothing can be scored")
+    if not any(found.values()) or not known:
+        raise InputError(f"{lists}: no query of {file} with a hit, or no gallery photo, has a label; nothing to score")
     asked = [labels[query] for query in found]
     rows = [np.array([row.get(item, NO_ITEM) for item in items], int) for items in found.values()]
     figures = summarise(per_query(rows, asked, list(gallery["labels"])), resamples)
 
     # say what lowers the figures
-    lacking = sum(not known.issuperset(own) for own in asked)
-    foreign = sum(NO_ITEM in own for own in rows)
-    long = sum(len(own) > max(CUTOFFS) for own in rows)
-    share = f"of {len(rows):,}"
-    if lacking:
-        notes.append(f"{lacking:,} {share} queries have a label that no gallery item has: "
-                     "released counts them as 0, standard counts that label as never found")
-    if foreign:
-        notes.append(f"{foreign:,} {share} rankings hold ids that the gallery lacks: "
-                     "each is a miss, and released counts the recall of such a query as 0")
-    if long:
-        notes.append(f"{long:,} {share} rankings hold more than {max(CUTOFFS)} ids: the rest is not looked at")
+    told = {
+        "queries have a label that no gallery item has: released counts them as 0, standard counts that label as never "
+        "found": sum(not known.issuperset(own) for own in asked),
+        "rankings hold ids that the gallery lacks: each is a miss, and released counts the recall of such a query as 0":
+        sum(NO_ITEM in own for own in rows),
+        f"rankings hold more than {max(CUTOFFS)} ids: the rest is not looked at":
+        sum(len(own) > max(CUTOFFS) for own in rows)}
+    notes += [f"{count:,} of {len(rows):,} {what}" for what, count in told.items() if count]
     return {"queries": len(rankings), "labelled": len(found), **figures, "warnings": notes}

@@ -1,12 +1,10 @@
 """A run: a profile on a catalog with a seed. It caches stages, and records the figures of notebooks.
 
-A stage is a folder, made once. It is made anew when its settings, the code it rests on, a stage
-before it or a row of the catalog that it reads has changed.
+A stage is a folder, made anew when its settings, code, a stage before it or rows that it reads have changed.
 """
 
 import ast
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
-from textwrap import dedent
 from types import ModuleType
 
 import pandas as pd
@@ -57,36 +54,29 @@ class Run:
 
     def stage(self, module: ModuleType, settings: object, upstream: list[Path], read: pd.DataFrame | None,
               make: Callable[[Path], None], together: bool = False, name: str = "") -> Path:
-        """Return the folder of a stage; `make(folder)` fills it unless its record fits already.
+        """Return the folder of a stage; `make(folder)` fills it, or goes on to, unless its record fits already.
 
-        It is named after `module`, rests on its code and on all that it imports, and reads the rows
-        and columns `read` of the catalog. An interrupted `make` finds its unfinished folder again.
-        `together`: all processes make the stage; otherwise, one does.
+        It is named after `module`, rests on its code and all that it imports, and reads the rows and columns `read`
+        of the catalog. `together`: all processes make the stage; otherwise, one does.
         """
         folder = self.place(name or module.__name__.rsplit(".", 1)[-1])
         values = {
             "settings": settings, "seed": self.seed,
-            "code": code_digest(module) + digest(b"".join(map(plain_code, sources(make)))),
+            "code": code_digest(module) + digest(b"".join(map(plain_code, files_named(make)))),
             "catalog": digest(b"" if read is None else self.catalog.row_digests(read).tobytes()),
             "upstream": {source.name: digest((source / RECORD).read_bytes()) for source in upstream}}
         values = json.loads(json.dumps(values, default=asdict))
         record = pd.json_normalize(values).to_dict("records")[0]
-        outdated = folder.with_name(f".{folder.name}.outdated")
-        if utils.process_count() == 1 and read_record(folder)[0] == record and not outdated.exists():
-            return folder  # nothing is written, not even a lock
-        lock = self.stages.with_name(f".{self.stages.name}") / f"{folder.relative_to(self.stages)}.lock"
-        with utils.one_at_a_time(lock, f"makes {folder}"):
-            self.renew(folder, outdated, record, make, together)
+        if utils.process_count() > 1 or read_record(folder)[0] != record:  # else nothing is written, no lock either
+            lock = self.stages.with_name(f".{self.stages.name}") / f"{folder.relative_to(self.stages)}.lock"
+            with utils.one_at_a_time(lock, f"makes {folder}"):
+                self.renew(folder, record, make, together)
         return folder
 
-    def renew(self, folder: Path, outdated: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
+    def renew(self, folder: Path, record: dict, make: Callable[[Path], None], together: bool) -> None:
         """Make a stage, beside the folder that it then replaces, unless another process has done so by now."""
         unfinished = folder.with_name(f".{folder.name}.unfinished")
-        if is_main_process() and outdated.exists():  # a process was killed between two lines at the end of this
-            if folder.exists():
-                utils.remove(outdated)
-            else:
-                outdated.rename(folder)
+        outdated = folder.with_name(f".{folder.name}.outdated")
         wait_for_everyone()
         stored, files = read_record(folder)
         begun, made = read_record(unfinished)
@@ -95,13 +85,10 @@ class Run:
             return
         if folder.exists():
             refuse_foreign(folder, files)
-            changed = []
-            for key in sorted(stored | record) if stored else ():
-                if stored.get(key) != record.get(key):
-                    values = f" ({stored.get(key)} → {record.get(key)})" if key.startswith("settings") else ""
-                    changed.append(f"{key}{values}")
-            said = ", ".join(changed) or "its record"
-            utils.say(f"{folder.relative_to(self.stages)}: made anew, because {said} changed")
+            changed = [key for key in sorted(stored | record) if stored and stored.get(key) != record.get(key)]
+            said = [f"{key} ({stored.get(key)} → {record.get(key)})" if key.startswith("settings") else key
+                    for key in changed] or ["its record"]
+            utils.say(f"{folder.relative_to(self.stages)}: made anew, because {', '.join(said)} changed")
 
         # start in an empty folder, or in that of an interrupted process; all may be there already
         if is_main_process() and begun != record:
@@ -120,6 +107,7 @@ class Run:
             for rest in list(unfinished.rglob(".*")):  # what a killed process was writing, safetensors too
                 utils.remove(rest)
             utils.write_json(unfinished / RECORD, record | {"files": files_below(unfinished)})
+            utils.remove(outdated)  # of a process that was killed in these lines: what is unfinished here is whole
             if folder.exists():
                 folder.rename(outdated)
             unfinished.rename(folder)
@@ -134,7 +122,7 @@ class Run:
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
-        parameters["pretrain"]["bert"] = Path(self.profile.pretrain.bert).name  # not where it lay
+        parameters["pretrain"]["bert"] = Path(parameters["pretrain"]["bert"]).name  # not where it lay
         provenance = utils.origin() | {
             "stem": stem, "profile": self.profile.name, "seed": self.seed, "catalog": self.catalog.name,
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
@@ -148,8 +136,8 @@ class Run:
 def read_record(stage: Path) -> tuple[dict, list[str] | None]:
     """Return what a stage's folder was made from, and its files once it is whole; nothing where that is damaged."""
     try:
-        record = dict(json.loads((stage / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        record = utils.read_object(stage / RECORD)
+    except InputError:
         return {}, None
     files = record.pop("files", None)
     return (record if all((stage / name).is_file() for name in files or ()) else {}), files
@@ -162,11 +150,11 @@ def files_below(folder: Path) -> list[str]:
 
 def refuse_foreign(folder: Path, files: list[str] | None) -> None:
     """Raise InputError where a stage's folder, which is to be replaced, holds what no run put there."""
-    found = files_below(folder) if folder.is_dir() else [folder.name]
-    if (folder / RECORD).is_file():
-        found = sorted(set(found) - {RECORD, *(found if files is None else files)})  # None: damaged, or an old version
-    if found:
-        raise InputError(f"{folder}: is to be made anew, but holds {found[0]}, which no run made; move it away")
+    foreign = files_below(folder) if folder.is_dir() else [folder.name]
+    if (folder / RECORD).is_file():  # where it is damaged or old, it lists no files
+        foreign = sorted({*foreign} - {RECORD, *files}) if files is not None else []
+    if foreign:
+        raise InputError(f"{folder}: is to be made anew, but holds {foreign[0]}, which no run made; move it away")
 
 
 # ---- where reports go
@@ -191,16 +179,15 @@ def owner(report: Path) -> str:
 
 def claim_folder(report: Path, catalog: Path) -> None:
     """Make and mark the folder of a report; raise InputError where it is not ours, or that of another catalog."""
+    place = str(catalog.resolve())
     try:
         report.mkdir(parents=True, exist_ok=True)
-        if any(report.iterdir()) and not (report / MARK).is_file():
-            raise InputError(f"{report}: holds files that no run made, and a report would overwrite some; "
-                             "name an empty folder with --out")
-        place = str(catalog.resolve())
-        if owner(report) not in ("", place):
-            raise InputError(f"{report}: holds a report on {owner(report)}; name another folder with --out")
-        if not owner(report):
+        if not any(report.iterdir()):
             (report / MARK).write_text(f"{place}\n", encoding="utf-8")
+        if not owner(report):
+            raise InputError(f"{report}: holds files that no run made; name an empty folder with --out")
+        if owner(report) != place:
+            raise InputError(f"{report}: holds a report on {owner(report)}; name another folder with --out")
     except OSError as error:
         raise InputError(f"{report}: {error.strerror}; name another folder with --out") from None
 
@@ -231,24 +218,23 @@ def code_digest(module: ModuleType) -> str:
     finder = ModuleFinder(path=[str(ROOT)])  # imports inside of functions too, of this package alone
     finder.run_script(module.__file__)
     files = sorted(Path(found.__file__) for found in finder.modules.values() if found.__file__)
-    contents = [plain_code(file.read_text(encoding="utf-8")) for file in files]
+    contents = [plain_code(file) for file in files]
     for room in [file.parent for file in files if file.name == "__init__.py"]:
         contents += [data.read_bytes() for data in sorted([*room.glob("*.json"), *room.glob("templates/*")])]
     return digest(b"".join(contents))
 
 
-def sources(make: Callable) -> list[str]:
-    """Return the source of a function, and of those of this package that it calls by name."""
-    names = make.__code__.co_names
-    named = [make.__globals__.get(name) for name in names]
-    called = named + [getattr(room, name, None) for room in named if isinstance(room, ModuleType) for name in names]
-    ours = [value for value in called if inspect.isfunction(value) and value.__module__.startswith("capture_lib.")]
-    return [inspect.getsource(function) for function in (make, *ours)]
+def files_named(make: Callable) -> list[Path]:
+    """Return the file of a function, and those of the modules of this package that it names."""
+    named = [make.__globals__.get(name) for name in make.__code__.co_names]
+    rooms = [room for room in named if isinstance(room, ModuleType) and room.__name__.startswith("capture_lib.")]
+    return sorted({Path(make.__code__.co_filename), *(Path(room.__file__) for room in rooms)})
 
 
-def plain_code(source: str) -> bytes:
-    """Return Python code without comments and layout."""
-    return ast.dump(ast.parse(dedent(source))).encode()
+@cache
+def plain_code(file: Path) -> bytes:
+    """Return the code of a Python file, as first read in this process, without comments and layout."""
+    return ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode()
 
 
 def digest(content: bytes) -> str:

@@ -1,7 +1,4 @@
-"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`.
-
-Papermill, nbformat and nbconvert are imported where they are used: they take a second.
-"""
+"""Execute the notebooks headless: each leaves itself and a page of it below `out/notebooks/`."""
 
 import hashlib
 import json
@@ -14,7 +11,7 @@ from unittest.mock import patch
 from capture_lib import profiles
 from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments.run import claim_folder, world_folder
-from capture_lib.utils import NOTEBOOKS, ROOT, InputError, one_at_a_time, write_atomically, write_json
+from capture_lib.utils import NOTEBOOKS, ROOT, InputError, one_at_a_time, read_object, write_atomically, write_json
 
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
@@ -31,9 +28,8 @@ def run_notebooks(
 ) -> None:
     """Execute the notebooks in order, 00, the tour, last; write `out/notebooks/NN_name.ipynb` and `.html`.
 
-    `catalog`: None for the profile's own drawn world. `only`: what the names of notebooks start with. `resume`: keep
-    what an earlier run executed from the same parameters, catalog, notebooks and library. Raises InputError for
-    a wrong option, before anything is executed, and NotebookFailed when a notebook stops.
+    `catalog`: None for a drawn world. `only`: what names start with. `resume`: keep what an earlier run executed from
+    the same parameters, catalog, notebooks and library. Raises InputError before anything runs, or NotebookFailed.
     """
     # check what was asked for
     out = Path(out).resolve()
@@ -124,14 +120,6 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
                              "mend the cause, then go on with `capture run --resume` and the same options)")
     for outdated in (failed, failed.with_suffix(".html")):
         outdated.unlink(missing_ok=True)
-
-
-def read_object(file: Path) -> dict:
-    """Return the JSON object in a file; an empty one where there is no file."""
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    except (ValueError, TypeError):
-        raise InputError(f"{file}: not a JSON object; remove it and run again") from None
 
 
 def duration(seconds: float) -> str:

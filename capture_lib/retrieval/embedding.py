@@ -75,7 +75,8 @@ class Words:
             analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
         counts = self.tfidf.fit_transform(captions)
         width = min(settings.text_dimensions, min(counts.shape) - 1)
-        self.svd = TruncatedSVD(width, random_state=seed).fit(counts)
+        with np.errstate(invalid="ignore"):  # a share of no variance, of two captions
+            self.svd = TruncatedSVD(width, random_state=seed).fit(counts)
 
     def vectors(self, captions: list[str]) -> ndarray:
         """Return vectors (n, D) float32, zero where no n-gram is known."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import SPLITS, write_catalog
-from capture_lib.utils import InputError, one_at_a_time, process_map, progress, remove, write_atomically
+from capture_lib.utils import InputError, one_at_a_time, process_map, progress, read_object, remove, write_json
 from capture_lib.world.planning import Sample, WorldSettings, plan, products_of, shown_products
 from capture_lib.world.staging import Photo, take_photo
 
@@ -24,8 +24,7 @@ FOLDER_SIZE = 250  # photos a folder: the unit of work, and of taking up an inte
 def build(settings: WorldSettings, folder: Path, workers: int | None = None) -> None:
     """Draw photos into `folder/images/` (JPEG, quality 90); write `folder/catalog.parquet` when all are there.
 
-    An interrupted build of the same settings is taken up, a complete one left as it is; InputError if the folder
-    holds another world. `workers`: processes, one for each core by default; the result is always the same.
+    An interrupted build is taken up, a complete one left as it is; InputError if the folder holds another world.
     """
     folder = Path(folder)
     # what `world.json` notes: which world the folder holds
@@ -48,25 +47,16 @@ def claim(folder: Path, note: dict) -> None:
     """Raise InputError where a folder holds other things than this world, or than the beginning of it."""
     file = folder / "world.json"
     if file.is_file():
-        if read_note(file) != note:
+        if read_object(file) != note:
             raise InputError(f"{file}: the folder holds another world than {note['name']!r} of these settings; "
                              "remove it or choose another folder")
     elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise InputError(f"{folder}: holds files that belong to no drawn world; name an empty folder")
 
 
-def read_note(file: Path) -> dict:
-    """Return what `world.json` notes; InputError where it is damaged."""
-    try:
-        return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError):
-        raise InputError(f"{file}: damaged; remove the folder and draw the world anew") from None
-
-
 def draw(settings: WorldSettings, folder: Path, note: dict, workers: int) -> None:
     """Draw the photos that are not there yet, then write the catalog."""
-    with write_atomically(folder / "world.json") as beside:
-        beside.write_text(json.dumps(note, indent=1))
+    write_json(folder / "world.json", note)
     # folders of photos that are not yet complete, in processes of their own where there are several
     samples = plan(settings)
     starts = range(0, len(samples), FOLDER_SIZE)
@@ -106,8 +96,7 @@ def _draw_folder(job: tuple[WorldSettings, Path, int, list[Sample]]) -> None:
         if not cv2.imwrite(str(file), photo.picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise OSError(f"{file}: the photo cannot be written; is the disk full?")
         boxes.append(boxes_of(photo.pieces, len(sample.products)))
-    with write_atomically(folder / f"parts/{number:03d}.json") as beside:
-        beside.write_text(json.dumps(boxes))
+    write_json(folder / f"parts/{number:03d}.json", boxes)
 
 
 # ---- one sample
@@ -144,9 +133,9 @@ def scenes_of(settings: WorldSettings, split: str) -> tuple[Path, ...]:
 def settings_of(folder: Path) -> WorldSettings | None:
     """Return the settings of a world from its folder; None of another catalog, InputError for another version."""
     file = Path(folder) / "world.json"
-    if not file.is_file():
+    note = read_object(file)
+    if not note:
         return None
-    note = read_note(file)
     if note.pop("version", None) != VERSION:
         raise InputError(f"{file}: drawn by another version of this program; remove {folder} and draw the world anew")
     note.pop("scene_files")

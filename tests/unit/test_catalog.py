@@ -147,9 +147,9 @@ def test_what_means_missing_is_none_where_a_catalog_is_read_or_added_to(tmp_path
     read = catalog.read_catalog(tmp_path)
     assert list(read.table["labels"]) == [[], ["0"], []] and list(read.table["caption"]) == ["", "", "N/A soap"]
     assert list(read.table["boxes"].map(len)) == list(read.table["box_labels"].map(len)) == [1, 0, 1]
-    assert [(row[0], row[2]) for row in read.noted] == [
-        ("labels that mean 'missing'", 5), ("labels of boxes that mean 'missing'", 2),
-        ("caption: texts that mean 'missing'", 1)]
+    assert {row[0]: row[2] for row in read.noted} == {
+        "labels that mean 'missing'": 5, "labels of boxes that mean 'missing'": 2,
+        "caption: texts that mean 'missing'": 1}
     noted = []
     sample = pd.DataFrame([make_sample(tmp_path, "test", 99, [1, 2], True)], dtype=object)
     assert list(catalog.merged(tmp_path, sample, True, noted)["labels"])[:3] == [[], ["0"], []]
@@ -158,8 +158,7 @@ def test_what_means_missing_is_none_where_a_catalog_is_read_or_added_to(tmp_path
 
 def test_cells_of_other_types_are_faults(tmp_path):
     row = {"sample_id": "a", "split": "train", "image": "images/a.jpg"}
-    for change, expected in (({"labels": "X"}, "field labels: 'X' is not a list"),
-                             ({"boxes": 7}, "field boxes: '7' is not a list"),
+    for change, expected in (({"labels": "['X"}, "is not a list"), ({"boxes": 7}, "field boxes: '7' is not a list"),
                              ({"image": "a\x1b[31m.jpg"}, "must be a URL or a path"),
                              ({"image": "http://a/\x9b31m"}, "must be a URL or a path"),
                              ({"image": "精" * 90 + ".jpg"}, "must be a URL or a path")):

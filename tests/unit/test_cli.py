@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,14 @@ from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from drawn import make_catalog
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
 from capture_lib.experiments.search import Answer
 from capture_lib.report.figures import PICTURE_MARK
-from capture_lib.utils import ROOT
+from capture_lib.utils import ROOT, write_json
 
 METRICS = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
 
@@ -72,11 +74,38 @@ def test_evaluate_says_what_is_missing_and_never_writes_over_what_it_reads(tmp_p
         assert ("2 of 3" if middle == "50.00" else "1 of 1") + " queries are labelled and scored" in said.out
     for target in (*inputs, tmp_path / "link", tmp_path / ".." / tmp_path.name / "r.csv"):
         assert run(*command, "--json", target) == 2
-        assert "this file is read" in complaint(capsys)
+        assert ("is a link" if target.is_symlink() else "is there already") in complaint(capsys)
     assert {file: file.read_text() for file in inputs} == inputs
     assert run(*command, "--json", tmp_path / "new" / "figures.json") == 0
     figures = json.loads((tmp_path / "new" / "figures.json").read_text())
     assert (figures["queries"], figures["labelled"]) == (3, 2)
+
+
+def test_figures_and_addresses_replace_their_own_kind_alone(tmp_path: Path, capsys):
+    evaluate = ("evaluate", "--lists", METRICS, "--rankings", METRICS / "retrieval_id_list.txt", "--json")
+    assert run(*evaluate, tmp_path / "a.json") == run(*evaluate, tmp_path / "a.json") == 0
+    ours = json.loads((tmp_path / "a.json").read_text())
+    write_json(tmp_path / "mine.json", {"labelled": 3, "said": '"made_by": "capture evaluate"', "figures": ours})
+
+    (tmp_path / "t.csv").write_text("sample_id,image,caption\na,http://127.0.0.1/a.jpg,made_by capture download\n")
+    made = tmp_path / "made"
+    assert run("catalog", "--images", tmp_path, "--out", made, "--table", tmp_path / "t.csv") == 0
+    export = ("download", made, "--export")
+    assert run(*export, tmp_path / "a.parquet") == run(*export, tmp_path / "a.parquet") == 0
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(table) == ["sample_id", "url", "mirror"]
+    table.to_parquet(tmp_path / "mine.parquet")
+
+    os.link(made / "catalog.parquet", tmp_path / "link.parquet")
+    taken = [tmp_path / "mine.parquet", made / "catalog.parquet", tmp_path / "link.parquet", tmp_path / "mine.json"]
+    before = [file.read_bytes() for file in taken]
+    capsys.readouterr()
+    for file in taken:
+        assert run(*(evaluate if file.suffix == ".json" else export), file) == 2
+        assert f"{file}: is there already" in complaint(capsys)
+    assert [file.read_bytes() for file in taken] == before
+    assert run(*export, tmp_path / "e.csv") == 2
+    assert "end its name with .parquet" in complaint(capsys) and not (tmp_path / "e.csv").exists()
 
 
 def test_catalog_of_lists_writes_what_is_odd_in_them(tmp_path: Path, capsys):
@@ -118,9 +147,18 @@ def test_more_faults_than_are_said_lie_in_a_file(tmp_path: Path, capsys):
         assert run(*command) == 2
         assert f"and 40 more faults of this kind; all are in {file}" in complaint(capsys)
         assert sum("no such photo" in line for line in file.read_text(encoding="utf-8-sig").splitlines()) == 60
+    assert run(*command, "--skip-broken") == 2
+    assert f"all are in {file}" in complaint(capsys)
+    (tmp_path / "fine.csv").write_text("sample_id,image\na,http://127.0.0.1/a.jpg\n")
+    fine = ("catalog", "--table", tmp_path / "fine.csv", "--images", tmp_path, "--out")
+    assert run(*fine, tmp_path / "made") == 0 and not file.exists()
+    (tmp_path / "taken" / "catalog.parquet").mkdir(parents=True)
+    assert run(*fine, tmp_path / "taken") == 2
+    assert "a folder stands where a file is to be written" in complaint(capsys)
+    shutil.rmtree(tmp_path / "made")
     file.write_text("a file of the user's")
     assert run(*command) == 2
-    assert "made-faults.csv: is not of `capture catalog`" in complaint(capsys)
+    assert "made-faults.csv: is there already" in complaint(capsys)
     assert file.read_text() == "a file of the user's" and not (tmp_path / "made").exists()
 
 
@@ -130,7 +168,7 @@ def test_a_quality_file_that_is_not_ours_stays(tmp_path: Path, capsys):
     (tmp_path / "a.csv").write_text("sample_id,image\na,http://127.0.0.1/a.jpg\n")
     command = ("catalog", "--images", tmp_path, "--out", tmp_path / "made", "--table", tmp_path / "a.csv")
     assert run(*command) == 2
-    assert "would be overwritten" in complaint(capsys)
+    assert "is there already" in complaint(capsys)
     assert [path.read_text() for path in (tmp_path / "made").iterdir()] == ["mine"]
 
 
@@ -177,10 +215,12 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
         ("run", "--profile", "product1m"): "--catalog",
         ("run", "--profile", "smoke", "--catalog", tmp_path / "none"): "no catalog.parquet",
         ("run", "--profile", "smoke", "--only", "77"): "no notebook 77",
+        ("run", "--profile", "smoke", "--only", ""): "--only '': give the number",
+        ("evaluate", "--lists", METRICS, "--rankings", "/dev/zero"): "/dev/zero: is a device; name a file",
         ("catalog", "--lists", tmp_path / "none"): "no such folder",
         ("catalog", "--table", tmp_path / "none.csv", *images): "cannot be read",
         ("catalog", "--table", tmp_path, *images): "cannot be read",
-        ("catalog", "--table", tmp_path / "empty.csv", *images): "column image is missing",
+        ("catalog", "--table", tmp_path / "empty.csv", *images): "is an empty file",
         ("catalog", "--table", tmp_path / "gbk.csv", *images): "line 2: not UTF-8",
         ("catalog", "--table", table): "--images",
         ("catalog", "--table", table, *images, "--out", tmp_path / "made"): "split 'nowhere'",
@@ -214,14 +254,14 @@ def test_options_name_the_profiles_and_the_worlds():
     ("search made --image a.jpg --out FOLDER/a.jpg", "is a directory"),
     ("evaluate --lists a --rankings b --json FOLDER", "'--json'"), ("download made --export FOLDER", "'--export'"),
     ("catalog --world mini --out FILE", "'--out'"), ("run --out FILE", "'--out'"),
-    ("search made --image a.jpg --out LINK", "link.jpg is a link; name what it leads to"),
-    ("search made --image a.jpg --out PIPE", "pipe.jpg is a device; name a file or a folder"),
+    ("search made --image a.jpg --out LINK", "link.jpg is a link or a device; name a file or a folder"),
+    ("search made --image a.jpg --out PIPE", "pipe.jpg is a link or a device"),
     ("search made --image a.jpg --out FILE/a.jpg", "file is no folder that can be written to"),
     ("search made --image a.jpg --out FILE/far/below/a.jpg", "file is no folder that can be written to"),
     ("evaluate --lists a --rankings b --json FILE/a.json", "file is no folder that can be written to"),
-    ("evaluate --lists a --rankings b --json LINK", "is a link"), ("download made --export PIPE", "is a device"),
+    ("evaluate --lists a --rankings b --json LINK", "is a link"), ("download made --export PIPE", "or a device"),
     ("run --out FILE/a", "no folder that can be"), ("catalog --world mini --out FILE/a", "no folder that can be"),
-    ("catalog --world mini --out GONE", "link; name what it leads to"),
+    ("catalog --world mini --out GONE", "is a link or a device"),
     ("search made --image a.jpg --out result.v2", "--out result.v2: end the picture's name with one of .jpg"),
     ("search made --image a.jpg --seed -1", "'--seed'"), ("catalog --world mini --seed -1", "'--seed'"),
     ("explore --port 70000", "'--port'"), ("download made --interval nan", "'--interval'"),
@@ -315,6 +355,12 @@ def test_a_reader_that_has_seen_enough_is_no_fault():
         done = subprocess.run([sys.executable, "-m", "capture_lib", "--help"], stdout=closed, stderr=subprocess.PIPE,
                               cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_closed_output_is_no_fault():
+    command = f"{sys.executable} -m capture_lib --help >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # ---- run, search, explore

@@ -35,6 +35,7 @@ def picture(kind: str, size: tuple[int, int] = (64, 48)) -> bytes:
 
 JPEG, PNG = picture("JPEG"), picture("PNG")
 BODIES = {"png.jpg": PNG, "html": b"<html>gone</html>", "truncated": JPEG[:200], "empty": b"", "removed": JPEG,
+          "pixel": picture("GIF", (1, 1)),
           "bomb": picture("PNG", (11_000, 10_000)), "large": JPEG + bytes(300_000)}
 REDIRECTS = {"loop": "/loop", "moved": "/good", "file": "file:///etc/hostname", "odd": "//[::"}
 
@@ -72,7 +73,7 @@ class Server(BaseHTTPRequestHandler):
             time.sleep(0.05)
             self.answer(200, photo_of(self.path))
         elif kind == "typed":
-            self.answer(404, b"<html>", **{"Content-Type": "text/html"})
+            self.answer(404, b"<html>", **{"Content-Type": "text/html\x1b]0;a\x07\x9b2J"})
         elif kind == "choosy":
             self.answer(200 if self.headers["User-Agent"].startswith("Mozilla") else 403, photo_of(self.path))
         elif kind == "gone":
@@ -139,16 +140,16 @@ def many(folder: Path, server: Loopback, kind: str, count: int) -> Catalog:
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as text:
+    with file.open(newline="", encoding="utf-8-sig") as text:
         return list(csv.DictReader(text))
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, about the size
 def test_good_and_bad_answers(server, tmp_path: Path):
     good = {"good", "png.jpg", "moved"}
-    bad = {"html": "the answer is a web page or XML, not a photo", "truncated": "is not a photo that decodes",
+    bad = {"html": "the answer is a web page, SVG or XML, not a photo", "truncated": "is not a photo that decodes",
            "empty": "the answer is an empty file, not a photo", "denied": "status 403", "nothing": "status 404",
-           "typed": "status 404 (text/html)",
+           "typed": "status 404 text/html ]0;a 2J", "pixel": "1×1 pixels are no photo",
            "loop": "TooManyRedirects", "file": "UnsupportedProtocol", "odd": "Invalid URL", "gone": "Protocol",
            "large": "more than 200,000 bytes", "bomb": "decode", "drip": "slower than 2 s"}
     catalog = catalog_of(tmp_path, {kind: (f"{server.url}/{kind}", None) for kind in [*good, *bad]})
@@ -157,9 +158,50 @@ def test_good_and_bad_answers(server, tmp_path: Path):
     assert set(reasons) == set(bad)
     assert {kind: part for kind, part in bad.items() if part not in reasons[kind]} == {}
     assert set(missing["address"]) == {f"{server.url}/{kind}" for kind in bad}
+    assert all(map(str.isprintable, missing["reason"]))
     assert set(read_catalog(tmp_path).photos) == good
     assert read_rows(tmp_path / "missing.csv") == missing.to_dict("records")
-    assert not list(tmp_path.rglob("*.part"))  # nothing half-written
+    assert not list(tmp_path.rglob(".capture-*"))  # nothing half-written
+
+
+def test_a_spreadsheet_finds_no_formulas_in_the_table(server, tmp_path: Path):
+    download(catalog_of(tmp_path, {name: (f"{server.url}/nothing", None) for name in ("=1+1", "@SUM(A1)")}), FAST)
+    assert sorted(row["sample_id"] for row in read_rows(tmp_path / "missing.csv")) == ["'=1+1", "'@SUM(A1)"]
+
+
+def test_an_address_may_be_in_capitals(server, tmp_path: Path):
+    assert download(catalog_of(tmp_path, {"a": (server.url.upper() + "/good", None)}), FAST).empty
+
+
+@pytest.mark.parametrize("option", [[], ["--import", "fetched"]])
+def test_nothing_is_written_where_a_link_leads_out(server, tmp_path: Path, monkeypatch, capsys, option: list[str]):
+    monkeypatch.chdir(tmp_path)
+    link = many(tmp_path / "made", server, "good", 1).photo_path("s0", server.url).parent
+    for folder in (Path("elsewhere"), Path("fetched"), link.parent):
+        folder.mkdir()
+    link.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "fetched/0.jpg").write_bytes(JPEG)
+    (tmp_path / "fetched/0.json").write_text('{"sample_id": "s0"}')
+    assert cli.main(["download", "made", *option]) == 2
+    assert "a link leads out of the catalog" in capsys.readouterr().err
+    assert not any(Path("elsewhere").iterdir()) and not server.state.asked
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_what_is_odd_in_the_photos_that_came_is_told(server, tmp_path: Path, capsys, fetched: bool):
+    rows = [{"sample_id": f"s{n}", "split": split, "image": f"{server.url}/removed/{n}", "labels": ["A"]}
+            for n, split in enumerate(("train", "gallery"))]
+    write_catalog(pd.DataFrame(rows, dtype=object), tmp_path / "made")
+    (tmp_path / "fetched").mkdir()
+    for row in rows:
+        (tmp_path / f"fetched/{row['sample_id']}.jpg").write_bytes(JPEG)
+        (tmp_path / f"fetched/{row['sample_id']}.json").write_text(json.dumps(row))
+    command = ["download", str(tmp_path / "made")]
+    assert cli.main([*command, "--import", str(tmp_path / "fetched")] if fetched else command) == 0
+    assert "gallery: 1 photo that stands in train too ('s1'): kept: a leak" in capsys.readouterr().out
+    assert "photo that stands in train too" in (tmp_path / "made/quality.csv").read_text()
+    (tmp_path / "made/quality.csv").write_text("mine")
+    assert cli.main(command) == 2
 
 
 def test_both_addresses_are_tried(server, tmp_path: Path):
@@ -262,11 +304,13 @@ def test_a_server_that_wants_another_user_agent(server, tmp_path: Path, capsys):
     assert cli.main([*command, "--interval", "0"]) == 0
     assert len(read_catalog(tmp_path).photos) == 2
     assert "Referer" not in server.state.headers[0]
+    assert cli.main(["download", str(many(tmp_path / "b", server, "good", 1).folder), "--user-agent", ""]) == 0
+    assert server.state.headers.pop()["User-Agent"] == "capture-lib"
     assert server.state.headers[-1]["Referer"] == "https://shop.example/a?b=1"
 
 
 @pytest.mark.parametrize("option", ["--user-agent", "--referer"])
-@pytest.mark.parametrize("value", ["a\r\nCookie: x", "a\nb", "a\x00", "中文", "\x7f"])
+@pytest.mark.parametrize("value", ["a\r\nCookie: x", "a\nb", "a\x01", "中文", "\x7f"])
 def test_a_header_that_is_more_than_a_line_is_refused_before_any_request(server, tmp_path: Path, capsys, option, value):
     many(tmp_path, server, "good", 1)
     assert cli.main(["download", str(tmp_path), option, value]) == 2
@@ -290,7 +334,7 @@ def test_one_picture_at_many_addresses_is_a_placeholder(server, tmp_path: Path, 
     rows = read_rows(tmp_path / "missing.csv")
     assert {row["sample_id"] for row in rows} == {f"gone{n}" for n in range(30)}
     assert all(row["reason"].startswith("a placeholder") for row in rows) and len(rows) == 30
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".capture-*"))
 
 
 def test_a_photo_in_a_few_places_is_no_placeholder(server, tmp_path: Path, capsys):
@@ -354,13 +398,16 @@ def test_what_img2dataset_fetched_is_verified_and_taken_in(tmp_path: Path):
     for key, (sample, photo) in fetched.items():
         (folder / f"{key}.jpg").write_bytes(photo)
         (folder / f"{key}.json").write_text(json.dumps({"sample_id": sample, "url": f"http://x/{sample}.jpg"}))
+    (folder / "000.jpg").rename(folder / "000.JPEG")
     (folder / "004.jpg").write_bytes(JPEG)  # without a note
+    (folder / "000.1.png").write_bytes(JPEG)
+    (folder / "000.1.json").mkdir()
     (folder / "005.jpg").write_bytes(JPEG)
     (folder / "005.json").write_text("[1")
-    assert import_photos(catalog, tmp_path / "out") == (1, 5)
+    assert import_photos(catalog, tmp_path / "out") == (1, 6)
     again = read_catalog(tmp_path / "catalog")
     assert set(again.photos) == {"a"}
-    assert import_photos(again, tmp_path / "out") == (0, 6)
+    assert import_photos(again, tmp_path / "out") == (0, 7)
     refused(lambda: import_photos(catalog, tmp_path / "nowhere"), "nowhere: no such folder")
 
 

@@ -32,6 +32,7 @@ def test_words_bring_like_captions_together():
     assert np.array_equal(Words(captions, settings, seed=0).vectors(captions), words.vectors(captions))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("captions, expected", [
     (["abc 精华液", "abc 口红"], True), (["cat", "dog", "cat", "dog"], True), (["红色 a1", "蓝色 a2"], True),
     ([], False), (["精华液"], False), (["精华液"] * 90, False), (["精华液!", "精华液 "] * 9, False),  # all the same

@@ -1,6 +1,7 @@
 """Rankings on disk: the released script's figures, round trips, files with faults, what lowers the figures."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,9 @@ def test_rankings_survive_a_round_trip_and_foreign_line_ends(tmp_path):
     found = [Ranking(np.array([2, 0])), Ranking(np.array([1]))]
     evaluation_files.write_rankings(tmp_path / "ours", list(rankings), ["1", "2", "3"], found)
     assert (tmp_path / "ours.txt").read_bytes() == b"11,3,1\n12,2\n"
-    assert evaluation_files.read_rankings(tmp_path / "ours.txt") == rankings
+    assert evaluation_files.read_rankings(tmp_path / "ours.txt", rankings, "123") == rankings
     (tmp_path / "theirs.txt").write_bytes(b"\xef\xbb\xbf11,3 ,1\t\r\n\r\n12, 2\r\n")
-    assert evaluation_files.read_rankings(tmp_path / "theirs.txt") == rankings
+    assert evaluation_files.read_rankings(tmp_path / "theirs.txt", rankings, "123") == rankings
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -54,24 +55,24 @@ def test_rankings_survive_a_round_trip_and_foreign_line_ends(tmp_path):
     ("11,3,-1,4\n", "line 1: an id is missing"),
     ("11,3\n\n11,4\n", "line 3: query '11' has a line already"),
     ("11,3,4,3\n", "line 1: gallery id '3' stands 2 times"),
-    ("11,3\n99,3\n", "line 2: query '99' is not in the query lists"),
+    ("11,3\n99,3\n", "line 2: query id '99' is not in the lists"),
 ])
 def test_a_faulty_rankings_file_is_refused_with_its_line(tmp_path, text, message):
     file = tmp_path / "rankings.txt"
     file.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        evaluation_files.read_rankings(file, queries={"11", "12"})
+        evaluation_files.read_rankings(file, {"11", "12"}, {"3", "4"})
     assert str(file) in str(error.value)
 
 
 @pytest.mark.parametrize(("text", "items"), [
     ("11\n", []), ("11,\n", []), ("11,-1,-1\n", []), ("11,3,4,-1,-1\n", ["3", "4"]), ("11,3,,,\n", ["3"]),
+    ("11,3,nan,NULL\n", ["3"]), ("11,3,-1.0\n", ["3"]), ("11,4,3\r", ["4", "3"]),
 ])
 def test_an_empty_ranking_is_one_and_fillers_end_a_ranking(tmp_path, text, items):
     file = tmp_path / "rankings.txt"
     file.write_text(text)
     assert evaluation_files.read_rankings(file, {"11"}, {"3", "4"}) == {"11": items}
-    assert evaluation_files.read_rankings(file) == {"11": items}
 
 
 def test_a_gallery_may_call_a_photo_minus_1(tmp_path):
@@ -83,7 +84,7 @@ def test_a_gallery_may_call_a_photo_minus_1(tmp_path):
 @pytest.mark.parametrize(("line", "layout"), [
     ("11 3 4", "blanks"), ("11,3 4", "blanks"), ("11\t3\t4", "tabs"), ("11;3;4", "semicolons"), ("11|3|4", "bars"),
     ("11,3:0.98,4:.9", "an id and a score"), ("11 3:0.98 4:9e-1", "an id and a score"), ("11,3,0.98,4,0.9", "decimal"),
-    ("11.0,3.0,4.0", "decimal"), ("11 Q0 3 1 0.98 run", "TREC"), ("11\tQ0\t3\t1\t0.98\trun", "TREC"),
+    ("11.0,3.0,4.0", "decimal"), ("11 Q0 3 1 0.98 run", "blanks, tabs"), ("11\tQ0\t3\t1\t0.98\trun", "blanks, tabs"),
     ('{"11": ["3", "4"]}', "JSON"), ('{"query": "11", "hits": [3, 4]}', "JSON"), ('[\n["11", ["3"]]]', "JSON"),
     ("11,[3, 4]", "brackets"), ('"11","3","4"', "quotes"), ("11,'3','4'", "quotes"),
 ])
@@ -92,6 +93,44 @@ def test_another_layout_is_named_and_the_expected_one_too(tmp_path, line, layout
     file.write_text(f"{line}\n")
     with pytest.raises(InputError, match=f"line 1: .*looks like .*{layout}.*; expected query_id,gallery_id") as error:
         evaluation_files.read_rankings(file, {"11"}, {"3", "4"})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("fields", "place"), [
+    (lambda query, hits: [field for rank, hit in enumerate(hits) for field in (hit, str(100 - rank))], "hit 2 "),
+    (lambda query, hits: [field for rank, hit in enumerate(hits, 1) for field in (str(rank), hit)], "hit 1 "),
+    (lambda query, hits: [query, *hits], "hit 1 "), (lambda query, hits: [f"label-{query}", *hits], "hit 1 "),
+    (lambda query, hits: [*hits, f"label-{query}"], "hit 1 from the end "),
+    (lambda query, hits: [hits[0], "1"], "hit 2 "),
+])
+@pytest.mark.parametrize("count", [2, 40])
+def test_what_stands_beside_the_ids_of_each_line_is_no_miss(tmp_path, fields, place, count):
+    gallery = [f"g{number}" for number in range(1_000)]
+    queries = [f"q{number}" for number in range(count)]
+    rankings = {query: gallery[7 * number:7 * number + 8 + number % 5] for number, query in enumerate(queries)}
+    file = tmp_path / "rankings.txt"
+    file.write_text("".join(",".join([query, *fields(query, hits)]) + "\n" for query, hits in rankings.items()))
+    with pytest.raises(InputError, match=f"{place}is not in the gallery in {count} of .*expected query_id") as error:
+        evaluation_files.read_rankings(file, dict.fromkeys(queries), dict.fromkeys(gallery))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_scattered_misses_are_no_layout(tmp_path, count):
+    draw = random.Random(count)
+    gallery = [f"g{number}" for number in range(1_000)]
+    rankings = {f"q{number}": draw.sample([*gallery, *(f"x{number}" for number in range(400))], 100)
+                for number in range(count)}
+    file = tmp_path / "rankings.txt"
+    file.write_text("".join(",".join([query, *hits]) + "\n" for query, hits in rankings.items()))
+    assert evaluation_files.read_rankings(file, rankings, dict.fromkeys(gallery)) == rankings
+
+
+def test_a_row_a_hit_is_named_once(tmp_path):
+    file = tmp_path / "rankings.txt"
+    file.write_text("".join(f"{query},{item},{rank}\n" for query in ("11", "12") for rank, item in enumerate("345", 1)))
+    with pytest.raises(InputError, match="line 2: query '11' .*4 such lines look like a row a hit; expected") as error:
+        evaluation_files.read_rankings(file, {"11", "12"}, dict.fromkeys("345"))
     assert "\n" not in str(error.value)
 
 
@@ -150,7 +189,7 @@ def test_evaluate_lists_counts_queries_without_a_ranking(lists, tmp_path):
 
 def test_evaluate_lists_says_what_is_missing(lists, tmp_path):
     (tmp_path / "r.csv").write_text("d1,g1\nq9,g1\n")
-    with pytest.raises(InputError, match="line 2: query 'q9' is not in the query lists"):
+    with pytest.raises(InputError, match="line 2: query id 'q9' is not in the lists"):
         evaluation_files.evaluate_lists(lists, tmp_path / "r.csv")
     (lists / "p_gallery_v2.txt").unlink()
     with pytest.raises(InputError, match="needs the gallery list"):
@@ -194,7 +233,7 @@ def test_queries_without_labels_are_not_scored(lists, tmp_path):
     result = evaluation_files.evaluate_lists(lists, tmp_path / "r.csv", resamples=10)
     assert (result["queries"], result["labelled"], figure(result)) == (5, 3, pytest.approx(2 / 3))
     (tmp_path / "r.csv").write_text("t3,g1\n")
-    with pytest.raises(InputError, match="has a label; nothing can be scored"):
+    with pytest.raises(InputError, match="has a label; nothing to score"):
         evaluation_files.evaluate_lists(lists, tmp_path / "r.csv", "leave-out")
 
 
@@ -208,6 +247,26 @@ def test_an_id_that_lists_have_twice_is_refused_with_both_lines(lists, tmp_path,
     (tmp_path / "r.csv").write_text("t1,g1\n")
     place = f"{file.name}, line {len(lines) + 1}, sample_id {sample!r}"
     with pytest.raises(InputError, match=f"{place}: this id occurs twice .*{other} has it too"):
+        evaluation_files.evaluate_lists(lists, tmp_path / "r.csv")
+
+
+def test_ids_are_checked_as_a_catalog_does(lists, tmp_path):
+    (tmp_path / "r.csv").write_text("t1,g1\n")
+    gallery = lists / "p_gallery_v2.txt"
+    kept = gallery.read_text()
+    for sample, part in (("t1", "p_test_v2.txt, line 1, sample_id 't1': this id occurs twice"), ("", "an id must be"),
+                         ("g\ufeff9", "an id must be")):
+        gallery.write_text(f"{kept}\n{sample}#####c#####http://a#####http://b#####x")
+        with pytest.raises(InputError, match=part):
+            evaluation_files.evaluate_lists(lists, tmp_path / "r.csv")
+
+
+def test_empty_rankings_are_counted_and_not_scored_alone(lists, tmp_path):
+    (tmp_path / "r.csv").write_text("t1,g1\nt2\n")
+    result = evaluation_files.evaluate_lists(lists, tmp_path / "r.csv", resamples=10)
+    assert result["warnings"][0] == "1 of 2 rankings are empty; each counts as 0"
+    (tmp_path / "r.csv").write_text("t1\nt2,-1\n")
+    with pytest.raises(InputError, match="no query of .*r.csv with a hit"):
         evaluation_files.evaluate_lists(lists, tmp_path / "r.csv")
 
 

@@ -165,7 +165,7 @@ def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path):
 
 def run_in_a_process(notebooks, out, said):
     def execute(file, parameters, folder):
-        time.sleep(0.5)
+        time.sleep(2)
         with (out / "ran.txt").open("a") as ran:
             ran.write(str(parameters["seed"]))
 
@@ -225,7 +225,7 @@ def test_a_folder_that_no_run_made_is_left_alone(notebooks, tmp_path):
     with pytest.raises(InputError, match="holds files that no run made"):
         run(notebooks, tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["index.html"]
-    (tmp_path / MARK).touch()
+    (tmp_path / MARK).write_text(str(tmp_path / "shop"))
     reports.claim_folder(tmp_path, tmp_path / "shop")
 
 
@@ -248,10 +248,11 @@ def test_a_report_below_a_file_is_refused_before_anything_runs(notebooks, tmp_pa
 
 @pytest.mark.parametrize("text", ["{half", "[1]"])
 def test_damaged_timings_are_named(notebooks, tmp_path, text):
-    (tmp_path / "timings.json").write_text(text)
-    (tmp_path / MARK).touch()
+    out = tmp_path / "out"
+    reports.claim_folder(out, reports.world_folder(reports.profiles.get("smoke")))
+    (out / "timings.json").write_text(text)
     with pytest.raises(InputError, match="timings.json: not a JSON object; remove it"):
-        run(notebooks, tmp_path)
+        run(notebooks, out)
 
 
 def test_an_interruption_leaves_no_half(notebooks, tmp_path, monkeypatch):

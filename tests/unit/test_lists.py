@@ -67,7 +67,7 @@ def test_splits_and_kinds_of_released_lists(tmp_path):
     (released(".."), "sample_id '..': an id must be"),
     (released("a b"), "an id must be"),
     (released("").replace("https://shop/.jpg", "../x.jpg").replace("#####cap", "1#####cap", 1), "without '..'"),
-    (released("1", "精华").encode("gbk"), "line 1: not UTF-8 (GBK, GB18030 or Big5?); save it as UTF-8"),
+    (released("1", "精华").encode("gbk"), "line 1: not UTF-8 (GBK, Latin-1, UTF-16 without"),
     ("", "the list is empty"), ("\n\n", "the list is empty")])
 def test_a_bad_released_list_is_refused(tmp_path, text, expected):
     folder = lists(tmp_path / "in", test=text)
@@ -84,7 +84,7 @@ def test_a_fault_names_the_line_of_the_file_after_blank_lines_too(tmp_path):
     folder = lists(tmp_path / "in", test=f"\n{released('1')}\r\n\r\n\r\n{released('a/b')}\n\n{released('1')}")
     with pytest.raises(InputError) as error:
         from_lists(folder, tmp_path / "out")
-    first, second = str(error.value).splitlines()
+    second, first = str(error.value).splitlines()
     assert f"{TEST}, line 5, sample_id 'a/b'" in first
     assert f"{TEST}, line 7, sample_id '1'" in second and f"{TEST}, line 2 has it too" in second
 

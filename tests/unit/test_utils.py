@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from capture_lib import cli
 from capture_lib.experiments.run import claim_folder
 from capture_lib.utils import (
     InputError,
+    claim_file,
     explain,
     one_at_a_time,
     progress,
     raise_faults,
+    read_text,
     remove,
     say,
     write_atomically,
@@ -88,6 +91,23 @@ def test_of_a_link_what_it_leads_to_stays(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     remove(tmp_path / "link")
     assert not (tmp_path / "link").exists() and (tmp_path / "mine" / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text, ours", [
+    ("mark: a", True), ("\ufeffmark: a", True), ("a\nmark: a", False), ("a,mark: a", False), ("", False)])
+def test_a_file_of_ours_begins_with_a_mark(tmp_path, text, ours):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with nullcontext() if ours else pytest.raises(InputError, match="a.csv: is there already"):
+        claim_file(tmp_path / "a.csv", b"other", b"mark")
+
+
+@pytest.mark.parametrize("raw, kind", [
+    (b"PK\x03\x04\x00", "a spreadsheet or a zip archive"), (b"PAR1\x15\x00", "parquet"), (b"\x1f\x8b\x08\x00", "gzip"),
+    (b"ARROW1\x00\x00", "feather"), ("口红".encode("gbk"), "GBK")])
+def test_what_is_no_text_is_named(tmp_path, raw, kind):
+    (tmp_path / "a.csv").write_bytes(raw)
+    with pytest.raises(InputError, match=f"a.csv, line 1: not UTF-8 .{kind}.*; save it as text in UTF-8"):
+        read_text(tmp_path / "a.csv")
 
 
 # ---- what stops a command is one line

@@ -141,7 +141,7 @@ def test_a_folder_with_other_things_is_refused_and_stays(tmp_path: Path, mine: s
 def test_a_damaged_note_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text((tiny / "world.json").read_text()[:30])
     for call in (lambda: world.build(TINY_WORLD, tmp_path), lambda: world.settings_of(tmp_path)):
-        with pytest.raises(catalog.InputError, match="world.json: damaged; remove the folder and draw"):
+        with pytest.raises(catalog.InputError, match="world.json: not a JSON object; remove it"):
             call()
 
 
