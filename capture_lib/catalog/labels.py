@@ -76,7 +76,8 @@ def text_of(cell: object) -> str:
         return f"{cell:.16e}"  # it has lost digits: let it look so
     if isinstance(cell, float | Decimal) and cell % 1 == 0:
         cell = int(cell)
-    return re.sub(r'="([^"]*)"', r"\1", str(cell).strip())  # as Excel keeps zeros at the beginning
+    text = str(cell).strip()
+    return text[2:-1] if text.startswith('="') and text.endswith('"') else text  # as Excel keeps zeros at the beginning
 
 
 def labels_of(cell: object, dropped: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 from capture_lib.catalog.labels import labels_of
 from capture_lib.catalog.quality import COLUMNS as QUALITY
 from capture_lib.catalog.quality import refuse_oddities, table_findings
-from capture_lib.catalog.table import Catalog, finding, is_url, merged, write_merged
+from capture_lib.catalog.table import Catalog, checked, finding, is_url, merged, write_merged
 from capture_lib.utils import InputError, raise_faults, read_text
 
 LIST_SPLITS = {"train": "train", "dev": "val", "test": "test", "gallery": "gallery"}  # released: ours
@@ -59,7 +59,7 @@ def find_lists(folder: Path) -> dict[str, Path]:
 def from_lists(folder: Path, out: Path, add: bool = False, strict: bool = False) -> Catalog:
     """Make the catalog `out` of the released lists in a folder, or `add` them; `strict` refuses what is odd."""
     noted: list[tuple] = []
-    table = read_lists(folder, noted)
+    table = checked(read_lists(folder, noted), noted)
     made = Catalog(out, merged(out, table, add, noted).reset_index(drop=True), tuple(noted))
     if strict:
         refuse_oddities(made)

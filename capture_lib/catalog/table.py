@@ -127,8 +127,7 @@ def write_catalog(table: pd.DataFrame, folder: Path) -> None:
 
 
 def merged(folder: Path, table: pd.DataFrame, add: bool, noted: list[tuple]) -> pd.DataFrame:
-    """Return the catalog's rows to be: with `add` its old ones, then the table's; InputError where they disagree."""
-    table = checked(table, noted)
+    """Return the rows to be: with `add` the old ones, then those of a checked table; InputError where they disagree."""
     if not add and not (Path(folder) / "catalog.parquet").is_file():
         return table
 

@@ -102,7 +102,7 @@ def test_rows_are_added_after_the_old_ones(tmp_path):
     old = make_catalog(tmp_path).table
     sample = make_sample(tmp_path, "test", 99, [1, 2], True)
     rows = pd.DataFrame([sample, old.to_dict("records")[0]], dtype=object)
-    catalog.write_catalog(catalog.merged(tmp_path, rows, True, []), tmp_path)
+    catalog.write_catalog(catalog.merged(tmp_path, catalog.checked(rows), True, []), tmp_path)
     grown = catalog.read_catalog(tmp_path)
     assert grown.table.to_dict("records")[:-1] == old.to_dict("records")
     assert grown.table["sample_id"].iloc[-1] == "test-99" and "test-99" in grown.photos
@@ -118,7 +118,7 @@ def test_a_bad_row_is_not_added(tmp_path, change, expected):
     old = make_catalog(tmp_path).table
     before = (tmp_path / "catalog.parquet").read_bytes()
     rows = pd.DataFrame([old.to_dict("records")[0] | change], dtype=object)
-    refused(lambda: catalog.merged(tmp_path, rows, True, []), expected)
+    refused(lambda: catalog.merged(tmp_path, catalog.checked(rows), True, []), expected)
     assert (tmp_path / "catalog.parquet").read_bytes() == before
 
 
@@ -152,7 +152,7 @@ def test_what_means_missing_is_none_where_a_catalog_is_read_or_added_to(tmp_path
         "caption: texts that mean 'missing'": 1}
     noted = []
     sample = pd.DataFrame([make_sample(tmp_path, "test", 99, [1, 2], True)], dtype=object)
-    assert list(catalog.merged(tmp_path, sample, True, noted)["labels"])[:3] == [[], ["0"], []]
+    assert list(catalog.merged(tmp_path, catalog.checked(sample), True, noted)["labels"])[:3] == [[], ["0"], []]
     assert noted == list(read.noted)
 
 
