@@ -127,9 +127,9 @@ def test_rankings_score_the_same_from_disk(smoke_report: Path, smoke_run: Run):
     gallery = catalog.split("gallery")
     queries = catalog.split("test").set_index("sample_id")
     places = {sample: row for row, sample in enumerate(gallery["sample_id"])}
-    read = read_rankings(smoke_report / "rankings" / "image-only.txt")
+    read = read_rankings(smoke_report / "rankings" / "image-only.txt", queries.index, places)
     scores = per_query([[places[item] for item in ranking] for ranking in read.values()],
-                       [queries.loc[query, "labels"] for query in read], [row[0] for row in gallery["labels"]])
+                       [queries.loc[query, "labels"] for query in read], list(gallery["labels"]))
     recorded = figures_of(smoke_report)["05_retrieval"]["methods"]["image-only"]["standard"]["mAP@10"]["value"]
     assert scores["standard", "mAP@10"].mean() == pytest.approx(recorded, abs=1e-12)
 
