@@ -186,7 +186,8 @@ def test_a_photo_of_ones_own(explorer: Explorer):
     pieces = explorer.show(state)
     assert state.query == OWN and "mine.png" in pieces["query"] and "what it shows is not known" in pieces["query"]
     assert pieces["answers"].count('class="card unknown"') == 10
-    for content, kind in ((b"nothing", " text, JSON"), (b"", "n empty file"), (b"%PDF-1", " video, a PDF or an archive")):
+    others = {b"nothing": " text, JSON", b"": "n empty file", b"%PDF-1": " video, a PDF or an archive"}
+    for content, kind in others.items():
         with pytest.raises(InputError, match=f"^bad.png: the photo does not decode: it is a{kind}.* as it was$"):
             explorer.take_photo(content, "bad.png")
     assert explorer.own.name == "own photo mine.png"
