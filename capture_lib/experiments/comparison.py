@@ -27,7 +27,7 @@ from capture_lib.training import pretrain
 from capture_lib.utils import pick_device, process_map, progress
 
 BLIND = ("chance", "popularity", "text-only")  # methods that look at no region
-READ = ["sample_id", "split", "image", "caption", "labels"]  # columns that an evaluation reads
+READ = ["sample_id", "split", "image", "caption", "labels", "boxes", "box_labels"]  # columns that an evaluation reads
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def evaluated(run: Run, job: Job) -> Path:
         model = Capture.from_pretrained(source).to(pick_device()).eval()
         words = stages.caption_words(run) if job.name == "capture" else None
         sets = evaluation.embed(run, model, words, job.variant, {method.level for method in methods.values()})
-        truth = evaluation.true_boxes(run, "test", sets["test"]) if "test" in sets else None
-        possible = ranking.possible(methods, sets["gallery"])
-        evaluation.evaluate(folder, sets, possible, profile.retrieval.depth, {}, truth)
+        evaluation.evaluate(run, folder, sets, ranking.possible(methods, sets["gallery"]), {})
 
     settings = {"retrieval": profile.retrieval, "instances": profile.instances, "job": job, "batches": profile.batches}
     upstream = [source, run.place("region_store")]
@@ -119,9 +117,7 @@ def untrained(run: Run) -> Path:
             popular = evaluation.popularity(sets["val"], sets["gallery"], depth)
             rankings["popularity"] = [popular] * len(sets["test"].ids)
             rankings["chance"] = evaluation.chance(sets["test"], sets["gallery"], depth, run.seed)
-        methods = ranking.possible(METHODS, sets["gallery"])
-        truth = evaluation.true_boxes(run, "test", sets["test"]) if "test" in sets else None
-        evaluation.evaluate(folder, sets, methods, depth, rankings, truth)
+        evaluation.evaluate(run, folder, sets, ranking.possible(METHODS, sets["gallery"]), rankings)
 
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
     read = stages.samples(run)[READ]

@@ -48,14 +48,15 @@ def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant
     return sets
 
 
-def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Method], depth: int,
-             rankings: dict[str, list[Ranking]], truth: pd.DataFrame | None = None) -> None:
+def evaluate(run: Run, folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Method],
+             rankings: dict[str, list[Ranking]]) -> None:
     """Choose each method's representation on val, rank test by it; write choices and figures.
 
-    `rankings` of test, by name, are evaluated too. Queries without labels get no figures; with the true boxes of test
-    (`true_boxes`), there are those of every box as well.
+    `rankings` of test, by name, are evaluated too. Queries without labels get no figures; where true boxes are known,
+    there are those of every box as well.
     """
     val, test = sets.get("val"), sets.get("test")
+    depth = run.profile.retrieval.depth
     labelled = val if val and any(val.labels) else None
     counts = {"queries": len(val.ids), "labelled": sum(map(bool, val.labels))} if val else {}
     chosen = {}
@@ -71,6 +72,7 @@ def evaluate(folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Meth
     if test and any(test.labels):
         scores = {name: ranking.score(own, test, sets["gallery"]) for name, own in rankings.items()}
         pd.concat(scores, names=["method"]).to_parquet(folder / "scores.parquet")
+    truth = true_boxes(run, "test", test) if test else None
     if truth is not None:
         for name in rankings.keys() - lists.keys():  # the same for every box of a photo
             lists[name] = [rankings[name][owner].rows for owner in test.owners]

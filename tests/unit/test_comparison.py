@@ -121,3 +121,13 @@ def test_where_captions_taught_the_regions_the_same_methods_are_compared_beside(
     assert not results.scores["image-only + captions"][0].equals(plain.scores["image-only"][0])
     assert run.taught().place("detector") == run.place("detector")
     assert run.taught().place("region_encoder") != run.place("region_encoder")
+
+
+def test_a_box_that_is_mended_in_the_catalog_is_evaluated_anew(run: Run, capsys):
+    comparison.untrained(run)
+    catalog = run.catalog
+    rows = catalog.table.copy()
+    row = rows.index[rows["split"] == "test"][0]
+    rows.at[row, "box_labels"] = ["another"] * len(rows.at[row, "boxes"])
+    comparison.untrained(replace(run, catalog=replace(catalog, table=rows)))
+    assert "comparison/untrained: made anew, because catalog changed" in capsys.readouterr().out

@@ -4,9 +4,11 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import TINY, make_catalog
 from embedded import gallery_set, query_set, random_set
 
 from capture_lib.experiments import evaluation
+from capture_lib.experiments.run import Run
 from capture_lib.retrieval import metrics, ranking
 from capture_lib.retrieval.embedding import represent, unit
 from capture_lib.retrieval.ranking import METHODS, Method
@@ -129,7 +131,9 @@ def test_evaluation_keeps_the_figures_of_labelled_queries_and_their_number(tmp_p
     test.labels[2] = val.labels[0] = val.labels[1] = []
     rankings = {"chance": evaluation.chance(test, gallery, 10, 0)}
     sets = {"val": val, "test": test, "gallery": gallery}
-    evaluation.evaluate(tmp_path, sets, {"image-only": METHODS["image-only"]}, 10, rankings)
+    run = Run(TINY, make_catalog(tmp_path / "shop", train=1, gallery=0, val=0, test=0), tmp_path, 0)
+    evaluation.evaluate(run, tmp_path, sets, {"image-only": METHODS["image-only"]}, rankings)
+    assert not (tmp_path / "boxes.parquet").exists()  # the catalog knows no true boxes of test
     chosen = evaluation.read_chosen(tmp_path)["image-only"]
     assert (chosen["queries"], chosen["labelled"]) == (6, 4)
     table = pd.read_parquet(tmp_path / "scores.parquet")
