@@ -78,6 +78,7 @@ def run(
     out: MaybePath = Option(None, help="default: reports/PROFILE[-CATALOG]", **FOLDER),
     seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
     resume: bool = Option(False, "--resume", help="keep what an earlier run finished"),
+    jobs: int = Option(0, help="processes side by side; default: a core each, up to 4; on a GPU 1", min=0, max=64),
 ) -> int:
     """Execute the notebooks and build the report."""
     from capture_lib.experiments.run import default_report
@@ -86,7 +87,7 @@ def run(
         raise InputError("--only '': give the number of a notebook, such as 03")
     out = (out or default_report(profile, catalog or "")).resolve()
     try:
-        execute.run_notebooks(profile, catalog, out, seed, only, resume)
+        execute.run_notebooks(profile, catalog, out, seed, only, resume, jobs=jobs)
     except execute.NotebookFailed as failure:
         print(f"capture: {failure}", file=sys.stderr)
         with suppress(OSError):  # where the disk is full, there is no room for it either

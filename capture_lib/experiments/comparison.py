@@ -5,26 +5,21 @@ A model is a stage below `variants/`, its evaluation one below `comparison/`: ma
 
 import re
 import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from functools import partial
-from io import StringIO
-from itertools import product
-from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from capture_lib.experiments import evaluation, stages, variants
 from capture_lib.experiments.run import Run, digest
 from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.retrieval import ranking
+from capture_lib.retrieval.embedding import carry_text
 from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
-from capture_lib.utils import pick_device, process_map, progress
+from capture_lib.utils import pick_device
 
 BLIND = ("chance", "popularity", "text-only")  # methods that look at no region
 READ = ["sample_id", "split", "image", "caption", "labels", "boxes", "box_labels"]  # columns that an evaluation reads
@@ -161,16 +156,10 @@ class Results:
 def compared(run: Run) -> Results:
     """Return the figures of every method on test; nothing where a split lacks photos or labels."""
     results = Results({}, {}, {})
-    if not comparable(run):
-        return results
-    folders = [untrained(run)]
-    first = stages.pretrained(run)
-    if first.model and first.tasks == run.profile.pretrain.tasks:  # enough pairs, with captions
-        searched = [job for tried in options(run).values() if len(tried) > 1 for job in tried]
-        evaluate_all(run, [*searched, *ablated(run)])
-        folders += evaluate_all(run, [*finals(run), *ablated(run)])
-    for folder in folders:
-        collect(folder, results)
+    if comparable(run):
+        jobs = [*finals(run), *ablated(run)] if trainable(run) else []
+        for folder in [untrained(run), *(evaluated(run, job) for job in jobs)]:
+            collect(folder, results)
     return results
 
 
@@ -178,13 +167,10 @@ def compared_with_captions(run: Run) -> Results:
     """Return the figures of CAPTURE and of what needs none, where captions taught the regions: `NAME + captions`."""
     run = run.taught()
     results = Results({}, {}, {})
-    if not comparable(run) or stages.caption_words(run) is None:
-        return results
-    folders = [untrained(run)]
-    if stages.pretrained(run).model:
-        folders += evaluate_all(run, finals(run, "capture"))
-    for folder in folders:
-        collect(folder, results, " + captions")
+    if comparable(run) and stages.caption_words(run) is not None:
+        jobs = finals(run, "capture") if stages.pretrained(run).model else []
+        for folder in [untrained(run), *(evaluated(run, job) for job in jobs)]:
+            collect(folder, results, " + captions")
     return results
 
 
@@ -206,57 +192,41 @@ def comparable(run: Run) -> bool:
     return all(any(map(len, stages.samples(run, split)["labels"])) for split in evaluation.SPLITS)
 
 
-def options(run: Run) -> dict[str, list[Job]]:
-    """Return the short trainings of each model: of several, val chooses its form and learning rate."""
+def trainable(run: Run) -> bool:
+    """Return whether train has enough pairs, with captions, to train CAPTURE and its rivals."""
+    captions = list(stages.samples(run, "train")["caption"])
+    return len(captions) >= stages.MIN_PAIRS and carry_text(captions)
+
+
+def searched(run: Run, name: str) -> list[Job]:
+    """Return the short trainings of a model by which val chooses its learning rate; one needs no training."""
     settings = run.profile.comparison
-    found = {}
-    for name, forms in variants.baselines(run.profile.capture).items():
-        found[name] = [Job(name, *tried, run.seed) for tried in product(forms, [settings.epochs], settings.rates)]
-    return found
+    variant = variants.baselines(run.profile.capture)[name]
+    return [Job(name, variant, settings.epochs, rate, run.seed) for rate in settings.rates]
 
 
 def finals(run: Run, only: str = "") -> list[Job]:
-    """Return CAPTURE and its baselines, or one of them, in full length, with every seed, as val has chosen."""
+    """Return CAPTURE and its baselines, or one of them, in full length, with every seed, at the rate of val."""
     def figure_on_val(job: Job) -> float:
         chosen = evaluation.read_chosen(evaluated(run, job))
         return max(row["val"] for method, row in chosen.items() if method.startswith(job.name))
 
     jobs = []
-    for name, tried in options(run).items():
-        if only in ("", name):
-            best = max(tried, key=figure_on_val) if len(tried) > 1 else tried[0]
-            for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
-                jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
+    for name in [only] if only else variants.baselines(run.profile.capture):
+        tried = searched(run, name)
+        best = max(tried, key=figure_on_val) if len(tried) > 1 else tried[0]
+        for seed in range(run.seed, run.seed + run.profile.comparison.seeds):
+            jobs.append(replace(best, epochs=run.profile.pretrain.epochs, seed=seed))
     return jobs
 
 
 def ablated(run: Run) -> list[Job]:
-    """Return the ablations, with every seed."""
+    """Return the ablations of the profile, with every seed."""
     settings = run.profile.comparison
     seeds = range(run.seed, run.seed + settings.ablation_seeds)
     jobs = []
     for group in variants.ablations(run.profile.capture).values():
         for name, variant in group.items():
-            jobs += [Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed) for seed in seeds]
+            if name in settings.ablations or not settings.ablations:
+                jobs += [Job(f"ablation/{name}", variant, settings.epochs, 1.0, seed) for seed in seeds]
     return jobs
-
-
-def evaluate_all(run: Run, jobs: list[Job]) -> list[Path]:
-    """Train and evaluate all jobs, several models side by side; return the evaluations' folders."""
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(model_name(run, job), []).append(job)
-    found = all((run.place(name)).is_dir() for name in groups)
-    with process_map(0 if found else run.profile.comparison.parallel_jobs) as map_over:
-        done = map_over(partial(evaluate_silently, run), groups.values())
-        list(progress(done, "models evaluated or found", len(groups)))
-    return [evaluated(run, job) for job in jobs]
-
-
-def evaluate_silently(run: Run, jobs: list[Job]) -> None:
-    """Evaluate the jobs of one model without progress; beside other processes, with one thread."""
-    if parent_process():
-        torch.set_num_threads(1)
-    with redirect_stdout(StringIO()):
-        for job in jobs:
-            evaluated(run, job)

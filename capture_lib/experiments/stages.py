@@ -73,7 +73,8 @@ def trained_encoder(run: Run) -> tuple[nn.Module, Path]:
         texts = foreground_texts(run, source) if settings.captions else None
         utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed, texts))
 
-    folder = run.stage(encoding, settings, [source], read, make)
+    silent = replace(settings, caption_weight=0.0, caption_spread=0.0)
+    folder = run.stage(encoding, settings if settings.captions else silent, [source], read, make)
     return encoding.load(settings, folder), folder
 
 
@@ -87,13 +88,18 @@ def foreground_texts(run: Run, folder: Path) -> np.ndarray | None:
     return words.vectors(list(captions.reindex(ids, fill_value="")))
 
 
-def caption_words(run: Run) -> Words | None:
-    """Return n-gram vectors fitted on train; None where the captions of train or of a side of a search say nothing."""
+def captions_speak(run: Run) -> bool:
+    """Return whether the captions of train, and of each side of a search, carry text."""
     captions = list(filter(None, samples(run, "train")["caption"]))
     compared = [samples(run, split)["caption"] for split in ("val", "test", "gallery")]
     spoken = all(any(len(letters(text)) > 1 for text in texts) for texts in compared if len(texts))
-    enough = len(captions) >= MIN_PAIRS and carry_text(captions) and spoken
-    return Words(captions, run.profile.retrieval, run.seed) if enough else None
+    return len(captions) >= MIN_PAIRS and carry_text(captions) and spoken
+
+
+def caption_words(run: Run) -> Words | None:
+    """Return n-gram vectors fitted on train; None where captions carry no text."""
+    captions = list(filter(None, samples(run, "train")["caption"]))
+    return Words(captions, run.profile.retrieval, run.seed) if captions_speak(run) else None
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
@@ -101,12 +107,17 @@ def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
     settings = run.profile.regions
     network, network_folder = trained_detector(run)
     encoder, encoder_folder = trained_encoder(run)
+    upstream = [network_folder, encoder_folder]
+    located = None
+    if run.profile.encoder.captions:  # the same boxes as without captions
+        located, located_folder = region_store(run.taught(captions=""))
+        upstream.append(located_folder)
 
     def make(folder: Path) -> None:
-        storing.extract(run.catalog, settings, network, encoder, folder)
+        storing.extract(run.catalog, settings, network, encoder, folder, located)
 
     read = samples(run)[["sample_id", "image"]]
-    folder = run.stage(storing, settings, [network_folder, encoder_folder], read, make, together=True)
+    folder = run.stage(storing, settings, upstream, read, make, together=True)
     return storing.open_store(folder), folder
 
 

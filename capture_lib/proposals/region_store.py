@@ -40,6 +40,11 @@ class RegionStore:
         places = {sample: row for row, sample in enumerate(self.ids)}
         return np.array([places[sample] for sample in ids], np.int64)
 
+    def proposals(self, row: int, device: torch.device) -> tuple:
+        """Return a photo's boxes (n, 4) and scores (n,) as tensors."""
+        count = self.counts[row]
+        return tuple(torch.tensor(array[row, :count], device=device) for array in (self.boxes, self.scores))
+
 
 def open_store(folder: Path, mode: str = "r") -> RegionStore:
     """Open the store in a folder, memory-mapped; "r+" to write to it."""
@@ -74,9 +79,10 @@ def photo_batches(paths: list, settings: RegionSettings) -> Iterator:
         raise utils.InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
-def describe(photos: Tensor, extents: ndarray, detector: Detector, encoder: nn.Module, count: int) -> Iterator:
-    """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square."""
-    proposals = locate(photos, extents, detector, count, detector.settings.search_size)
+def describe(photos: Tensor, extents: ndarray, detector: Detector, encoder: nn.Module, count: int,
+             proposals: list | None = None) -> Iterator:
+    """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square; `proposals` may be known."""
+    proposals = proposals or locate(photos, extents, detector, count, detector.settings.search_size)
     sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
     boxes = [box * side for (box, _), side in zip(proposals, sides, strict=True)]
     features = encode(photos, boxes, encoder)
@@ -125,8 +131,12 @@ def encode_boxes(paths: list, boxes: list, encoder: nn.Module, settings: RegionS
     return np.concatenate(features)
 
 
-def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path) -> None:
-    """Describe all photos on disk; go on where a run, of one process or several, has stopped."""
+def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path,
+            located: RegionStore | None = None) -> None:
+    """Describe all photos on disk, at the boxes of the store `located` where there is one.
+
+    Goes on where a run, of one process or several, has stopped.
+    """
     if utils.is_main_process() and not (folder / "ids.txt").is_file():
         # begin with zeros, which take their room on the disk, and end with the ids
         white = torch.ones(1, 3, 64, 64, device=utils.pick_device())
@@ -143,6 +153,7 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
     utils.wait_for_everyone()
     # this process's shard of the batches, but for those that are done
     store = open_store(folder, "r+")
+    places = located.rows(store.ids) if located else None
     rows = np.arange(len(store.ids))
     batches = np.split(rows, range(settings.batch, len(rows), settings.batch))
     batches = batches[utils.process_index() :: utils.process_count()]
@@ -150,7 +161,8 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, enco
     photos = [catalog.photos[store.ids[row]] for rows in batches for row in rows]
     stream = utils.progress(photo_batches(photos, settings), "region batches", len(batches))
     for rows, (squares, extents) in zip(batches, stream, strict=True):
-        found = describe(squares, extents, detector, encoder, settings.max_regions)
+        known = [located.proposals(places[row], squares.device) for row in rows] if located else None
+        found = describe(squares, extents, detector, encoder, settings.max_regions, known)
         counts = []
         for row, (boxes, scores, features) in zip(rows, found, strict=True):
             counts.append(len(boxes))

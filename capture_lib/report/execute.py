@@ -3,19 +3,34 @@
 import hashlib
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from capture_lib import profiles
 from capture_lib.catalog.table import read_catalog
-from capture_lib.experiments.run import claim_folder, world_folder
-from capture_lib.utils import NOTEBOOKS, ROOT, InputError, one_at_a_time, read_object, write_atomically, write_json
+from capture_lib.experiments.plan import CAPTIONS, Task, tasks_of
+from capture_lib.experiments.run import claim_folder, open_run, world_folder
+from capture_lib.report.schedule import default_jobs, run_tasks
+from capture_lib.utils import (
+    NOTEBOOKS,
+    REPORTS,
+    ROOT,
+    InputError,
+    one_at_a_time,
+    read_object,
+    write_atomically,
+    write_json,
+)
 
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
+
+NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
+    "01": (), "02": ("composites",), "03": ("regions",), "04": ("pretraining",), "05": ("choices",),
+    "00": ("choices",)}
 
 
 class NotebookFailed(RuntimeError):
@@ -24,12 +39,13 @@ class NotebookFailed(RuntimeError):
 
 def run_notebooks(
     profile: str, catalog: Path | None, out: Path, seed: int = 0, only: str | None = None,
-    resume: bool = False, notebooks: Path = NOTEBOOKS,
+    resume: bool = False, notebooks: Path = NOTEBOOKS, jobs: int = 0,
 ) -> None:
-    """Execute the notebooks in order, 00, the tour, last; write `out/notebooks/NN_name.ipynb` and `.html`.
+    """Execute the notebooks, and before them the tasks that they need; write `out/notebooks/NN_name.ipynb` and `.html`.
 
     `catalog`: None for a drawn world. `only`: what names start with. `resume`: keep what an earlier run executed from
-    the same parameters, catalog, notebooks and library. Raises InputError before anything runs, or NotebookFailed.
+    the same parameters, catalog, notebooks and library. `jobs`: how many processes work side by side; 0: one a core,
+    with a GPU one. Raises InputError before anything runs, or NotebookFailed.
     """
     # check what was asked for
     out = Path(out).resolve()
@@ -37,30 +53,52 @@ def run_notebooks(
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
     content = read_catalog(folder).fingerprint() if catalog else ""
     files = sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"), key=lambda file: (file.name[:2] == "00", file.name))
+    stems = {file.stem: file for file in files}
     chosen = [file for file in files if file.name.startswith(only or "")]
     if not chosen:
         raise InputError(f"{notebooks}: no notebook {only or 'NN'}…ipynb here; name one by its number, such as 03")
+    digests = fingerprints(chosen, parameters, content)
     claim_folder(out, Path(folder or world_folder(profiles.get(profile))))
     with one_at_a_time(out / ".lock", f"makes the report in {out}"):
-        execute_all(chosen, parameters, out, fingerprints(files, parameters, content), resume)
+        timings = read_object(out / "timings.json")
+        kept = {file for file in chosen if resume and timings.get(file.stem, {}).get("fingerprint") == digests[file]
+                and is_whole(out / "notebooks" / f"{file.stem}.html")}
+        for file in kept:
+            print(f"{file.stem}: kept from an earlier run")
+        tasks = plan(profile, folder, seed, [file for file in chosen if file not in kept], out)
+        past = read_object(REPORTS / "reference" / profile / "timings.json")
+        past = {name: row["seconds"] for name, row in past.items()}
+        for name, seconds in run_tasks(tasks, jobs or default_jobs(), past):
+            timings[name] = {"seconds": round(seconds, 1)}
+            if name in stems:
+                timings[name]["fingerprint"] = digests[stems[name]]
+            write_json(out / "timings.json", timings)
 
 
-def execute_all(files: list[Path], parameters: dict, out: Path, digests: dict[Path, str], resume: bool) -> None:
-    """Execute notebooks one after another, but for those that are there already."""
-    timings = read_object(out / "timings.json")
-    for number, file in enumerate(files, start=1):
-        print(f"[{number}/{len(files)}] {file.stem} …", flush=True)
-        page = out / "notebooks" / f"{file.stem}.html"
-        done = page.is_file() and not page.with_suffix(".failed.html").is_file()
-        if resume and done and timings.get(file.stem, {}).get("fingerprint") == digests[file]:
-            print("  kept from an earlier run")
-            continue
-        started = time.perf_counter()
-        execute(file, parameters, out / "notebooks")
-        seconds = time.perf_counter() - started
-        timings[file.stem] = {"seconds": round(seconds, 1), "fingerprint": digests[file]}
-        write_json(out / "timings.json", timings)
-        print(f"  {duration(seconds)}", flush=True)
+def plan(profile: str, catalog: str, seed: int, files: list[Path], out: Path) -> dict[str, Task]:
+    """Return notebooks as tasks, and those that they need, in the order in which they shall begin."""
+    if not files:
+        return {}
+    tasks = tasks_of(open_run(profile, catalog, str(out), seed))
+    parameters = {"profile": profile, "catalog": catalog, "out": str(out), "seed": seed}
+    books = {}
+    for file in files:
+        first = NEEDED.get(file.name[:2], set(tasks))
+        needs = tuple(name for name in tasks if name.removesuffix(CAPTIONS) in first)
+        late = any(tasks[name].late for name in needs)
+        books[file.stem] = Task(needs, partial(execute, file, parameters, out / "notebooks"), late)
+    # leave out what nobody needs
+    needed = {name for book in books.values() for name in book.needs}
+    for name in reversed(tasks):
+        if name in needed:
+            needed.update(tasks[name].needs)
+    found = {name: task for name, task in tasks.items() if name in needed} | books
+    return dict(sorted(found.items(), key=lambda item: item[1].late))
+
+
+def is_whole(page: Path) -> bool:
+    """Return whether a notebook's last run left its page."""
+    return page.is_file() and not page.with_suffix(".failed.html").is_file()
 
 
 def fingerprints(files: list[Path], *inputs: object) -> dict[Path, str]:
@@ -120,8 +158,3 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
                              "mend the cause, then go on with `capture run --resume` and the same options)")
     for outdated in (failed, failed.with_suffix(".html")):
         outdated.unlink(missing_ok=True)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds for a reader: 8.2 s, 12 min."""
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -11,10 +11,10 @@ from pathlib import Path
 import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from capture_lib.report.execute import duration, read_object
 from capture_lib.report.figures import KNOW_NOTHING, percent, with_font
+from capture_lib.report.schedule import duration
 from capture_lib.report.table import figures_table
-from capture_lib.utils import InputError, write_atomically
+from capture_lib.utils import InputError, read_object, write_atomically
 
 CAPTURE = "capture-chosen/instance"  # the method that the index and the summary name beside the best
 MAX_PICTURES = 4  # of a notebook

@@ -1,0 +1,76 @@
+"""What a run makes before its notebooks show it: tasks, of which those that don't need each other run side by side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from capture_lib.experiments import comparison, stages, variants
+from capture_lib.experiments.run import Run
+
+CAPTIONS = " + captions"  # ends the names of tasks for which captions taught the region encoder
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work that one process does, when the tasks whose names it `needs` are done."""
+
+    needs: tuple[str, ...]
+    work: Callable[[], object]
+    late: bool = False  # it begins when nothing else can
+
+
+def tasks_of(run: Run) -> dict[str, Task]:
+    """Return all stages, trainings and evaluations of a run by name, each after those that it needs."""
+    tasks = {
+        "composites": Task((), partial(stages.composites, run)),
+        "detector": Task(("composites",), partial(stages.trained_detector, run))}
+    taught = run.taught()
+    speak = stages.captions_speak(run)
+    add_stages(tasks, run, "")
+    if speak:
+        add_stages(tasks, taught, CAPTIONS)
+    if comparison.comparable(run):
+        add_methods(tasks, run, "")
+        if speak:
+            add_methods(tasks, taught, CAPTIONS)
+    if comparison.comparable(run) and comparison.trainable(run):
+        for name in variants.baselines(run.profile.capture):
+            add_finals(tasks, run, name, "")
+        for number, job in enumerate(comparison.ablated(run)):
+            work = partial(evaluate, comparison.ablated, run, number)
+            tasks[f"{job.name}, seed {job.seed}"] = Task(("pretraining",), work, True)
+        if speak:
+            add_finals(tasks, taught, "capture", CAPTIONS)
+    return tasks
+
+
+def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
+    """Add the stages from the region encoder to CAPTURE."""
+    tasks[f"region encoder{mark}"] = Task(("composites",), partial(stages.trained_encoder, run))
+    located = ("regions",) if mark else ("detector",)  # the boxes are the same
+    tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))
+    tasks[f"pretraining{mark}"] = Task((f"regions{mark}",), partial(stages.pretrained, run))
+
+
+def add_methods(tasks: dict[str, Task], run: Run, mark: str) -> None:
+    """Add what notebook 05 reads: the evaluations of its CAPTURE, and of the methods that need no training."""
+    tasks[f"baselines{mark}"] = Task((f"pretraining{mark}",), partial(comparison.untrained, run))
+    tasks[f"choices{mark}"] = Task((f"baselines{mark}",), partial(comparison.choices, run))
+
+
+def add_finals(tasks: dict[str, Task], run: Run, name: str, mark: str) -> None:
+    """Add the trainings of a model: the short ones by which val chooses a rate, then one a seed."""
+    before = [f"pretraining{mark}"]
+    tried = comparison.searched(run, name)
+    for number, job in enumerate(tried if len(tried) > 1 else ()):
+        task = f"{name}{mark}, rate × {job.rate:g}"
+        tasks[task] = Task((f"pretraining{mark}",), partial(evaluate, comparison.searched, run, number, name), True)
+        before.append(task)
+    for number in range(run.profile.comparison.seeds):
+        work = partial(evaluate, comparison.finals, run, number, name)
+        tasks[f"{name}{mark}, seed {run.seed + number}"] = Task(tuple(before), work, True)
+
+
+def evaluate(jobs: Callable, run: Run, number: int, *of: str) -> None:
+    """Train and evaluate one of some jobs."""
+    comparison.evaluated(run, jobs(run, *of)[number])

@@ -1,0 +1,88 @@
+"""Do the tasks of a run side by side, each when those that it needs are done, and say how long the rest will take."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
+from unittest.mock import patch
+
+from capture_lib.experiments.plan import Task
+
+
+class ProcessKilled(RuntimeError):
+    """A process that worked was killed from outside; the message names its tasks."""
+
+
+def default_jobs() -> int:
+    """Return how many processes work side by side: one a core, four at most; on a GPU, one."""
+    import torch
+    return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 4)
+
+
+def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iterator[tuple[str, float]]:
+    """Do all tasks in `jobs` processes, the first of those that can be done first; yield each with its seconds.
+
+    The cores are shared out between the processes. `past`: the seconds that tasks took elsewhere, for the estimate.
+    The first error is raised when the tasks beside it have ended; no further one begins.
+    """
+    waiting, running, done = dict(tasks), {}, {}
+    started = time.perf_counter()
+    threads = max((os.cpu_count() or 1) // jobs, 1)
+    quiet = {"CAPTURE_REPORT": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    with (patch.dict(os.environ, quiet),
+          ProcessPoolExecutor(jobs, get_context("spawn")) as pool):
+        while waiting or running:
+            # begin as many as there are processes
+            ready = [name for name, task in waiting.items() if done.keys() >= set(task.needs)]
+            for name in ready[:jobs - len(running)]:
+                running[pool.submit(timed, waiting.pop(name).work)] = name
+            # wait for one to end
+            ended = wait_for_one(running)
+            name = running.pop(ended)
+            error = ended.exception()
+            if error:
+                if running:
+                    print(f"{name}: failed; waiting for {', '.join(running.values())}", flush=True)
+                if isinstance(error, BrokenProcessPool):
+                    raise ProcessKilled(f"a process was killed that did one of {', '.join([name, *running.values()])}")
+                raise error
+            done[name] = ended.result()
+            # tell
+            gone = time.perf_counter() - started
+            rest = seconds_left([*waiting, *running.values()], done, past) / jobs
+            print(f"[{len(done)}/{len(tasks)}] {name}: {duration(done[name])}"
+                  f"; {duration(gone)} gone" + f", about {duration(rest)} left" * bool(rest), flush=True)
+            yield name, done[name]
+
+
+def wait_for_one(running: dict[Future, str]) -> Future:
+    """Return a future that has ended; an interrupt is handed on to the processes."""
+    try:
+        return next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+    except KeyboardInterrupt:
+        for child in active_children():
+            os.kill(child.pid, signal.SIGINT)
+        raise
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Do the work in this process; return its seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def seconds_left(names: list[str], done: dict[str, float], past: dict[str, float]) -> float:
+    """Return what tasks will take, from their past seconds and this machine's speed in what is done; 0: not known."""
+    known = [name for name in done if name in past]
+    before = sum(past[name] for name in known)
+    speed = sum(done[name] for name in known) / before if before else 1
+    return speed * sum(past.get(name, 0) for name in names)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for a reader: 8.2 s, 12 min."""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
