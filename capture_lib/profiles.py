@@ -1,7 +1,7 @@
 """The profiles: how large each stage is, as `profiles.toml` says. One code path; only the numbers differ."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from capture_lib.experiments.variants import ComparisonSettings
@@ -38,20 +38,23 @@ class Profile:
 
 def read_profiles(file: Path) -> dict[str, Profile]:
     """Return the profiles of a TOML file by name; InputError names an unknown stage, setting or world."""
-    kinds = {field.name: field.type for field in fields(Profile)}
     profiles = {}
     for name, stages in tomllib.loads(read_text(file)).items():
         made = {}
+        like = stages.pop("like", "")
+        if like and like not in profiles:
+            raise InputError(f"{file}: [{name}] like: {like!r} is no profile above this one")
+        base = profiles[like] if like else Profile(name)
         for stage, values in stages.items():
             try:
                 if stage == "world":
-                    made[stage] = SIZES[values]
+                    made[stage] = SIZES[values] if values else None
                     continue
                 settings = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-                made[stage] = kinds[stage](**settings)
+                made[stage] = replace(getattr(base, stage), **settings)
             except (AttributeError, KeyError, TypeError) as error:
                 raise InputError(f"{file}: [{name}] {stage}: unknown stage, setting or world ({error})") from None
-        profiles[name] = Profile(name, **made)
+        profiles[name] = replace(base, name=name, **made)
     return profiles
 
 

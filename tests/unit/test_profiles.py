@@ -19,9 +19,17 @@ def test_stages_take_what_is_named_and_their_defaults(tmp_path: Path):
         "b": Profile("b", None, capture=CaptureSettings(width=96)), "c": Profile("c", None)}
 
 
+def test_a_profile_like_another_differs_in_what_is_named(tmp_path: Path):
+    file = tmp_path / "some.toml"
+    file.write_text('[a]\nworld = "mini"\ncapture = {width = 96, output = 8}\n'
+                    '[b]\nlike = "a"\nworld = ""\ncapture = {width = 192}\n')
+    assert read_profiles(file)["b"] == Profile("b", None, capture=CaptureSettings(width=192, output=8))
+
+
 @pytest.mark.parametrize("line, part", [
     ("detectors = {steps = 3}", "'detectors'"), ("detector = {step = 3}", "'step'"), ('world = "huge"', "'huge'"),
     ("detector = 3", "detector"),
+    ('like = "slow"', "like"),
 ])
 def test_what_is_unknown_is_named(tmp_path: Path, line: str, part: str):
     file = tmp_path / "some.toml"
