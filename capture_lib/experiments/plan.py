@@ -29,6 +29,11 @@ def tasks_of(run: Run) -> dict[str, Task]:
     add_stages(tasks, run, "")
     if speak:
         add_stages(tasks, taught, CAPTIONS)
+        for name, frame in list(comparison.caption_frames(run).items())[2:]:
+            encoder = Task(("composites",), partial(stages.trained_encoder, frame), True)
+            tasks[f"region encoder, captions: {name}"] = encoder
+            needs = ("regions", f"region encoder, captions: {name}")
+            tasks[f"regions, captions: {name}"] = Task(needs, partial(stages.region_store, frame), True)
     if comparison.comparable(run):
         add_methods(tasks, run, "")
         if speak:
