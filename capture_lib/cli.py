@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="CAPTURE, fr
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a notebook that failed."""
+    """Run a command; return 0 only when all is well, 2 for a wrong input, 1 for a run that stopped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal cannot show
@@ -88,7 +88,7 @@ def run(
     out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume, jobs=jobs)
-    except execute.NotebookFailed as failure:
+    except execute.STOPPED as failure:
         print(f"capture: {failure}", file=sys.stderr)
         with suppress(OSError):  # where the disk is full, there is no room for it either
             site.build(out)  # of what there is

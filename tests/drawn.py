@@ -71,7 +71,8 @@ def make_catalog(folder: Path, train: int = 4, gallery: int = 4, val: int = 4, t
         for number in range(count):
             kinds = [number % KINDS]
             if split in ("val", "test"):
-                kinds = [number % min(KINDS, gallery), (number + 1) % min(KINDS, gallery)]
+                known = min(KINDS, gallery or KINDS)
+                kinds = [number % known, (number + 1) % known]
             rows.append(make_sample(folder, split, number, kinds, captions))
     write_catalog(pd.DataFrame(rows, dtype=object), folder)
     return read_catalog(folder)

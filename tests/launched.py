@@ -12,7 +12,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
-IMPORTED = ["capture_lib.experiments.stages", "accelerate", "torch.nn.parallel", "test_restart", "test_distributed"]
+IMPORTED = ["capture_lib.experiments.stages", "accelerate", "torch.nn.parallel", "capture_lib.report.execute",
+            "test_restart", "test_distributed", "test_schedule", "test_execute"]
 
 
 def processes() -> ForkServerContext:

@@ -12,7 +12,7 @@ from capture_lib import profiles
 from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments.plan import CAPTIONS, Task, tasks_of
 from capture_lib.experiments.run import claim_folder, open_run, world_folder
-from capture_lib.report.schedule import default_jobs, run_tasks
+from capture_lib.report.schedule import ProcessKilled, default_jobs, run_tasks
 from capture_lib.utils import (
     NOTEBOOKS,
     REPORTS,
@@ -29,12 +29,15 @@ MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to 
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
-    "01": (), "02": ("composites",), "03": ("regions",), "04": ("pretraining",), "05": ("choices",),
-    "00": ("choices",)}
+    "01": (), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
+    "05": ("pretraining", "choices"), "00": ("pretraining", "choices")}  # some catalogs have nothing to choose from
 
 
 class NotebookFailed(RuntimeError):
     """A notebook stopped; the message says which, why, what is kept of it, and how to go on."""
+
+
+STOPPED = (NotebookFailed, ProcessKilled)  # a run that did not end; what it made is kept
 
 
 def run_notebooks(
@@ -45,7 +48,7 @@ def run_notebooks(
 
     `catalog`: None for a drawn world. `only`: what names start with. `resume`: keep what an earlier run executed from
     the same parameters, catalog, notebooks and library. `jobs`: how many processes work side by side; 0: one a core,
-    with a GPU one. Raises InputError before anything runs, or NotebookFailed.
+    with a GPU one. Raises InputError before anything runs, or one of STOPPED.
     """
     # check what was asked for
     out = Path(out).resolve()
@@ -57,7 +60,7 @@ def run_notebooks(
     chosen = [file for file in files if file.name.startswith(only or "")]
     if not chosen:
         raise InputError(f"{notebooks}: no notebook {only or 'NN'}…ipynb here; name one by its number, such as 03")
-    digests = fingerprints(chosen, parameters, content)
+    digests = fingerprints(files, parameters, content)
     claim_folder(out, Path(folder or world_folder(profiles.get(profile))))
     with one_at_a_time(out / ".lock", f"makes the report in {out}"):
         timings = read_object(out / "timings.json")

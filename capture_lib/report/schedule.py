@@ -11,9 +11,11 @@ from unittest.mock import patch
 
 from capture_lib.experiments.plan import Task
 
+INTERRUPT = {signal.SIGINT}
+
 
 class ProcessKilled(RuntimeError):
-    """A process that worked was killed from outside; the message names its tasks."""
+    """A process that worked was killed from outside; the message names its tasks, and says how to go on."""
 
 
 def default_jobs() -> int:
@@ -38,16 +40,18 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
             # begin as many as there are processes
             ready = [name for name, task in waiting.items() if done.keys() >= set(task.needs)]
             for name in ready[:jobs - len(running)]:
-                running[pool.submit(timed, waiting.pop(name).work)] = name
+                running[begin(pool, waiting.pop(name).work)] = name
             # wait for one to end
             ended = wait_for_one(running)
             name = running.pop(ended)
             error = ended.exception()
+            if isinstance(error, BrokenProcessPool):  # which ends all that ran
+                raise ProcessKilled(f"a process was killed while {' and '.join([name, *running.values()])} ran, most "
+                                    "often for want of memory; fewer --jobs or a smaller profile needs less; go on "
+                                    "with `capture run --resume` and the same options") from None
             if error:
                 if running:
                     print(f"{name}: failed; waiting for {', '.join(running.values())}", flush=True)
-                if isinstance(error, BrokenProcessPool):
-                    raise ProcessKilled(f"a process was killed that did one of {', '.join([name, *running.values()])}")
                 raise error
             done[name] = ended.result()
             # tell
@@ -56,6 +60,15 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
             print(f"[{len(done)}/{len(tasks)}] {name}: {duration(done[name])}"
                   f"; {duration(gone)} gone" + f", about {duration(rest)} left" * bool(rest), flush=True)
             yield name, done[name]
+
+
+def begin(pool: ProcessPoolExecutor, work: Callable[[], object]) -> Future:
+    """Hand work to a process; one that starts now holds interrupts back until it works."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)  # which processes inherit
+    try:
+        return pool.submit(timed, work)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
 
 
 def wait_for_one(running: dict[Future, str]) -> Future:
@@ -69,10 +82,21 @@ def wait_for_one(running: dict[Future, str]) -> Future:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Do the work in this process; return its seconds."""
+    """Do the work in this process, which heeds an interrupt meanwhile; return the seconds."""
     started = time.perf_counter()
-    work()
+    signal.signal(signal.SIGINT, interrupt_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
+    try:
+        work()
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
     return time.perf_counter() - started
+
+
+def interrupt_once(*_: object) -> None:
+    """Raise KeyboardInterrupt, and no second one while the work cleans up: a terminal and `wait_for_one` send one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
+    raise KeyboardInterrupt
 
 
 def seconds_left(names: list[str], done: dict[str, float], past: dict[str, float]) -> float:

@@ -17,7 +17,9 @@ from drawn import make_catalog
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
 from capture_lib.experiments.search import Answer
+from capture_lib.report.execute import STOPPED, NotebookFailed
 from capture_lib.report.figures import PICTURE_MARK
+from capture_lib.report.schedule import ProcessKilled
 from capture_lib.utils import ROOT, write_json
 
 METRICS = Path(__file__).parents[1] / "data" / "reference" / "metrics_small"
@@ -366,17 +368,17 @@ def test_a_closed_output_is_no_fault():
 # ---- run, search, explore
 
 
-def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(tmp_path: Path, monkeypatch, capsys):
-    class NotebookFailed(RuntimeError):
-        pass
-
-    def run_notebooks(profile, catalog, out, seed, only, resume) -> None:
-        calls.append((profile, catalog, out, seed, only, resume))
-        if only == "03":
-            raise NotebookFailed("notebook 03_detector, cell 7: no memory")
+def test_run_returns_1_where_it_stops_and_builds_the_report_all_the_same(tmp_path: Path, monkeypatch, capsys):
+    def run_notebooks(profile, catalog, out, seed, only, resume, jobs) -> None:
+        calls.append((profile, catalog, out, seed, only, resume, jobs))
+        if only in stops:
+            raise stops[only]
 
     calls, built = [], []
-    execute = SimpleNamespace(run_notebooks=run_notebooks, NotebookFailed=NotebookFailed)
+    stops = {"03": NotebookFailed("notebook 03_detector, cell 7: no memory"),
+             "04": ProcessKilled("a process was killed while pretraining ran")}
+    execute = SimpleNamespace(run_notebooks=run_notebooks, STOPPED=STOPPED)
+
     def build(out: Path) -> None:
         built.append(out)
         if full:
@@ -386,12 +388,14 @@ def test_run_returns_1_for_a_failed_notebook_and_builds_the_report_all_the_same(
     site = SimpleNamespace(build=build, summary=lambda out: ["8 claims", "all is well"])
     monkeypatch.setattr(report, "execute", execute, raising=False)
     monkeypatch.setattr(report, "site", site, raising=False)
-    assert run("run", "--out", tmp_path, "--profile", "smoke", "--seed", 3, "--resume") == 0
+    assert run("run", "--out", tmp_path, "--profile", "smoke", "--seed", 3, "--resume", "--jobs", 5) == 0
     assert capsys.readouterr().out == "8 claims\nall is well\n"
     assert run("run", "--out", tmp_path, "--only", "03") == 1
     assert complaint(capsys) == "capture: notebook 03_detector, cell 7: no memory\n"
-    assert calls == [("smoke", None, tmp_path, 3, None, True), ("cpu", None, tmp_path, 0, "03", False)]
-    assert built == [tmp_path, tmp_path]
+    assert run("run", "--out", tmp_path, "--only", "04") == 1
+    assert complaint(capsys) == "capture: a process was killed while pretraining ran\n"
+    assert calls[:2] == [("smoke", None, tmp_path, 3, None, True, 5), ("cpu", None, tmp_path, 0, "03", False, 0)]
+    assert built == [tmp_path] * 3
     full.append(True)
     assert run("run", "--out", tmp_path, "--only", "03") == 1
     assert complaint(capsys) == "capture: notebook 03_detector, cell 7: no memory\n"  # and nothing of the index

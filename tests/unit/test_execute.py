@@ -1,4 +1,4 @@
-"""Notebooks are executed in order, kept, resumed; the page of one opens offline and escapes what it shows."""
+"""Notebooks are executed, kept, resumed; the page of one opens offline and escapes what it shows."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def write_notebook(file: Path, head: str, *cells: str) -> None:
 
 
 @pytest.fixture
-def notebooks(tmp_path):
+def notebooks(tmp_path, monkeypatch):
     """Two notebooks: a good one with everything a page can hold, and one that divides by zero."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -47,11 +47,39 @@ def notebooks(tmp_path):
         "from ipywidgets import IntSlider\nIntSlider()",
     )
     write_notebook(folder / "02_bad.ipynb", "# Bad", "fine = 1", "fine / 0", "'never reached'")
+    monkeypatch.setattr(reports, "NEEDED", {"01": (), "02": ()})
     return folder
+
+
+def execute_here(file, parameters, folder):
+    """Leave a page and the seed, without a kernel."""
+    with (folder.parent / "ran.txt").open("a") as ran:
+        ran.write(str(parameters["seed"]))
+    folder.mkdir(exist_ok=True)
+    (folder / f"{file.stem}.html").write_text("page")
+
+
+def run_tasks_here(tasks, jobs, past):
+    """Do tasks one after another, in this process."""
+    for name, task in tasks.items():
+        task.work()
+        yield name, 0.1
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Nothing is executed, nor in another process."""
+    monkeypatch.setattr(reports, "execute", execute_here)
+    monkeypatch.setattr(reports, "run_tasks", run_tasks_here)
 
 
 def run(notebooks, out, **options):
     return reports.run_notebooks("smoke", None, out, seed=7, notebooks=notebooks, **options)
+
+
+def execute(file, out):
+    """Execute a notebook in this process."""
+    reports.execute(file, {"profile": "smoke", "catalog": "", "out": str(out), "seed": 7}, out / "notebooks")
 
 
 def ran(out):
@@ -63,10 +91,8 @@ def test_a_run_executes_keeps_fails_clearly_and_resumes(notebooks, tmp_path, cap
     out = tmp_path / "out {1}"  # papermill takes braces in a path for a format
     out.mkdir()
     with pytest.raises(reports.NotebookFailed) as failure:
-        run(notebooks, out)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "[1/2] 01_good …" and lines[2:] == ["[2/2] 02_bad …"]
-    assert re.fullmatch(r"  [\d.]+ s", lines[1])
+        run(notebooks, out, jobs=1)
+    assert re.fullmatch(r"\[1/2\] 01_good: [\d.]+ s; [\d.]+ s gone\n", capsys.readouterr().out)
 
     kept = out / "notebooks" / "02_bad.failed.ipynb"
     message = str(failure.value)  # the injected parameters are a cell too
@@ -87,21 +113,22 @@ def test_a_run_executes_keeps_fails_clearly_and_resumes(notebooks, tmp_path, cap
     assert "The 数据" in index and "Show what is\nthere." in index and "Then more" not in index
 
     write_notebook(notebooks / "02_bad.ipynb", "# Bad", "'mended'")
-    run(notebooks, out, resume=True)
+    run(notebooks, out, resume=True, jobs=1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == ["[1/2] 01_good …", "  kept from an earlier run", "[2/2] 02_bad …"]
+    assert lines[0] == "01_good: kept from an earlier run" and lines[1].startswith("[1/1] 02_bad: ")
     assert ran(out) == "7"
     assert not kept.exists() and not kept.with_suffix(".html").exists()
     assert "Failed" not in site.build(out).read_text()
 
 
-def test_resume_runs_again_what_has_changed(notebooks, tmp_path, capsys):
+def test_resume_runs_again_what_has_changed(notebooks, tmp_path, here, capsys):
     out = tmp_path / "out"
-    out.mkdir()
     run(notebooks, out, only="01")
-    assert "02_bad" not in capsys.readouterr().out
+    assert [file.name for file in (out / "notebooks").iterdir()] == ["01_good.html"]
     reports.run_notebooks("smoke", None, out, seed=8, notebooks=notebooks, only="01", resume=True)
-    assert ran(out) == "78"
+    assert ran(out) == "78" and capsys.readouterr().out == ""
+    reports.run_notebooks("smoke", None, out, seed=8, notebooks=notebooks, resume=True)
+    assert ran(out) == "788" and capsys.readouterr().out == "01_good: kept from an earlier run\n"
     files = sorted(notebooks.glob("*.ipynb"))
     parameters = {"profile": "smoke", "catalog": "", "out": str(out), "seed": 8}
     before = reports.fingerprints(files, parameters, "")
@@ -127,33 +154,31 @@ def test_a_change_anywhere_in_the_library_is_heeded(notebooks, tmp_path, monkeyp
     assert len({str(prints) for prints in found}) == 3
 
 
-@pytest.mark.parametrize("variable", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
-def test_the_kernel_is_this_interpreters_whatever_is_called_python3(tmp_path, monkeypatch, variable):
+def test_the_kernel_is_this_interpreters_whatever_is_called_python3(tmp_path, monkeypatch):
     spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "Python 3", "language": "python"}
-    kernels = tmp_path / "jupyter" / "kernels" / "python3"
-    kernels.mkdir(parents=True)
-    (kernels / "kernel.json").write_text(json.dumps(spec))
-    monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    write_notebook(folder / "01_where.ipynb", "# Where", "import sys\nprint(sys.executable)")
-    run(folder, tmp_path / "out")
-    cells = nbformat.read(tmp_path / "out" / "notebooks" / "01_where.ipynb", 4).cells
+    for variable in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
+        kernels = tmp_path / variable / "kernels" / "python3"
+        kernels.mkdir(parents=True)
+        (kernels / "kernel.json").write_text(json.dumps(spec))
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    write_notebook(tmp_path / "01_where.ipynb", "# Where", "import sys\nprint(sys.executable)")
+    execute(tmp_path / "01_where.ipynb", tmp_path)
+    cells = nbformat.read(tmp_path / "notebooks" / "01_where.ipynb", 4).cells
     assert cells[-1].outputs[0].text == f"{sys.executable}\n"
     assert OwnKernels().find_kernel_specs().keys() == {"python3"}
     assert OwnKernels().get_kernel_spec("python3").argv[0] == sys.executable
 
 
 def test_what_there_was_no_room_for_is_told_by_its_cause(notebooks, tmp_path, monkeypatch):
-    def execute(source, target, *arguments, **options):
+    def execute_half(source, target, *arguments, **options):
         Path(target).write_text('{"cells": [')
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("papermill.execute_notebook", execute)
+    monkeypatch.setattr("papermill.execute_notebook", execute_half)
     with pytest.raises(reports.NotebookFailed, match="notebook 01_good, .*No space left on device"):
-        run(notebooks, tmp_path / "out")
+        execute(notebooks / "01_good.ipynb", tmp_path)
 
 
-def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path):
+def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path, here):
     one, other = (make_catalog(tmp_path / place / "shop", 1, 1, 0, 0).folder for place in "ab")
     reports.run_notebooks("smoke", one, tmp_path / "out", notebooks=notebooks, only="01")
     with pytest.raises(InputError, match=f"out: holds a report on {one}; name another folder with --out"):
@@ -165,11 +190,13 @@ def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path):
 
 def run_in_a_process(notebooks, out, said):
     def execute(file, parameters, folder):
-        time.sleep(2)
-        with (out / "ran.txt").open("a") as ran:
-            ran.write(str(parameters["seed"]))
+        limit = time.monotonic() + 60
+        while "waiting for another process" not in said.read_text():  # which the second says
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        execute_here(file, parameters, folder)
 
-    reports.execute = execute  # in this process alone
+    reports.execute, reports.run_tasks = execute, run_tasks_here  # in this process alone
     with said.open("a") as file, redirect_stderr(file), redirect_stdout(file):
         run(notebooks, out, only="01")
 
@@ -186,7 +213,7 @@ def test_two_runs_into_one_folder_take_turns(notebooks, tmp_path):
     assert ran(out) == "77"
 
 
-def test_a_users_files_in_a_report_stay(notebooks, tmp_path):
+def test_a_users_files_in_a_report_stay(notebooks, tmp_path, here):
     out = tmp_path / "out"
     out.mkdir()
     reports.claim_folder(out, reports.world_folder(reports.profiles.get("smoke")))
@@ -200,11 +227,9 @@ def test_a_users_files_in_a_report_stay(notebooks, tmp_path):
 
 
 def test_a_dead_kernel_is_told_like_any_failure(tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    write_notebook(folder / "01_dies.ipynb", "# Dies", "import os", "os._exit(1)", "'never reached'")
+    write_notebook(tmp_path / "01_dies.ipynb", "# Dies", "import os", "os._exit(1)", "'never reached'")
     with pytest.raises(reports.NotebookFailed, match="notebook 01_dies, the kernel died"):
-        run(folder, tmp_path / "out")
+        execute(tmp_path / "01_dies.ipynb", tmp_path)
 
 
 @pytest.mark.parametrize("error, reason", [
@@ -212,12 +237,12 @@ def test_a_dead_kernel_is_told_like_any_failure(tmp_path):
     (OSError(28, "No space left on device"), r"\[Errno 28\] No space left on device"),
 ])
 def test_what_the_machine_lacks_is_told_like_any_failure(notebooks, tmp_path, monkeypatch, error, reason):
-    def execute(*arguments, iopub_timeout, **options):
+    def fail(*arguments, iopub_timeout, **options):
         assert iopub_timeout == reports.MAX_SILENCE
         raise error
-    monkeypatch.setattr("papermill.execute_notebook", execute)
+    monkeypatch.setattr("papermill.execute_notebook", fail)
     with pytest.raises(reports.NotebookFailed, match=f"notebook 01_good, {reason}"):
-        run(notebooks, tmp_path / "out")
+        execute(notebooks / "01_good.ipynb", tmp_path)
 
 
 def test_a_folder_that_no_run_made_is_left_alone(notebooks, tmp_path):
@@ -260,11 +285,12 @@ def test_an_interruption_leaves_no_half(notebooks, tmp_path, monkeypatch):
         raise KeyboardInterrupt
     monkeypatch.setattr("papermill.execute_notebook", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(notebooks, tmp_path / "out")
-    assert not list((tmp_path / "out").rglob("*good*"))
+        execute(notebooks / "01_good.ipynb", tmp_path)
+    assert {file.name for file in notebooks.iterdir()} == {"01_good.ipynb", "02_bad.ipynb"}  # as before
+    assert not list(tmp_path.rglob("*.html"))
 
 
-# --------------------------------------------------------------------------------------------- the pages
+# ---- the pages
 
 
 def test_a_notebook_page_is_offline_and_whole():

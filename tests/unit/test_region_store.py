@@ -240,6 +240,22 @@ def test_a_disk_without_room_for_the_store_stops_it_before_anything_is_described
     regions.extract(catalog, TINY, network, describer, tmp_path)  # goes on once there is room
 
 
+def test_boxes_that_another_store_holds_are_described_without_a_detector(catalog, network, describer, stored, tmp_path):
+    """Of some other photos too, in another order."""
+    known = regions.open_store(stored)
+    order = np.random.default_rng(0).permutation(len(known.ids))
+    arrays = {name: getattr(known, name)[order] for name in ("features", "boxes", "scores", "counts")}
+    known = replace(known, ids=[known.ids[row] for row in order], **arrays)
+    fewer = replace(catalog, table=catalog.table[catalog.table["split"] != "gallery"])
+    regions.extract(fewer, TINY, None, describer, tmp_path, known)
+    found = regions.open_store(tmp_path)
+    assert found.ids == list(fewer.table["sample_id"])
+    rows = known.rows(found.ids)
+    for name in ("boxes", "scores", "counts"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(known, name)[rows])
+    assert found.features == pytest.approx(known.features[rows], abs=0.1)
+
+
 def test_workers_change_no_row(catalog, network, describer, stored, tmp_path):
     regions.extract(catalog, replace(TINY, workers=1), network, describer, tmp_path)
     mine, theirs = files_below(tmp_path), files_below(stored)

@@ -14,7 +14,7 @@ import pytest
 from browser_page import browser  # noqa: F401
 from fontTools.ttLib import TTFont
 
-from capture_lib.report import execute, figures, site, table
+from capture_lib.report import figures, schedule, site, table
 from capture_lib.report import page as pages
 from capture_lib.utils import InputError
 
@@ -168,7 +168,7 @@ def test_the_report_of_a_real_run(smoke_report: Path, window):
 def test_the_index_tells_the_run_in_one_page(report: Path):
     said = text_of(report / "index.html")
     assert "profile smoke" in said and "seed 0" in said and "commit abc" in said
-    assert "written 2030-01-02T03:04:05Z" in said and "notebooks took 2 min" in said
+    assert "written 2030-01-02T03:04:05Z" in said and "all tasks took 2 min" in said
     assert "best of 4 methods: image-only 68.0 [66.0, 71.0]" in said  # of the later notebook
     assert "capture-chosen/instance 50.0 [48.0, 53.0] standard mAP@10, percent; by box 25.0" in said
     assert "chance 2.0 [0.0, 5.0] standard mAP@10, percent 4 claims" in said
@@ -272,7 +272,7 @@ def test_the_end_of_a_run_takes_three_lines(report: Path):
 
 
 def test_seconds_for_a_reader():
-    assert [execute.duration(seconds) for seconds in (8.24, 700)] == ["8.2 s", "12 min"]
+    assert [schedule.duration(seconds) for seconds in (8.24, 700)] == ["8.2 s", "12 min"]
 
 
 # ---- in a browser

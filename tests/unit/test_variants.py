@@ -22,10 +22,8 @@ def test_baselines_are_about_as_large_as_capture_and_have_the_layers_of_their_fo
     settings = SIZES[name]
     baselines = variants.baselines(settings)
     wanted = variants.parameters(settings)
-    for forms in baselines.values():
-        for form in forms:
-            assert 0.9 * wanted < variants.parameters(replace(settings, **form.capture)) < 1.1 * wanted
-    layers = {name: replace(settings, **forms[0].capture) for name, forms in baselines.items()}
+    layers = {name: replace(settings, **variant.capture) for name, variant in baselines.items()}
+    assert all(0.9 * wanted < variants.parameters(changed) < 1.1 * wanted for changed in layers.values())
     assert layers["capture"] == settings
     assert layers["two-stream"].joint_layers == 0 < layers["two-stream"].cross_layers
     one = layers["one-stream"]
@@ -55,23 +53,19 @@ def test_layer_counts_are_the_released_ones_at_the_released_depth():
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_variant_has_settings_and_representations_that_exist(profile: str):
     settings = PROFILES[profile]
-    every = [form for forms in variants.baselines(settings.capture).values() for form in forms]
-    every += [variant for group in variants.ablations(settings.capture).values() for variant in group.values()]
-    for variant in every:
+    for _, variant in variants_of(settings.capture):
         replace(settings.capture, **variant.capture)
         replace(settings.batches, **variant.batches)
         replace(settings.pretrain, **variant.pretrain)
         assert set(variant.representations) <= {*OF_INSTANCES, "region_contrastive"}
 
 
-def names() -> list[tuple[str, variants.Variant]]:
-    found = [(name, form) for name, forms in variants.baselines(TOY).items() for form in forms]
-    for group in variants.ablations(TOY).values():
-        found += group.items()
-    return found
+def variants_of(settings: CaptureSettings) -> list[tuple[str, variants.Variant]]:
+    groups = variants.ablations(settings).values()
+    return [*variants.baselines(settings).items(), *(pair for group in groups for pair in group.items())]
 
 
-@pytest.mark.parametrize("name, variant", names(), ids=[name for name, _ in names()])
+@pytest.mark.parametrize("name, variant", variants_of(TOY), ids=[name for name, _ in variants_of(TOY)])
 def test_every_variant_learns_from_a_batch(name: str, variant: variants.Variant, tmp_path: Path):
     pairs = sixteen_pairs(tmp_path)
     settings = replace(pretrain.PretrainSettings(learning_rate=3e-3), **variant.pretrain)
