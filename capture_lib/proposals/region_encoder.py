@@ -10,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from capture_lib.model.losses import caption_loss, nt_xent
-from capture_lib.proposals.detector import to_tensor
+from capture_lib.proposals.detector import make_backbone, to_tensor
 from capture_lib.utils import pick_device, progress
 
 
@@ -18,6 +18,7 @@ from capture_lib.utils import pick_device, progress
 class EncoderSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
+    patches: bool = True  # as of the detector
     crop: int = 48  # side, pixels
     channels: int = 64  # a vector holds four times as many
     margin: float = 0.1  # of a box, on all sides
@@ -33,9 +34,8 @@ class CropEncoder(nn.Module):
     """A crop of a photo to a vector."""
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
-        import timm  # as torchvision, slow to import
         self.settings = settings
-        self.backbone = timm.create_model(settings.backbone, features_only=True, out_indices=(3,))
+        self.backbone = make_backbone(settings.backbone, settings.patches, (3,))
         narrow = nn.Conv2d(self.backbone.feature_info.channels()[0], settings.channels, 1)
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(2), narrow, nn.Flatten())
 
