@@ -22,8 +22,8 @@ class DetectorSettings:
     search_size: int = 192
     channels: int = 128  # of the fused map
     anchors: tuple = (24, 40, 64, 96)  # sides, pixels
-    steps: int = 1_000
-    batch: int = 16
+    steps: int = 2_000
+    batch: int = 8
     learning_rate: float = 1e-3
     box_weight: float = 10.0
     nms: float = 0.6
