@@ -10,8 +10,8 @@ reports: .venv/installed
 smoke: .venv/installed # everything in miniature
 	$(BIN)/capture run --profile smoke
 
-test: .venv/installed-test
-	$(BIN)/python -m pytest
+test: .venv/installed-test # by two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

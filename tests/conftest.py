@@ -1,8 +1,8 @@
 """What every test may use, above all the reports of whole runs.
 
-Three runs of all notebooks are made by the command that a user types, one after the other, while the other tests use
-the second core: on the smallest drawn world, on three photos with hostile text, and on real photos. Only those are made
-that a test of this session asks for; the tests that ask for them come last.
+Three runs of all notebooks are made by the command that a user types, one after the other, while other tests run: on
+the smallest drawn world, on three photos with hostile text, and on real photos. Only those are made that a test of this
+session asks for, and each once, whichever of the processes that share the tests makes it; tests that wait come last.
 """
 
 import os
@@ -35,75 +35,89 @@ def shared() -> Path:
 # ---- the catalogs of the runs
 
 
-def smallest_world(folder: Path) -> list[str]:
-    """Draw the world of the profile `smoke` where it is not there; return the options of a run on it."""
-    from capture_lib.experiments.run import open_run
-
-    open_run("smoke")
-    return []
-
-
-def three_photos(folder: Path) -> list[str]:
+def three_photos(folder: Path) -> None:
     """Make a catalog as small as it can be, with markup in its captions and labels."""
     from drawn import make_catalog
 
     from capture_lib.catalog.table import write_catalog
 
-    smallest_world(folder)  # it lends its foregrounds
-    catalog = make_catalog(folder / "tiny", train=1, gallery=1, val=0, test=1)
+    catalog = make_catalog(folder, train=1, gallery=1, val=0, test=1)
     catalog.table["caption"] = [HOSTILE + caption for caption in catalog.table["caption"]]
     catalog.table["labels"] = [[HOSTILE + label for label in labels] for labels in catalog.table["labels"]]
     write_catalog(catalog.table, catalog.folder)
-    return ["--catalog", str(catalog.folder)]
 
 
-def real_photos(folder: Path) -> list[str]:
+def real_photos(folder: Path) -> None:
     """Make a catalog of photos of a fridge, without captions, labels, boxes and a gallery."""
     import pandas as pd
 
     from capture_lib.catalog.own_table import from_table
 
-    smallest_world(folder)
     photos = SHARED / "photos" / "fridge"
     table = pd.read_csv(photos / "table.csv", dtype=str, keep_default_na=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    table[["sample_id", "split", "caption", "image"]].assign(labels="").to_csv(folder / "bare.csv", index=False)
-    from_table(folder / "bare.csv", photos, folder / "fridge")
-    return ["--catalog", str(folder / "fridge")]
+    bare = folder.with_suffix(".csv")
+    table[["sample_id", "split", "caption", "image"]].assign(labels="").to_csv(bare, index=False)
+    from_table(bare, photos, folder)
 
 
-REPORTS: dict[str, Callable[[Path], list[str]]] = {  # by fixture, in the order in which they are made
-    "smoke_report": smallest_world, "tiny_report": three_photos, "real_report": real_photos}
+REPORTS: dict[str, Callable[[Path], None] | None] = {  # by fixture, in the order in which they are made
+    "smoke_report": None, "tiny_report": three_photos, "real_report": real_photos}
 
 
 # ---- the runs
 
 
+@pytest.hookimpl(tryfirst=True)  # before names of groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that wait for a run behind those that don't."""
-    items.sort(key=lambda item: bool({*REPORTS, "smoke_run"} & set(item.fixturenames)))
+    """Put the tests that wait for a run behind those that don't; say which tests one process does."""
+    def waits(item: pytest.Item) -> bool:
+        return bool({*REPORTS, "smoke_run"} & set(item.fixturenames))
+
+    items.sort(key=waits)
+    for item in items:
+        if not waits(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        elif "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}, behind a run"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
     """The runs that this session asks for, by fixture; they begin with its first test."""
-    names = {name for item in request.session.items for name in item.fixturenames}
-    folder = tmp_path_factory.mktemp("runs")
+    from filelock import FileLock
+
+    asked = {name for item in request.session.items for name in item.fixturenames}
+    wanted = [name for name in REPORTS if name in asked and (SHARED.is_dir() or name != "real_report")]
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all processes that share the tests
+    with FileLock(folder / "catalogs.lock"):
+        for name in wanted:
+            if REPORTS[name] and not (folder / f"{name}-catalog").exists():
+                REPORTS[name](folder / f"{name}-catalog")
     with ThreadPoolExecutor(1) as worker:
-        started = {}
-        for name, catalog in REPORTS.items():
-            if name in names and (SHARED.is_dir() or name != "real_report"):
-                started[name] = worker.submit(capture_run, catalog(folder), folder / name)
-        yield started
+        yield {name: worker.submit(report_of, folder, name) for name in wanted}
         worker.shutdown(cancel_futures=True)
 
 
-def capture_run(options: list[str], out: Path) -> Path:
-    """Execute all notebooks in the profile `smoke`; return the report's folder."""
+def report_of(folder: Path, name: str) -> Path:
+    """Return the folder of a report, made by this process or by another."""
+    from filelock import FileLock
+
+    done = folder / f"{name}.done"
+    with FileLock(folder / f"{name}.lock"):
+        if not done.exists():
+            options = ["--catalog", str(folder / f"{name}-catalog")] if REPORTS[name] else []
+            capture_run(options, folder / name)
+            done.touch()
+    return folder / name
+
+
+def capture_run(options: list[str], out: Path) -> None:
+    """Execute all notebooks in the profile `smoke`."""
     command = [sys.executable, "-m", "capture_lib", "run", "--profile", "smoke", "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {(done.stdout + done.stderr)[-3000:]}"
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -262,6 +262,14 @@ def test_a_full_disk_is_named_and_the_stage_goes_on_later(run: Run, tmp_path: Pa
 # ---- two at once
 
 
+def wait_for_words(said: Path) -> None:
+    """Return when a second process has said that it waits."""
+    limit = time.monotonic() + 60
+    while "waiting for" not in (said.read_text() if said.exists() else ""):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
 def stage_slowly(folder: Path, code: Path, begun: object) -> None:
     """Make a stage in a process of its own, which says when it began."""
     run = Run(Profile("tiny", None), read_catalog(folder), folder / "report", seed=0)
@@ -270,7 +278,7 @@ def stage_slowly(folder: Path, code: Path, begun: object) -> None:
         begun.set()
         with (folder / "calls.txt").open("a") as file:
             file.write("x")
-        time.sleep(2)
+        wait_for_words(code / "said")
 
     with (code / "said").open("a") as file, redirect_stderr(file):
         run.stage(module_of(code, ""), Settings(), [], None, make)
@@ -285,14 +293,13 @@ def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_
     assert begun.wait(60)
     both[1].start()
     if killed:
-        time.sleep(0.1)
+        wait_for_words(tmp_path / "said")
         both[0].kill()
     for process in both:
         process.join(60)
     assert both[1].exitcode == 0 and second.is_set() == killed
     assert (run.stages / "toy" / "calls.txt").read_text() == "xx"[:1 + killed]
-    waited = f"waiting for another process that makes {run.stages / 'toy'} …\n"
-    assert killed or (tmp_path / "said").read_text() == waited
+    assert (tmp_path / "said").read_text() == f"waiting for another process that makes {run.stages / 'toy'} …\n"
 
 
 # ---- the code that a stage rests on

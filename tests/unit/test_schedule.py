@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -122,7 +122,15 @@ def test_a_killed_process_ends_all_with_one_line_that_names_what_ran(tmp_path: P
     assert done_in(tmp_path) == []
 
 
-def test_an_interrupt_is_handed_on_once_and_nothing_begins(tmp_path: Path, capfd):
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """An interrupt is one, whoever started this process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_is_handed_on_once_and_nothing_begins(tmp_path: Path, heeded, capfd):
     tasks = tasks_in(tmp_path, interrupt=(interrupt, os.getpid(), "long"), long=(last_long, "long"))
     with pytest.raises(KeyboardInterrupt):
         list(run_tasks(tasks, 2, {}))
