@@ -1,10 +1,11 @@
-"""What is claimed, by the paper and by us, what was measured here, and the verdict (notebook 07).
+"""What is claimed, by the paper and by us, what was measured here, and the verdict (notebook 06).
 
 A claim of `claims.json` compares pairs of methods. "of": whose it is; "among": over queries of one combination
 alone; "figure": another than standard mAP@10; "wanted": "not better" where something is said not to help.
 """
 
 import json
+from collections.abc import Iterable
 from itertools import combinations
 from math import erfc, sqrt
 from pathlib import Path
@@ -20,8 +21,8 @@ FIGURE = ("standard", "mAP@10")
 LEVEL = 0.05  # of p values, adjusted by Holm's method
 NO_HELP = 0.01  # what helps less doesn't help
 VISIBLE = 0.05  # the effect that a test must be able to see; this and the next two are ours
-LEAST_QUERIES = 20
-LEAST_STEPS = 200  # of a training whose model is judged
+MIN_QUERIES = 20
+MIN_STEPS = 200  # of a training whose model is judged
 MIN_RECALL = 0.8  # the paper gives no threshold for its proposals; ours
 VERDICTS = REPRODUCED, CONTRADICTED, NOT_SHOWN, NOT_TESTABLE = (
     "reproduced", "contradicted", "not shown", "not testable at this size")
@@ -35,7 +36,7 @@ Scores = dict[str, list[pd.DataFrame]]  # by method, for each training the figur
 def outcome(result: dict) -> tuple[str, str]:
     """Return the verdict of a comparison, and what is lacking where it is not testable; the first rule that fits:
 
-    1. Not testable: fewer than `LEAST_QUERIES`, or a model that was trained for fewer than `LEAST_STEPS`.
+    1. Not testable: fewer than `MIN_QUERIES`, or a model that was trained for fewer than `MIN_STEPS`.
     2. Reproduced or contradicted: p < `LEVEL` after Holm, and the effect points as claimed, or the other way.
     3. Reproduced: something is said not to help, and the interval ends below `NO_HELP`.
     4. Not testable: an effect of `VISIBLE` could not have been seen, for half the interval is wider.
@@ -44,10 +45,10 @@ def outcome(result: dict) -> tuple[str, str]:
     effect, steps = result["effect"], result["steps"]
     if effect is None:
         return NOT_TESTABLE, "nothing was measured"
-    if result["queries"] < LEAST_QUERIES:
-        return NOT_TESTABLE, f"{result['queries']} queries, {LEAST_QUERIES} are the least"
-    if steps is not None and steps < LEAST_STEPS:
-        return NOT_TESTABLE, f"{steps} steps of training, {LEAST_STEPS} are the least"
+    if result["queries"] < MIN_QUERIES:
+        return NOT_TESTABLE, f"{result['queries']} queries, at least {MIN_QUERIES} are needed"
+    if steps is not None and steps < MIN_STEPS:
+        return NOT_TESTABLE, f"{steps} training steps, at least {MIN_STEPS} are needed"
     if result["p"] < LEVEL:
         return REPRODUCED if (effect > 0) == (result["wanted"] == BETTER) else CONTRADICTED, ""
     if result["wanted"] == NOT_BETTER and result["high"] < NO_HELP:
@@ -64,26 +65,15 @@ def ledger(scores: Scores, boxes: Scores, combination: np.ndarray, proposals: di
     `combination`: the kind of each query (Q,); `proposals`: what notebook 03 measured, if it did; `steps`: of an
     "ablation", and of a training in "full".
     """
-    rows = []
-    for claim in CLAIMS:
-        asked = {"figure": QUERIES, "among": "", "wanted": BETTER} | claim
-        aside = asked["among"] or asked["figure"].replace(QUERIES, "")
-        rows.append({key: claim.get(key) for key in ("of", "claim", "source", "paper", "note")} | {"command": command})
-        rows[-1]["comparisons"] = [
-            {"compared": f"{better} − {baseline}" + f" ({aside})" * bool(aside), "better": better, "baseline": baseline}
-            | {key: asked[key] for key in ("figure", "among", "wanted")} | dict.fromkeys(MEASURES)
-            for better, baseline in claim["comparisons"]]
+    rows = [plan(claim) | {"command": command} for claim in CLAIMS]
+    results = [result for row in rows for result in row["comparisons"]]
+    measure(results, scores, boxes, combination, steps)
+    if proposals and proposals.get(RECALL):
+        for result in results:
+            if result["figure"] == RECALL:
+                result |= above_threshold(proposals[RECALL]) | {"queries": proposals["photos"]}
 
-    # measure, and adjust the p values: the claims of the paper are one family, ours another
-    planned = [result for row in rows for result in row["comparisons"]]
-    measure(planned, scores, boxes, combination, steps)
-    for result in planned:
-        if result["figure"] == RECALL and proposals and proposals.get(RECALL):
-            # above our threshold, with the p value of a normal distribution
-            low, value, high = (proposals[RECALL][key] - MIN_RECALL for key in ("low", "value", "high"))
-            error = max((high - low) / (2 * 1.96), 1e-9)
-            p = max(erfc(abs(value) / error / sqrt(2)), 1 / (FLIPS + 1))
-            result |= {"effect": value, "low": low, "high": high, "p_raw": p, "queries": proposals["photos"]}
+    # adjust the p values: the claims of the paper are one family, ours another
     for owner in ("paper", "ours"):
         family = [result for row in rows if row["of"] == owner for result in row["comparisons"]
                   if result["effect"] is not None]
@@ -91,16 +81,47 @@ def ledger(scores: Scores, boxes: Scores, combination: np.ndarray, proposals: di
             result |= {"p": float(p), "seen": (result["high"] - result["low"]) / 2}
 
     # the first that was measured decides; the others agree or not
-    for result in planned:
+    for result in results:
         result["outcome"], result["lacking"] = outcome(result)
     for row in rows:
         measured = [result for result in row["comparisons"] if result["effect"] is not None]
         first, *others = measured or row["comparisons"][:1]
-        row |= {key: first[key] for key in ("compared", "figure", "lacking", *MEASURES)}
+        row |= {key: first[key] for key in ("compared", "figure", "wanted", "lacking", *MEASURES)}
         row["verdict"] = first["outcome"]
         same = sum(other["outcome"] == first["outcome"] for other in others)
         row["agree"] = f"{same} of {len(others)}" if others else "—"
     return rows
+
+
+def plan(claim: dict) -> dict:
+    """Return a claim's row with its comparisons, of which nothing is measured yet."""
+    settings = {"figure": QUERIES, "among": "", "wanted": BETTER} | claim
+    where = settings["among"] or settings["figure"].replace(QUERIES, "")
+    comparisons = []
+    for better, baseline in claim["comparisons"]:
+        name = f"{better} − {baseline}" + f" ({where})" * bool(where)
+        result = {"compared": name, "better": better, "baseline": baseline}
+        result |= {key: settings[key] for key in ("figure", "among", "wanted")}
+        comparisons.append(result | dict.fromkeys(MEASURES))
+    return {key: claim.get(key) for key in ("of", "claim", "source", "paper", "note")} | {"comparisons": comparisons}
+
+
+def above_threshold(recall: dict[str, float]) -> dict[str, float]:
+    """Return how far a recall lies above `MIN_RECALL`, with the p value of a normal distribution."""
+    low, value, high = (recall[key] - MIN_RECALL for key in ("low", "value", "high"))
+    error = max((high - low) / (2 * 1.96), 1e-9)
+    p = max(erfc(abs(value) / error / sqrt(2)), 1 / (FLIPS + 1))
+    return {"effect": value, "low": low, "high": high, "p_raw": p}
+
+
+def differences(scores: Scores, base: str, names: Iterable[str]) -> dict[str, dict]:
+    """Return the paired difference of each method to `base`; without `base` itself and what was not measured."""
+    found = {}
+    for name in names:
+        if name != base and name in scores and base in scores:
+            a, b = ([table[FIGURE] for table in scores[method]] for method in (name, base))
+            found[name] = paired_difference(a, b, together=training_of(name) == training_of(base))
+    return found
 
 
 def measure(results: list[dict], scores: Scores, boxes: Scores, combination: np.ndarray, steps: dict[str, int]) -> None:

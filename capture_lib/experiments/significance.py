@@ -12,7 +12,7 @@ Noise = tuple[float, float]  # a variance, and the degrees of freedom it is know
 
 
 def p_values(compared: Sequence[tuple[Scores, Scores, bool]], known: Sequence[Noise | None] | None = None,
-             flips: int = FLIPS, seed: int = 0) -> np.ndarray:
+             flips: int = FLIPS) -> np.ndarray:
     """Return two-sided p values (C,) of comparisons (a, b, together) by a sign-flip test.
 
     Were both methods alike, each query's difference could as well have the other sign: p is
@@ -20,12 +20,13 @@ def p_values(compared: Sequence[tuple[Scores, Scores, bool]], known: Sequence[No
     Draws get the noise of trainings, where a side has several, by Student's t; `known`: that
     noise in each comparison, from `pooled_noise`; a side's own counts where it is larger.
     """
-    rng = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng([0, 2])
     longest = max([np.shape(a)[-1] for a, _, _ in compared], default=0)
     columns = np.zeros((longest, len(compared)), np.float32)  # each sums to its mean
     noise = np.zeros((2, len(compared)))
     for number, (a, b, together) in enumerate(compared):
-        a, b = np.array(a, float, ndmin=2), np.array(b, float, ndmin=2)  # (S, Q)
+        a = np.array(a, float, ndmin=2)  # (S, Q)
+        b = np.array(b, float, ndmin=2)
         columns[:a.shape[1], number] = (a.mean(0) - b.mean(0)) / a.shape[1]
         sides = [a - b] if together else [a, b]
         noise[:, number] = noise_of_difference(sides, known[number] if known else None)

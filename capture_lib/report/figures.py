@@ -165,3 +165,55 @@ def percent(figure: dict[str, float] | None) -> str:
     if figure is None:
         return "not available"
     return f"{100 * figure['value']:.1f}% [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+
+
+def points(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a difference of fractions in percentage points with its interval: `+2.1 [−0.3, +4.5]`."""
+    if value is None:
+        return "—"
+    return f"{100 * value:+.1f} [{100 * low:+.1f},\u00a0{100 * high:+.1f}]".replace("-", "−")
+
+
+def forest(series: dict[str, dict[str, dict]], label: str, title: str = "", names: Sequence[str] = ()) -> None:
+    """Draw differences of fractions, in points with their intervals: a row a name, a look for each of four series.
+
+    `series`: by legend and by name, `{"value": …, "low": …, "high": …}`. `names`: the rows, if in another order.
+    """
+    import matplotlib.pyplot as plt
+
+    names = list(names or dict.fromkeys(name for rows in series.values() for name in rows))[::-1]
+    every = [name for rows in series.values() for name in rows]
+    fig, ax = plt.subplots(figsize=(9, 0.27 * len(names) + 1.4))
+    looks = ((RIGHT, "o", RIGHT), (WRONG, "s", "white"), (OTHER, "D", OTHER), (PLAIN, "v", "white"))
+    for number, ((legend, rows), (colour, marker, fill)) in enumerate(zip(series.items(), looks, strict=False)):
+        # a row that several series share has room for each
+        places = [names.index(name) + (0.18 - 0.36 * number) * (every.count(name) > 1) for name in rows]
+        low, value, high = (np.array([100 * row[key] for row in rows.values()]) for key in ("low", "value", "high"))
+        ax.hlines(places, low, high, color=colour, linewidth=2)
+        ax.plot(value, places, marker, color=colour, markerfacecolor=fill, markersize=6, label=legend)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(xlabel=label, title=title, ylim=(-0.7, len(names) - 0.3))
+    ax.set_yticks(range(len(names)), names, fontsize="small")
+    fig.legend(ncols=len(series), loc="outside lower center", frameon=False, fontsize="small")
+    plt.show()
+
+
+def diagram(boxes: dict[str, tuple[float, float, str, str]], arrows: Sequence[tuple[str, str]],
+            size: tuple[float, float]) -> None:
+    """Draw boxes by name, `(column, row, colour, text)` with row 0 on top, and arrows from one to another."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=size)
+    columns = [box[0] for box in boxes.values()]
+    rows = [box[1] for box in boxes.values()]
+    ax.set(xlim=(min(columns) - 0.5, max(columns) + 0.5), ylim=(max(rows) + 0.5, min(rows) - 0.5))
+    ax.axis("off")
+    drawn = {}
+    for name, (column, row, colour, text) in boxes.items():
+        frame = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": colour, "linewidth": 1.8}
+        drawn[name] = ax.text(column, row, text, ha="center", va="center", fontsize=9, color="black", bbox=frame)
+    for tail, head in arrows:
+        look = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 1, "shrinkB": 2,
+                "patchA": drawn[tail].get_bbox_patch(), "patchB": drawn[head].get_bbox_patch()}
+        ax.annotate("", boxes[head][:2], boxes[tail][:2], arrowprops=look)
+    plt.show()

@@ -13,8 +13,8 @@ from capture_lib.experiments.claims import (
     BETTER,
     BOXES,
     CONTRADICTED,
-    LEAST_QUERIES,
-    LEAST_STEPS,
+    MIN_QUERIES,
+    MIN_STEPS,
     NOT_BETTER,
     NOT_SHOWN,
     NOT_TESTABLE,
@@ -24,6 +24,7 @@ from capture_lib.experiments.claims import (
 from capture_lib.profiles import TINY_CAPTURE
 from capture_lib.retrieval.embedding import LEVELS
 from capture_lib.retrieval.ranking import METHODS as METHODS_OF_ALL
+from capture_lib.retrieval.statistics import paired_difference
 
 OURS = "capture-chosen/instance"  # CAPTURE by the representation that val chooses
 RECIPE = "ablation/recipe"  # CAPTURE trained as short as the other ablations
@@ -32,7 +33,7 @@ METHODS = sorted({name for claim in claims.CLAIMS if claim.get("figure") != RECA
 COMBINATION = np.array([SEEN, UNSEEN, HELD_OUT] * 80, object)  # of 240 queries
 PHOTOS = np.repeat(np.arange(240), np.arange(240) % 3 + 1)  # of true boxes, 1 to 3 a photo
 PROPOSALS = {"photos": 100, RECALL: {"value": 0.95, "low": 0.93, "high": 0.97}}
-ENOUGH = {"ablation": LEAST_STEPS, "full": LEAST_STEPS}
+ENOUGH = {"ablation": MIN_STEPS, "full": MIN_STEPS}
 KEYS = {"of", "claim", "source", "paper", "note", "figure", "effect", "low", "high", "p", "seen", "verdict", "lacking",
         "agree", "command"}
 Scores = dict[str, list[np.ndarray]]  # by method, for each training
@@ -76,10 +77,10 @@ def row_of(rows: dict[str, dict], words: str) -> dict:
 ])
 def test_a_verdict_follows_the_rules(wanted: str, effect: float, half: float, p: float, expected: str):
     result = {"wanted": wanted, "effect": effect, "high": effect + half, "seen": half, "p": p}
-    enough = result | {"queries": LEAST_QUERIES, "steps": None}
-    assert claims.outcome(enough)[0] == claims.outcome(enough | {"steps": LEAST_STEPS})[0] == expected
+    enough = result | {"queries": MIN_QUERIES, "steps": None}
+    assert claims.outcome(enough)[0] == claims.outcome(enough | {"steps": MIN_STEPS})[0] == expected
     assert bool(claims.outcome(enough)[1]) == (expected == NOT_TESTABLE)
-    for lacking in ({"queries": LEAST_QUERIES - 1}, {"steps": LEAST_STEPS - 1}, {"effect": None}):
+    for lacking in ({"queries": MIN_QUERIES - 1}, {"steps": MIN_STEPS - 1}, {"effect": None}):
         assert claims.outcome(enough | lacking)[0] == NOT_TESTABLE
 
 
@@ -213,7 +214,7 @@ def test_what_cannot_be_tested_has_no_effect():
 
 def test_short_trainings_make_their_own_claims_untestable_and_no_others():
     scores = made_up({OURS: 0.1, "ablation/without mlm": -0.1})
-    rows = ledger(scores, steps={"ablation": LEAST_STEPS - 1, "full": LEAST_STEPS})
+    rows = ledger(scores, steps={"ablation": MIN_STEPS - 1, "full": MIN_STEPS})
     short = row_of(rows, "Masked language modelling")
     assert short["verdict"] == NOT_TESTABLE and "steps" in short["lacking"] and short["effect"] > 0.05
     assert row_of(rows, "the late fusion of two")["verdict"] == REPRODUCED
@@ -240,7 +241,7 @@ def test_one_model_under_two_names_tells_nothing_but_that_it_is_no_better():
     assert (product["outcome"], product["effect"], product["p"]) == (REPRODUCED, 0, 1)
 
 
-@pytest.mark.parametrize("queries", [1, 3, LEAST_QUERIES - 1])
+@pytest.mark.parametrize("queries", [1, 3, MIN_QUERIES - 1])
 def test_a_few_queries_reproduce_nothing_however_clear_they_are(queries: int):
     rows = ledger({name: [own[0][:queries]] for name, own in made_up({OURS: 0.4}).items()}, None)
     assert {row["verdict"] for row in rows.values()} == {NOT_TESTABLE}
@@ -258,6 +259,19 @@ def test_the_recall_claim_is_judged_by_its_interval():
 
 def test_proposals_without_true_boxes_are_not_measured():
     assert {row["verdict"] for row in ledger({}, {"photos": 0, RECALL: None}).values()} == {NOT_TESTABLE}
+
+
+# ---- differences to one method
+
+
+def test_differences_to_a_method_leave_out_itself_and_what_was_not_measured():
+    rng = np.random.default_rng(3)
+    values = rng.random((2, 3, 50))  # two ways to read one model, three trainings
+    scores = {name: [pd.DataFrame({claims.FIGURE: row}) for row in own]
+              for name, own in zip(("capture/instance", "capture/image"), values, strict=True)}
+    found = claims.differences(scores, "capture/image", ["capture/instance", "capture/image", "image-only"])
+    assert found == {"capture/instance": paired_difference(*values, together=True)}
+    assert claims.differences(scores, "image-only", scores) == {}
 
 
 # ---- its form

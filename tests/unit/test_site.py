@@ -56,11 +56,11 @@ METRICS = {
     "05_retrieval": {"methods": {"chance": method(0.02), "capture-chosen/instance": method(0.5, 0.25),
                                  HOSTILE: method(0.3, 0.1), "image-only": method(0.6)}},
     "06_ablations": {"methods": {"ablation/short": method(0.9), "image-only": method(0.68)},
-                     "to_capture": {"image-only": interval(0.1)}},
-    "07_claims": {"claims": [claim("A & B", "reproduced", 0.09), claim("C", "not shown", -0.002, 0.01),
-                             claim("D", "contradicted", -0.1, "79.36 against 74.69"),
-                             claim("E", "not testable at this size", None, of="ours")]},
-    "08_beyond": {"gain": {"mean": 0.041, "low": 0.012, "high": 0.07}},
+                     "to_capture": {"image-only": interval(0.1)},
+                     "claims": [claim("A & B", "reproduced", 0.09), claim("C", "not shown", -0.002, 0.01),
+                                claim("D", "contradicted", -0.1, "79.36 against 74.69"),
+                                claim("E", "not testable at this size", None, of="ours")]},
+    "07_beyond": {"gain": {"mean": 0.041, "low": 0.012, "high": 0.07}},
 }
 
 
@@ -105,7 +105,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_notebook(out, "05_retrieval", pictured({"text/html": "<p>no</p>"}, "picture"), pictured(DRAWN),
                    pictured(DRAWN, "picture"), pictured(photos(2, ""), "picture"))
     error = nbformat.v4.new_output("error", ename="InputError", evalue=f"no room {HOSTILE}", traceback=[])
-    write_notebook(out, "07_claims.failed", nbformat.v4.new_code_cell("1", outputs=[error]))
+    write_notebook(out, "06_ablations.failed", nbformat.v4.new_code_cell("1", outputs=[error]))
     (out / "timings.json").write_text(json.dumps({"05_retrieval": {"seconds": 150.0, "fingerprint": ""}}))
     site.build(out)
     return out
@@ -156,7 +156,7 @@ def assert_links_lead_somewhere(opened, file: Path) -> None:
 def test_the_report_of_a_real_run(smoke_report: Path, window):
     window.goto((smoke_report / "index.html").as_uri())
     assert not window.faults and overflow(window) == 0 and not sticks_out(window)
-    assert window.locator(".notebooks li").count() == 9 and window.locator(".shots img").count() >= 8
+    assert window.locator(".notebooks li").count() == 8 and window.locator(".shots img").count() >= 8
     assert window.locator(".methods tbody tr").count() > 8 and window.locator(".ledger tbody tr").count() >= 10
     assert_links_lead_somewhere(window, smoke_report / "index.html")
     assert (smoke_report / "index.html").stat().st_size < 1_000_000
@@ -201,8 +201,8 @@ def test_all_figures_are_one_tidy_table(report: Path):
     assert row("06_ablations", "to_capture · image-only", "", "")[0] == 0.1
     assert row("03_detector", "proposals · photos", "", "") == [1234, "", "", "count"]
     assert row("03_detector", "losses · 2", "", "")[0] == 0.2 and row("03_detector", "training_s", "", "")[3] == "s"
-    assert row("07_claims", "claims · 1 · comparisons · 1 · p_raw", "", "")[0] == 0.01
-    assert row("08_beyond", "gain", "", "") == [0.041, "0.012", "0.07", "fraction"]
+    assert row("06_ablations", "claims · 1 · comparisons · 1 · p_raw", "", "")[0] == 0.01
+    assert row("07_beyond", "gain", "", "") == [0.041, "0.012", "0.07", "fraction"]
     assert not found["figure"].str.contains(" · found|Prec|provenance|name").any()  # no numbers
     said = text_of(report / "figures.html")
     assert "recall@0.5 0.5 0.48 0.53 fraction" in said and "mAP@10 image-only released 0.7 0.68 0.73 fraction" in said
@@ -238,8 +238,7 @@ def test_the_number_of_labelled_queries_stands_beside_the_figures(tmp_path: Path
 
 def test_a_catalog_with_nothing_to_score(tmp_path: Path):
     unscored = {"03_detector": {"proposals": None, "encoder": {"kind": "crops"}}, "05_retrieval": {"methods": {}},
-                "06_ablations": {"methods": {}},
-                "07_claims": {"claims": [claim("A", "not testable at this size", None)]}}
+                "06_ablations": {"methods": {}, "claims": [claim("A", "not testable at this size", None)]}}
     write_metrics(tmp_path, unscored)
     said = text_of(site.build(tmp_path))
     assert "No method was scored" in said and "1 not testable at this size" in said and "best of" not in said
