@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import nbformat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from capture_lib.report.figures import KNOW_NOTHING, percent, with_font
@@ -85,6 +84,7 @@ def methods_of(metrics: dict[str, dict]) -> dict[str, dict]:
 
 def describe(file: Path, stem: str) -> dict:
     """Return what the index says of an executed notebook."""
+    import nbformat  # slow, and the explorer needs the templates alone
     try:
         cells = nbformat.read(file, as_version=4).cells
     except ValueError:  # of nbformat too, where it is not JSON

@@ -56,7 +56,7 @@ def test_header(stem: str):
     assert re.findall(r"^(?:- )?\*\*([^*]+)\.\*\*", source, re.MULTILINE) == HEADER
     cost = re.search(r"\*\*Cost\.\*\* (.+?)(?=^- )", source, re.MULTILINE | re.DOTALL)[1]
     cost = " ".join(cost.split())
-    assert all(word in cost for word in ("2 cores", "`smoke`", "on its own", "after the other notebooks", "`cpu`"))
+    assert "`capture run` makes them before it, side by side" in cost or "2 cores" in cost
 
 
 @pytest.mark.parametrize("stem", BOOKS)
@@ -104,7 +104,7 @@ def test_text_comes_before_code_and_cells_are_short(stem: str):
 
 @pytest.mark.parametrize("stem", BOOKS)
 def test_what_is_made_is_said_before(stem: str):
-    """Cells that make stages stand behind a text that names what is made, and how long it takes."""
+    """Cells that make stages stand behind a text that names what is made."""
     told, found = "", set()
     for cell in BOOKS[stem].cells:
         if cell.cell_type == "markdown":
@@ -113,7 +113,7 @@ def test_what_is_made_is_said_before(stem: str):
             assert "**Makes**" in told, new
             found |= new
     for said in re.findall(r"^\*\*Makes\*\*.*?(?=\n\n|\Z)", told, re.MULTILINE | re.DOTALL):
-        assert re.search(r"where no earlier run has: .* \d+ (s|min)\b", said, re.DOTALL), said
+        assert "where no earlier run has: " in " ".join(said.split()), said
 
 
 @pytest.mark.parametrize("stem", BOOKS)
