@@ -32,6 +32,9 @@ RIGHT, OTHER, WRONG, PLAIN = "#0173b2", "#de8f05", "#d55e00", "#949494"  # blue,
 MARKS = {"right": ("✓", RIGHT), "other": ("◐", OTHER), "wrong": ("✗", WRONG), "unknown": ("?", PLAIN)}  # of hits
 LEGEND = "✓ this box's product · ◐ another product of the photo · ✗ wrong"
 PICTURE_MARK = b"drawn by capture search"  # in every picture of a search
+STYLE = {  # of all figures, beside seaborn's theme
+    "font.family": ["DejaVu Sans", "Noto Sans CJK SC"], "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True, "svg.hashsalt": "capture"}
 KNOW_NOTHING = ("chance", "popularity")  # rankings that look at no query: grey in every figure
 
 
@@ -66,9 +69,7 @@ def setup() -> None:
 
     sns.set_theme(style="whitegrid", palette="colorblind")
     fontManager.addfont(FONT)
-    plt.rcParams.update({
-        "font.family": ["DejaVu Sans", "Noto Sans CJK SC"], "axes.titlesize": "medium",
-        "figure.figsize": (7, 3.6), "figure.constrained_layout.use": True, "svg.hashsalt": "capture"})
+    plt.rcParams.update(STYLE | {"figure.figsize": (7, 3.6)})
     if get_ipython():
         set_matplotlib_formats("svg", metadata={"Date": None})
 
@@ -116,9 +117,12 @@ def draw_boxes(photo: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (),
 
 def draw_answer(answer: "Answer", file: Path) -> None:
     """Save a picture of a search, a row for each instance: the query with its box, then the hits, marked if judged."""
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
 
-    setup()
+    fontManager.addfont(FONT)
+    rcParams.update(STYLE | {"font.size": 12, "text.color": ".15"})  # as seaborn's theme, which is slow to import
     rows = max(1, len(answer.hits))
     judged = any(hit.mark != "unknown" for hits in answer.hits for hit in hits)
     fig = Figure(figsize=(13.2, 2.6 * rows + 0.6))
