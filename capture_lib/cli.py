@@ -258,6 +258,7 @@ def search(
             line = f"  {hit.score:.3f}  {hit.sample_id}  {'; '.join(hit.labels)}  {hit.caption}"
             # no code of a catalog reaches the terminal; the wide space is no code
             print("".join(sign if sign.isprintable() or sign == "\u3000" else repr(sign)[1:-1] for sign in line))
+    sys.stdout.flush()  # the picture takes another second
     figures.draw_answer(answer, out)
     print(f"picture: {out}")
 

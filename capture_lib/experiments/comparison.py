@@ -16,7 +16,7 @@ from capture_lib.experiments.run import Run, digest
 from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.retrieval import ranking
-from capture_lib.retrieval.embedding import carry_text
+from capture_lib.retrieval.embedding import EmbeddedSet, carry_text
 from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device
@@ -81,20 +81,31 @@ def trained(run: Run, job: Job) -> Path:
     return run.stage(pretrain, settings, [run.place("region_store")], table, make, name=name)
 
 
+def embedded(run: Run, job: Job) -> dict[str, EmbeddedSet]:
+    """Return val, test and gallery as a job's model embeds them; what notebook 04's does is found."""
+    source = trained(run, job)
+    if source == run.place("pretrain"):
+        return evaluation.embedded(run)
+    model = Capture.from_pretrained(source).to(pick_device()).eval()
+    words = stages.caption_words(run) if job.name == "capture" else None
+    levels = {method.level for method in methods_of(job).values()}
+    return evaluation.embed(run, model, words, job.variant, levels)
+
+
 def evaluated(run: Run, job: Job) -> Path:
     """Return the folder with a job's figures on test, as val has chosen."""
     source = trained(run, job)
-    methods = methods_of(job)
     profile = run.profile
 
     def make(folder: Path) -> None:
-        model = Capture.from_pretrained(source).to(pick_device()).eval()
-        words = stages.caption_words(run) if job.name == "capture" else None
-        sets = evaluation.embed(run, model, words, job.variant, {method.level for method in methods.values()})
-        evaluation.evaluate(run, folder, sets, ranking.possible(methods, sets["gallery"]), {})
+        sets = embedded(run, job)
+        evaluation.evaluate(run, folder, sets, ranking.possible(methods_of(job), sets["gallery"]), {})
 
     settings = {"retrieval": profile.retrieval, "instances": profile.instances, "job": job, "batches": profile.batches}
     upstream = [source, run.place("region_store")]
+    if source == run.place("pretrain"):
+        embedded(run, job)  # made before it is read
+        upstream.append(run.place("embeddings"))
     read = stages.samples(run, *evaluation.SPLITS)[READ]
     name = re.sub("[/ ]", "-", f"{job.name} {digest(repr(job).encode())}")
     return run.stage(sys.modules[__name__], settings, upstream, read, make, name=f"comparison/{name}")
@@ -104,9 +115,10 @@ def untrained(run: Run) -> Path:
     """Return the folder with the figures of all that needs no CAPTURE, chance among them."""
     stages.pretrained(run)
     depth = run.profile.retrieval.depth
+    words = stages.caption_words(run)
 
     def make(folder: Path) -> None:
-        sets = evaluation.embed(run, None, stages.caption_words(run))
+        sets = evaluation.embed(run, None, words)
         rankings = {}
         if comparable(run):
             popular = evaluation.popularity(sets["val"], sets["gallery"], depth)
@@ -140,7 +152,7 @@ def choices(run: Run) -> dict[str, dict]:
     """Return what val chose for each method of notebook 05, by name; nothing without queries or gallery."""
     if stages.samples(run, "gallery").empty or stages.samples(run, "val", "test").empty:
         return {}
-    of_capture = evaluation.read_chosen(evaluated(run, capture(run))) if stages.pretrained(run).model else {}
+    of_capture = evaluation.read_chosen(evaluated(run, capture(run))) if stages.pretrained(run).enough else {}
     return evaluation.read_chosen(untrained(run)) | of_capture
 
 
@@ -168,7 +180,7 @@ def compared_with_captions(run: Run) -> Results:
     run = run.taught()
     results = Results({}, {}, {})
     if comparable(run) and stages.caption_words(run) is not None:
-        jobs = finals(run, "capture") if stages.pretrained(run).model else []
+        jobs = finals(run, "capture") if stages.pretrained(run).enough else []
         for folder in [untrained(run), *(evaluated(run, job) for job in jobs)]:
             collect(folder, results, " + captions")
     return results

@@ -15,7 +15,7 @@ from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
 from capture_lib.proposals.instances import match
 from capture_lib.proposals.region_store import RegionStore, open_store
-from capture_lib.retrieval import ranking
+from capture_lib.retrieval import embedding, ranking
 from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet, Words, embed_samples
 from capture_lib.retrieval.metrics import per_box
 from capture_lib.retrieval.ranking import Method, Ranking
@@ -37,7 +37,8 @@ def pairs_of(run: Run, table: pd.DataFrame, variant: Variant = UNCHANGED) -> bat
 
 def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant = UNCHANGED,
           levels: Collection[str] = LEVELS) -> dict[str, EmbeddedSet]:
-    """Return val, test and gallery, those that have samples, as vectors."""
+    """Return val, test and gallery, those that have samples, as vectors; `embedded` has those of notebook 04's CAPTURE.
+    """
     sets = {}
     for split in SPLITS:
         table = stages.samples(run, split)
@@ -46,6 +47,24 @@ def embed(run: Run, model: Capture | None, words: Words | None, variant: Variant
             sets[split] = embed_samples(table, pairs, model, words, run.profile.instances, split == "gallery",
                                         levels)
     return sets
+
+
+def embedded(run: Run) -> dict[str, EmbeddedSet]:
+    """Return val, test and gallery as vectors of notebook 04's CAPTURE and of n-grams: embedded once, then found."""
+    profile = run.profile
+    trained = stages.pretrained(run)
+    words = stages.caption_words(run)
+
+    def make(folder: Path) -> None:
+        for split, samples in embed(run, trained.model, words).items():
+            embedding.save_set(samples, folder / split)
+
+    settings = {"batches": profile.batches, "instances": profile.instances}
+    upstream = [trained.folder, run.place("region_store"), *([run.place("words")] if words else [])]
+    tables = {split: stages.samples(run, split) for split in SPLITS}
+    read = pd.concat(tables.values())[["sample_id", "split", "image", "caption"]]
+    folder = run.stage(embedding, settings, upstream, read, make, name="embeddings")
+    return {split: embedding.load_set(table, folder / split) for split, table in tables.items() if len(table)}
 
 
 def evaluate(run: Run, folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Method],

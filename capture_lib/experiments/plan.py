@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from capture_lib.experiments import comparison, stages, variants
+from capture_lib.experiments import comparison, evaluation, stages, variants
 from capture_lib.experiments.run import Run
 
 CAPTIONS = " + captions"  # ends the names of tasks for which captions taught the region encoder
@@ -23,9 +23,11 @@ def tasks_of(run: Run) -> dict[str, Task]:
     """Return all stages, trainings and evaluations of a run by name, each after those that it needs."""
     tasks = {
         "composites": Task((), partial(stages.composites, run)),
-        "detector": Task(("composites",), partial(stages.trained_detector, run))}
+        "detector": Task(("composites",), partial(stages.detector_folder, run))}
     taught = run.taught()
     speak = stages.captions_speak(run)
+    if speak:
+        tasks["caption words"] = Task((), partial(stages.caption_words, run))
     add_stages(tasks, run, "")
     if speak:
         add_stages(tasks, taught, CAPTIONS)
@@ -50,17 +52,20 @@ def tasks_of(run: Run) -> dict[str, Task]:
 
 
 def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
-    """Add the stages from the region encoder to CAPTURE."""
-    tasks[f"region encoder{mark}"] = Task(("composites",), partial(stages.trained_encoder, run))
+    """Add the stages from the region encoder to what CAPTURE embeds."""
+    words = ("caption words",) if "caption words" in tasks else ()
+    sources = ("composites", *words) if mark else ("composites",)
+    tasks[f"region encoder{mark}"] = Task(sources, partial(stages.encoder_folder, run))
     located = ("regions",) if mark else ("detector",)  # the boxes are the same
     tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))
     tasks[f"pretraining{mark}"] = Task((f"regions{mark}",), partial(stages.pretrained, run))
+    tasks[f"embeddings{mark}"] = Task((f"pretraining{mark}", *words), partial(evaluation.embedded, run))
 
 
 def add_methods(tasks: dict[str, Task], run: Run, mark: str) -> None:
     """Add what notebook 05 reads: the evaluations of its CAPTURE, and of the methods that need no training."""
     tasks[f"baselines{mark}"] = Task((f"pretraining{mark}",), partial(comparison.untrained, run))
-    tasks[f"choices{mark}"] = Task((f"baselines{mark}",), partial(comparison.choices, run))
+    tasks[f"choices{mark}"] = Task((f"baselines{mark}", f"embeddings{mark}"), partial(comparison.choices, run))
 
 
 def add_finals(tasks: dict[str, Task], run: Run, name: str, mark: str) -> None:

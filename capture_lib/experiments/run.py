@@ -42,7 +42,7 @@ class Run:
     def place(self, name: str) -> Path:
         """Return the folder of a stage; what rests on an encoder that captions taught lies apart."""
         encoder = self.profile.encoder
-        if not encoder.captions or name in ("composites", "detector"):
+        if not encoder.captions or name in ("composites", "detector", "words"):
             return self.stages / name
         taught = digest(repr((encoder, self.profile.retrieval)).encode())[:6]
         return self.stages / f"captions-{taught}" / name

@@ -1,8 +1,9 @@
 """Answer one query by a run's stages: which gallery photos show the products of this photo?"""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import faiss
@@ -12,7 +13,7 @@ from tokenizers import BertWordPieceTokenizer
 from torch import nn
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments import comparison, stages
+from capture_lib.experiments import comparison, evaluation, stages
 from capture_lib.experiments.run import Run
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
@@ -71,8 +72,7 @@ class Answer:
 class Searcher:
     """Everything that answering needs, loaded once."""
 
-    detector: Detector
-    encoder: nn.Module
+    networks: Callable[[], tuple[Detector, nn.Module]]  # for photos that no store describes; slow to load
     tokenizer: BertWordPieceTokenizer
     model: Capture | None
     words: Words | None
@@ -137,7 +137,7 @@ class Searcher:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""
         square, extent = region_store.square(photo, self.regions.photo_size)
         square = to_tensor(square[None]).to(pick_device())
-        found = region_store.describe(square, extent[None], self.detector, self.encoder, self.regions.max_regions)
+        found = region_store.describe(square, extent[None], *self.networks(), self.regions.max_regions)
         boxes, scores, features = next(found)
         return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
 
@@ -159,26 +159,26 @@ class Searcher:
 
 
 def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
-    """Load a run's stages, training what is missing, and embed its gallery (or all photos) at some levels."""
-    store, _ = stages.region_store(run)
-    trained = stages.pretrained(run)
+    """Load a run's stages, training what is missing, and its gallery; all photos are embedded where it has none."""
     profile = run.profile
-    table = stages.samples(run, "gallery")
-    if table.empty:
-        table = stages.samples(run)
-        print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
+    gallery = evaluation.embedded(run).get("gallery")
+    table = stages.samples(run, *(["gallery"] if gallery else []))
     photos = table["sample_id"].map(run.catalog.photos)
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
-    searcher = Searcher(stages.trained_detector(run)[0], stages.trained_encoder(run)[0], trained.tokenizer,
-                        trained.model, stages.caption_words(run), None, items, profile.regions, profile.instances,
-                        profile.batches, comparison.choices(run), levels, bool(profile.encoder.captions))
-    searcher.gallery = searcher.embed(table, store, single=True)
+    networks = cache(lambda: (stages.trained_detector(run)[0], stages.trained_encoder(run)[0]))
+    trained = stages.pretrained(run)
+    searcher = Searcher(networks, trained.tokenizer, trained.model, stages.caption_words(run), gallery, items,
+                        profile.regions, profile.instances, profile.batches, comparison.choices(run), levels,
+                        bool(profile.encoder.captions))
+    if not gallery:
+        print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
+        searcher.gallery = searcher.embed(table, stages.region_store(run)[0], single=True)
     return searcher
 
 
 def best_run(run: Run) -> Run:
     """Return the run that answers: captions have taught its region encoder, where they carry text."""
-    return run if stages.caption_words(run) is None else run.taught()
+    return run.taught() if stages.captions_speak(run) else run
 
 
 def answer(run: Run, image: Path, caption: str, depth: int = 10) -> Answer:

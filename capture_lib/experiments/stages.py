@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
+from capture_lib.retrieval import embedding
 from capture_lib.retrieval.embedding import Words, carry_text, letters
 from capture_lib.training import batches, pretrain
 
@@ -53,36 +54,45 @@ def composites(run: Run) -> Path:
 
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
     """Return the region proposal network and its folder (notebook 03)."""
+    folder = detector_folder(run)
+    return detection.load(run.profile.detector, folder), folder
+
+
+def detector_folder(run: Run) -> Path:
+    """Return the folder of the region proposal network."""
     settings = run.profile.detector
     source = composites(run)
 
     def make(folder: Path) -> None:
         utils.write_json(folder / "history.json", detection.train(settings, source, folder, run.seed))
 
-    folder = run.stage(detection, settings, [source], None, make)
-    return detection.load(settings, folder), folder
+    return run.stage(detection, settings, [source], None, make)
 
 
 def trained_encoder(run: Run) -> tuple[nn.Module, Path]:
     """Return the region encoder and its folder (notebook 03)."""
+    folder = encoder_folder(run)
+    return encoding.load(run.profile.encoder, folder), folder
+
+
+def encoder_folder(run: Run) -> Path:
+    """Return the folder of the region encoder."""
     settings = run.profile.encoder
     source = composites(run)
     read = samples(run, "train", "gallery")[["sample_id", "split", "caption"]] if settings.captions else None
+    words = caption_words(run) if settings.captions else None
 
     def make(folder: Path) -> None:
-        texts = foreground_texts(run, source) if settings.captions else None
+        texts = foreground_texts(run, source, words) if words else None
         utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed, texts))
 
     silent = replace(settings, caption_weight=0.0, caption_spread=0.0)
-    folder = run.stage(encoding, settings if settings.captions else silent, [source], read, make)
-    return encoding.load(settings, folder), folder
+    upstream = [source, run.place("words")] if words else [source]
+    return run.stage(encoding, settings if settings.captions else silent, upstream, read, make)
 
 
-def foreground_texts(run: Run, folder: Path) -> np.ndarray | None:
-    """Return the n-gram vector of the caption of each foreground's photo, zero for none; None without captions."""
-    words = caption_words(run)
-    if words is None:
-        return None
+def foreground_texts(run: Run, folder: Path, words: Words) -> np.ndarray:
+    """Return the n-gram vector of the caption of each foreground's photo, zero for none."""
     captions = samples(run, *run.profile.encoder.captions.split(", ")).set_index("sample_id")["caption"]
     ids = (folder / "ids.txt").read_text(encoding="utf-8").split()
     return words.vectors(list(captions.reindex(ids, fill_value="")))
@@ -98,36 +108,51 @@ def captions_speak(run: Run) -> bool:
 
 def caption_words(run: Run) -> Words | None:
     """Return n-gram vectors fitted on train; None where captions carry no text."""
-    captions = list(filter(None, samples(run, "train")["caption"]))
-    return Words(captions, run.profile.retrieval, run.seed) if captions_speak(run) else None
+    if not captions_speak(run):
+        return None
+    settings = run.profile.retrieval
+    train = samples(run, "train")[["sample_id", "split", "caption"]]
+
+    def make(folder: Path) -> None:
+        Words(list(filter(None, train["caption"])), settings, run.seed).save(folder)
+
+    return Words.load(run.stage(embedding, settings, [], train, make, name="words"))
 
 
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
     """Return the region store of all photos on disk, and its folder (notebook 03)."""
     settings = run.profile.regions
-    network, network_folder = trained_detector(run)
-    encoder, encoder_folder = trained_encoder(run)
-    upstream = [network_folder, encoder_folder]
+    upstream = [detector_folder(run), encoder_folder(run)]
     located = None
     if run.profile.encoder.captions:  # the same boxes as without captions
         located, located_folder = region_store(run.taught(captions=""))
         upstream.append(located_folder)
 
     def make(folder: Path) -> None:
-        storing.extract(run.catalog, settings, network, encoder, folder, located)
+        storing.extract(run.catalog, settings, trained_detector(run)[0], trained_encoder(run)[0], folder, located)
 
     read = samples(run)[["sample_id", "image"]]
     folder = run.stage(storing, settings, upstream, read, make, together=True)
     return storing.open_store(folder), folder
 
 
-class Pretrained(NamedTuple):
-    """CAPTURE with its tokenizer and its pretext tasks."""
+@dataclass(frozen=True)
+class Pretrained:
+    """CAPTURE with its tokenizer and its pretext tasks; both are loaded when they are asked for."""
 
-    model: Capture | None  # where there are enough pairs
-    tokenizer: "batches.BertWordPieceTokenizer"
-    tasks: tuple[str, ...]
     folder: Path
+    tasks: tuple[str, ...]
+    enough: bool  # pairs to train a model
+
+    @cached_property
+    def model(self) -> Capture | None:
+        """Return the model in evaluation mode; None where there are not enough pairs."""
+        return Capture.from_pretrained(self.folder).to(utils.pick_device()).eval() if self.enough else None
+
+    @cached_property
+    def tokenizer(self) -> "batches.BertWordPieceTokenizer":
+        """Return the tokenizer."""
+        return batches.load_tokenizer(self.folder)
 
 
 def pretrained(run: Run) -> Pretrained:
@@ -153,11 +178,10 @@ def pretrained(run: Run) -> Pretrained:
                 "pretrain": replace(profile.pretrain, tasks=tasks, keep_every=0)}
     read = train[["sample_id", "split", "image", "caption"]]
     folder = run.stage(pretrain, settings, [store_folder], read, make, together=True)
-    model = Capture.from_pretrained(folder).to(utils.pick_device()).eval() if enough else None
-    return Pretrained(model, batches.load_tokenizer(folder), tasks, folder)
+    return Pretrained(folder, tasks, enough)
 
 
-UNTIL = {"composites": composites, "detector": trained_detector, "region_encoder": trained_encoder,
+UNTIL = {"composites": composites, "detector": detector_folder, "region_encoder": encoder_folder,
          "region_store": region_store, "pretrain": pretrained}
 
 

@@ -123,9 +123,12 @@ def draw_boxes(photo: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (),
 
 def draw_answer(answer: "Answer", file: Path) -> None:
     """Save a picture of a search, a row for each instance: the query with its box, then the hits, marked if judged."""
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
 
-    setup()
+    fontManager.addfont(FONT)
+    rcParams.update(THEME)
     rows = max(1, len(answer.hits))
     judged = any(hit.mark != "unknown" for hits in answer.hits for hit in hits)
     fig = Figure(figsize=(13.2, 2.6 * rows + 0.6))

@@ -1,9 +1,12 @@
 """Vectors of photos (as in the released code) or of each instance (as in the paper)."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ from numpy import ndarray
 from capture_lib.model.capture import Capture
 from capture_lib.proposals.instances import InstanceSettings, instances_of
 from capture_lib.training.batches import Pairs
+from capture_lib.utils import read_text, write_json
 
 Vectors = dict[str, ndarray]  # named vectors of the same n things, (n, ·) each
 LEVELS = ("instance", "image")
@@ -55,34 +59,73 @@ def letters(caption: str) -> str:
 
 def carry_text(captions: list[str]) -> bool:
     """Return whether captions differ, and share two letters or more; "-", "无" or an emoji stands for no caption."""
-    texts = [text for text in map(letters, captions) if len(text) > 1]
-    counts = Counter(character for text in texts for character in set(text))
-    shared = [character for character, count in counts.items() if count > 1]
-    return len(set(texts)) > 1 and len(shared) > 1
+    texts = set()
+    seen = set()
+    shared = set()
+    for text in map(letters, captions):
+        if len(text) > 1:
+            texts.add(text)
+            shared |= seen.intersection(text)
+            seen.update(text)
+        if len(texts) > 1 and len(shared) > 1:  # most often after a few captions
+            return True
+    return False
 
 
 class Words:
     """Character n-gram vectors, the text-only baseline: TF-IDF, reduced by an SVD; zeros of captions without text."""
 
     def __init__(self, captions: list[str], settings: RetrievalSettings, seed: int) -> None:
+        self.columns: dict[str, int] = {}  # of V n-grams
+        self.rarity = np.zeros(0)  # (V,) inverse document frequencies
+        self.directions = np.zeros((0, 1))  # (V, D)
+        if not carry_text(captions):
+            return
         from sklearn.decomposition import TruncatedSVD  # slow to import
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.svd = None
-        if not carry_text(captions):
-            return
-        self.tfidf = TfidfVectorizer(
+        tfidf = TfidfVectorizer(
             analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
-        counts = self.tfidf.fit_transform(captions)
+        counts = tfidf.fit_transform(captions)
         width = min(settings.text_dimensions, min(counts.shape) - 1)
         with np.errstate(invalid="ignore"):  # a share of no variance, of two captions
-            self.svd = TruncatedSVD(width, random_state=seed).fit(counts)
+            svd = TruncatedSVD(width, random_state=seed).fit(counts)
+        self.columns = tfidf.vocabulary_
+        self.rarity = tfidf.idf_
+        self.directions = np.ascontiguousarray(svd.components_.T)
+
+    def save(self, folder: Path) -> None:
+        """Write what was fitted into a folder."""
+        write_json(folder / "n-grams.json", sorted(self.columns, key=self.columns.get))
+        np.save(folder / "rarity.npy", self.rarity)
+        np.save(folder / "directions.npy", self.directions)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Words":
+        """Return what `save` wrote; nothing is fitted, and of the directions only rows in use are read."""
+        words = cls([], RetrievalSettings(), 0)
+        grams = json.loads(read_text(folder / "n-grams.json"))
+        words.columns = {gram: column for column, gram in enumerate(grams)}
+        words.rarity = np.load(folder / "rarity.npy")
+        words.directions = np.load(folder / "directions.npy", mmap_mode="r")
+        return words
 
     def vectors(self, captions: list[str]) -> ndarray:
-        """Return vectors (n, D) float32, zero where no n-gram is known."""
-        if not self.svd:
-            return np.zeros((len(captions), 1), np.float32)
-        return self.svd.transform(self.tfidf.transform(captions)).astype(np.float32)
+        """Return vectors (n, D) float32, zero where no n-gram is known: scikit-learn's, which need not be imported."""
+        vectors = np.zeros((len(captions), self.directions.shape[1]), np.float32)
+        for row, caption in enumerate(captions):
+            # count its n-grams
+            text = re.sub(r"\s\s+", " ", caption.lower())
+            grams = Counter(text[start:start + n] for n in (1, 2, 3) for start in range(len(text) - n + 1))
+            counts = {self.columns[gram]: count for gram, count in grams.items() if gram in self.columns}
+            if not counts:
+                continue
+            # TF-IDF, of length 1: squares are added one by one, as scikit-learn does
+            columns = sorted(counts)
+            weights = (np.log([counts[column] for column in columns]) + 1) * self.rarity[columns]
+            weights /= np.sqrt(np.cumsum(weights ** 2)[-1])
+            vectors[row] = (weights[:, None] * self.directions[columns]).sum(0)
+        return vectors
 
 
 @torch.inference_mode()
@@ -129,6 +172,26 @@ def embed_samples(table: pd.DataFrame, pairs: Pairs, model: Capture | None,
         instance["words"] = image["words"][owners]
     return EmbeddedSet(list(table["sample_id"]), list(table["labels"]), owners, regions,
                        pairs.store.boxes[places], image, instance)
+
+
+def save_set(samples: EmbeddedSet, folder: Path) -> None:
+    """Write all arrays of an embedded set into a folder."""
+    for level in LEVELS:
+        (folder / level).mkdir(parents=True)
+        for name, rows in samples.vectors(level).items():
+            np.save(folder / level / f"{name}.npy", rows)
+    for name in ("owners", "regions", "boxes"):
+        np.save(folder / f"{name}.npy", getattr(samples, name))
+
+
+def load_set(table: pd.DataFrame, folder: Path) -> EmbeddedSet:
+    """Return the embedded set that was written of the samples of `table`; arrays are read when they are used."""
+    read = partial(np.load, mmap_mode="r")
+    arrays = [read(folder / f"{name}.npy") for name in ("owners", "regions", "boxes")]
+    levels = {}
+    for level in LEVELS:
+        levels[level] = {file.stem: read(file) for file in sorted((folder / level).glob("*.npy"))}
+    return EmbeddedSet(list(table["sample_id"]), list(table["labels"]), *arrays, **levels)
 
 
 def represent(vectors: Vectors, name: str) -> ndarray:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,8 @@ import pytest
 import torch
 from drawn import TOY, random_store
 from embedded import NAMES, gallery_set, query_set
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from capture_lib.proposals.instances import InstanceSettings
 from capture_lib.retrieval import embedding
@@ -30,6 +33,31 @@ def test_words_bring_like_captions_together():
     assert near[0] @ near[1] > 0.5 > near[0] @ near[2]
     assert not vectors[3:].any()
     assert np.array_equal(Words(captions, settings, seed=0).vectors(captions), words.vectors(captions))
+
+
+def test_words_are_those_of_scikit_learn_and_come_back_from_a_folder(tmp_path: Path):
+    captions = [f"{brand}  {kind} {n}ml {n % 3 * kind}" for brand in ("Abc", "品牌") for kind in ("精华液", "İ口红", "serum")
+                for n in range(6)]
+    words = Words(captions, RetrievalSettings(text_dimensions=8), seed=0)
+    tfidf = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
+    svd = TruncatedSVD(8, random_state=0).fit(tfidf.fit_transform(captions))
+    asked = [*captions, "ABC\t\n 精华 精华 精华", "  ", "", "☂"]
+    expected = svd.transform(tfidf.transform(asked)).astype(np.float32)
+    assert words.vectors(asked) == pytest.approx(expected, abs=1e-7)
+    words.save(tmp_path)
+    assert np.array_equal(Words.load(tmp_path).vectors(asked), words.vectors(asked))
+
+
+def test_a_set_comes_back_from_a_folder(tmp_path: Path):
+    samples = query_set()
+    embedding.save_set(samples, tmp_path / "test")
+    table = pd.DataFrame({"sample_id": samples.ids, "labels": samples.labels})
+    again = embedding.load_set(table, tmp_path / "test")
+    assert (again.ids, again.labels) == (samples.ids, samples.labels)
+    assert all(np.array_equal(getattr(again, name), getattr(samples, name)) for name in ("owners", "regions", "boxes"))
+    for level in embedding.LEVELS:
+        own, stored = samples.vectors(level), again.vectors(level)
+        assert own.keys() == stored.keys() and all(np.array_equal(own[name], stored[name]) for name in own)
 
 
 @pytest.mark.filterwarnings("error")

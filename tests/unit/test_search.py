@@ -43,7 +43,7 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     words = Words(list(table["caption"]) * 2, TINY.retrieval, 0)
     items = {row: Item(sample.sample_id, catalog.photos[sample.sample_id], sample.caption, sample.labels)
              for row, sample in enumerate(table.itertuples())}
-    made = Searcher(detector, encoder, tokenizer, model, words, None, items, TINY.regions,
+    made = Searcher(lambda: (detector, encoder), tokenizer, model, words, None, items, TINY.regions,
                     InstanceSettings(min_score=0.0), TINY.batches, CHOICES)
     stores = [made.describe(load_photo(item.path), item.sample_id) for item in items.values()]
     boxes, scores, features = (np.concatenate([getattr(store, name) for store in stores])

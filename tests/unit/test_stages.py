@@ -77,6 +77,20 @@ def test_the_whole_line_with_the_same_seed_gives_the_same_figures(tmp_path: Path
         assert re.search(f"^{name}: made anew, because .*upstream.* changed", said, re.MULTILINE)
 
 
+def test_the_embeddings_of_capture_are_made_once_and_are_those_of_embed(tmp_path: Path, monkeypatch):
+    run, sets, chosen = line(tmp_path / "one", **SIZES)
+    found = vectors(evaluation.embedded(run))
+    expected = vectors(sets)
+    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    for name in ("embed_samples", "Words.__init__"):  # neither embedded nor fitted again
+        monkeypatch.setattr(f"capture_lib.retrieval.embedding.{name}", lambda *call: None)
+    monkeypatch.setattr(evaluation, "embed_samples", None)
+    again = vectors(evaluation.embedded(run))
+    assert all(np.array_equal(found[name], again[name]) for name in found) and comparison.choices(run) == chosen
+    captions = list(stages.samples(run, "test")["caption"])
+    assert np.array_equal(stages.caption_words(run).vectors(captions), found["test image words"])
+
+
 def test_new_queries_change_what_read_them_and_nothing_is_trained_anew(tmp_path: Path, capsys):
     run, _, chosen = line(tmp_path / "one", **SIZES)
     capsys.readouterr()
