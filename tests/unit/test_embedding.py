@@ -36,9 +36,8 @@ def test_words_bring_like_captions_together():
 
 
 def test_words_are_those_of_scikit_learn_and_come_back_from_a_folder(tmp_path: Path):
-    names, kinds = ("Abc", "品牌"), ("精华液", "İ口红", "serum")
-    captions = [f"{brand}  {kind} {n}ml {n % 3 * kind}" for brand in names for kind in kinds
-                for n in range(6)]
+    kinds = [f"{brand}  {kind}" for brand in ("Abc", "品牌") for kind in ("精华液", "İ口红", "serum")]
+    captions = [f"{kind} {n}ml {n % 3 * kind}" for kind in kinds for n in range(6)]
     words = Words(captions, RetrievalSettings(text_dimensions=8), seed=0)
     tfidf = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
     svd = TruncatedSVD(8, random_state=0).fit(tfidf.fit_transform(captions))
