@@ -18,11 +18,11 @@ from capture_lib.utils import pick_device, progress
 class EncoderSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
-    patches: bool = True  # as of the detector
     crop: int = 48  # side, pixels
+    first_crop: int = 32  # side in the first half of the steps, which so takes half of the time
     channels: int = 64  # a vector holds four times as many
     margin: float = 0.1  # of a box, on all sides
-    steps: int = 1_200
+    steps: int = 1_400
     batch: int = 64  # pairs of crops
     learning_rate: float = 5e-3
     captions: str = ""  # whose captions teach it: none (paper), "train", or "train, gallery"
@@ -35,7 +35,7 @@ class CropEncoder(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.backbone = make_backbone(settings.backbone, settings.patches, (3,))
+        self.backbone = make_backbone(settings.backbone, False, (3,))
         narrow = nn.Conv2d(self.backbone.feature_info.channels()[0], settings.channels, 1)
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(2), narrow, nn.Flatten())
 
@@ -72,10 +72,10 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
     found = {owner: np.array(rows) for owner, rows in found.items()}
     places = {owner: rows for owner, rows in found.items() if len(set(rows[:, 0])) > 1}
     shown = np.array(list(places))
-    size = settings.crop
     modes = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     rng = np.random.default_rng([seed, 2])
-    for _ in range(settings.steps):
+    for turn in range(settings.steps):
+        size = settings.crop if turn >= settings.steps // 2 else settings.first_crop
         # foregrounds, and two places of each; the crops of the first, then of the second, in another light
         chosen = rng.choice(len(shown), min(settings.batch, len(shown)), replace=False)
         pairs = [rng.choice(places[owner], 2, replace=False) for owner in shown[chosen]]

@@ -12,7 +12,7 @@ from capture_lib.proposals import region_encoder as encoder
 from capture_lib.proposals.detector import to_tensor
 from capture_lib.proposals.region_encoder import EncoderSettings
 
-TINY = EncoderSettings(backbone="test_resnet", crop=24, channels=8, steps=40, batch=6, learning_rate=5e-3)
+TINY = EncoderSettings(backbone="test_resnet", crop=24, first_crop=16, channels=8, steps=40, batch=6, learning_rate=5e-3)
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]])
 SLOTS = np.array([[2, 4, 14, 28], [17, 6, 30, 26]], np.float32)
 
@@ -72,7 +72,7 @@ def test_the_fast_crops_of_pairs_agree_with_the_exact_ones(tmp_path, monkeypatch
     owners = np.arange(40)[:, None] % 20  # each in two photos
     for name, array in (("composites", photos), ("boxes", boxes), ("owners", owners)):
         np.save(tmp_path / f"{name}.npy", array)
-    settings = EncoderSettings(crop=16, margin=0.15, batch=20)
+    settings = EncoderSettings(crop=16, first_crop=16, margin=0.15, batch=20)
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Still())
     for half, fast in enumerate(next(encoder.positive_pairs(tmp_path, settings, 0))[:2]):
         rows = np.arange(20) + 20 * half
@@ -95,7 +95,7 @@ def hue(crops: torch.Tensor) -> np.ndarray:
 
 
 def test_positive_pairs_show_one_foreground_twice_and_each_only_once_a_batch(coloured):
-    stream = encoder.positive_pairs(coloured, TINY, seed=0)
+    stream = encoder.positive_pairs(coloured, replace(TINY, first_crop=24), seed=0)
     changed = []
     for left, right, shown in (next(stream) for _ in range(20)):
         assert hue(left).tolist() == shown.tolist()
@@ -103,6 +103,11 @@ def test_positive_pairs_show_one_foreground_twice_and_each_only_once_a_batch(col
         assert np.array_equal(hue(left), hue(right)) and sorted(hue(left)) == list(range(6))
         changed.append((left - right).abs().mean())
     assert min(changed) > 0.01  # light and boxes are jittered
+
+
+def test_the_first_half_of_the_steps_sees_small_crops(coloured):
+    sides = [left.shape[-1] for left, _, _ in encoder.positive_pairs(coloured, replace(TINY, steps=5), seed=0)]
+    assert sides == [16, 16, 24, 24, 24]
 
 
 def test_a_foreground_of_one_composite_has_no_pair(coloured):
