@@ -12,7 +12,8 @@ from capture_lib.proposals import region_encoder as encoder
 from capture_lib.proposals.detector import to_tensor
 from capture_lib.proposals.region_encoder import EncoderSettings
 
-TINY = EncoderSettings(backbone="test_resnet", crop=24, first_crop=16, channels=8, steps=40, batch=6, learning_rate=5e-3)
+TINY = EncoderSettings(backbone="test_resnet", crop=24, first_crop=16, channels=8, steps=40, batch=6,
+                       learning_rate=5e-3)
 COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]])
 SLOTS = np.array([[2, 4, 14, 28], [17, 6, 30, 26]], np.float32)
 
