@@ -12,8 +12,8 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
-IMPORTED = ["capture_lib.experiments.stages", "accelerate", "torch.nn.parallel", "capture_lib.report.execute",
-            "test_restart", "test_distributed", "test_schedule", "test_execute"]
+IMPORTED = ["capture_lib.experiments.stages", "accelerate", "torch.nn.parallel", "test_restart", "test_distributed",
+            "test_schedule"]
 
 
 def processes() -> ForkServerContext:
@@ -46,7 +46,7 @@ def launch(function: Callable, *arguments: object, count: int = 2) -> list:
     found = {}
     try:
         for _ in started:
-            number, answer, fault = answers.get(timeout=120)
+            number, answer, fault = answers.get(timeout=600)
             assert not fault, f"process {number}:\n{fault}"
             found[number] = answer
     finally:

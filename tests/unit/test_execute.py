@@ -190,7 +190,7 @@ def test_the_report_of_another_catalog_is_left_alone(notebooks, tmp_path, here):
 
 def run_in_a_process(notebooks, out, said):
     def execute(file, parameters, folder):
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while "waiting for another process" not in said.read_text():  # which the second says
             assert time.monotonic() < limit
             time.sleep(0.01)

@@ -264,7 +264,7 @@ def test_a_full_disk_is_named_and_the_stage_goes_on_later(run: Run, tmp_path: Pa
 
 def wait_for_words(said: Path) -> None:
     """Return when a second process has said that it waits."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while "waiting for" not in (said.read_text() if said.exists() else ""):
         assert time.monotonic() < limit
         time.sleep(0.01)

@@ -30,7 +30,7 @@ def note(folder: Path, name: str) -> None:
 
 def wait_for(file: Path) -> None:
     """Return when there is a file."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not file.exists():
         assert time.monotonic() < limit, f"{file} did not come"
         time.sleep(0.01)
