@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,7 @@ PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
+WHOLE = "the whole run"  # among the timings of tasks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
     "01": (), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices")}  # some catalogs have nothing to choose from
@@ -51,6 +53,7 @@ def run_notebooks(
     with a GPU one. Raises InputError before anything runs, or one of STOPPED.
     """
     # check what was asked for
+    started = time.perf_counter()
     out = Path(out).resolve()
     folder = str(Path(catalog).resolve()) if catalog else ""
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
@@ -75,6 +78,9 @@ def run_notebooks(
             timings[name] = {"seconds": round(seconds, 1)}
             if name in stems:
                 timings[name]["fingerprint"] = digests[stems[name]]
+            write_json(out / "timings.json", timings)
+        if not kept and len(chosen) == len(files):
+            timings[WHOLE] = {"seconds": round(time.perf_counter() - started, 1)}
             write_json(out / "timings.json", timings)
 
 
