@@ -32,10 +32,10 @@ def tasks_of(run: Run) -> dict[str, Task]:
     if speak:
         add_stages(tasks, taught, CAPTIONS)
         for name, frame in list(comparison.caption_frames(run).items())[2:]:
-            encoder = Task(("composites",), partial(stages.trained_encoder, frame), True)
-            tasks[f"region encoder, captions: {name}"] = encoder
-            needs = ("regions", f"region encoder, captions: {name}")
-            tasks[f"regions, captions: {name}"] = Task(needs, partial(stages.region_store, frame), True)
+            encoder = f"captions varied: encoder, {name}"
+            tasks[encoder] = Task(("composites", "caption words"), partial(stages.encoder_folder, frame), True)
+            regions = Task(("regions", encoder), partial(stages.region_store, frame), True)
+            tasks[f"captions varied: regions, {name}"] = regions
     if comparison.comparable(run):
         add_methods(tasks, run, "")
         if speak:
@@ -79,6 +79,11 @@ def add_finals(tasks: dict[str, Task], run: Run, name: str, mark: str) -> None:
     for number in range(run.profile.comparison.seeds):
         work = partial(evaluate, comparison.finals, run, number, name)
         tasks[f"{name}{mark}, seed {run.seed + number}"] = Task(tuple(before), work, True)
+
+
+def kind(name: str) -> str:
+    """Return the name of a task without its seed, its rate, what is varied, and whether captions taught the regions."""
+    return name.split(", ")[0].removesuffix(CAPTIONS)
 
 
 def evaluate(jobs: Callable, run: Run, number: int, *of: str) -> None:

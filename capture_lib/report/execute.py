@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from capture_lib import profiles
 from capture_lib.catalog.table import read_catalog
-from capture_lib.experiments.plan import CAPTIONS, Task, tasks_of
+from capture_lib.experiments.plan import Task, kind, tasks_of
 from capture_lib.experiments.run import claim_folder, open_run, world_folder
 from capture_lib.report.schedule import ProcessKilled, default_jobs, run_tasks
 from capture_lib.utils import (
@@ -32,7 +32,9 @@ ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # 
 WHOLE = "the whole run"  # among the timings of tasks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
     "01": (), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
-    "05": ("pretraining", "choices"), "00": ("pretraining", "choices")}  # some catalogs have nothing to choose from
+    "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
+    "07": ("pretraining", "choices", "capture", "captions varied: regions", "ablation/recipe",
+           "ablation/contrastive after joint")}
 
 
 class NotebookFailed(RuntimeError):
@@ -92,8 +94,8 @@ def plan(profile: str, catalog: str, seed: int, files: list[Path], out: Path) ->
     parameters = {"profile": profile, "catalog": catalog, "out": str(out), "seed": seed}
     books = {}
     for file in files:
-        first = NEEDED.get(file.name[:2], set(tasks))
-        needs = tuple(name for name in tasks if name.removesuffix(CAPTIONS) in first)
+        first = NEEDED.get(file.name[:2])
+        needs = tuple(name for name in tasks if first is None or kind(name) in first)
         late = any(tasks[name].late for name in needs)
         books[file.stem] = Task(needs, partial(execute, file, parameters, out / "notebooks"), late)
     # leave out what nobody needs
