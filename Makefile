@@ -11,7 +11,7 @@ smoke: .venv/installed # everything in miniature
 	$(BIN)/capture run --profile smoke
 
 test: .venv/installed-test # by two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

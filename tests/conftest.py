@@ -67,18 +67,20 @@ REPORTS: dict[str, Callable[[Path], None] | None] = {  # by fixture, in the orde
 # ---- the runs
 
 
-@pytest.hookimpl(tryfirst=True)  # before names of groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that wait for a run behind those that don't; say which tests one process does."""
-    def waits(item: pytest.Item) -> bool:
-        return bool({*REPORTS, "smoke_run"} & set(item.fixturenames))
+    """Put the tests that wait for a run behind those that don't."""
+    items.sort(key=lambda item: bool({*REPORTS, "smoke_run"} & set(item.fixturenames)))
 
-    items.sort(key=waits)
-    for item in items:
-        if not waits(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-        elif "browser" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}, behind a run"))
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give the tests of a file to one process, for they share what they make; those of notebooks singly."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith("tests/notebooks/") else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

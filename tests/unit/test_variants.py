@@ -23,7 +23,9 @@ def test_baselines_are_about_as_large_as_capture_and_have_the_layers_of_their_fo
     baselines = variants.baselines(settings)
     wanted = variants.parameters(settings)
     layers = {name: replace(settings, **variant.capture) for name, variant in baselines.items()}
-    assert all(0.9 * wanted < variants.parameters(changed) < 1.1 * wanted for changed in layers.values())
+    few = settings.text_layers == 1  # a layer more or less is a sixth of the model
+    low, high = (0.8, 1.2) if few else (0.9, 1.1)
+    assert all(low * wanted < variants.parameters(changed) < high * wanted for changed in layers.values())
     assert layers["capture"] == settings
     assert layers["two-stream"].joint_layers == 0 < layers["two-stream"].cross_layers
     one = layers["one-stream"]
