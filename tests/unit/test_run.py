@@ -270,8 +270,8 @@ def wait_for_words(said: Path) -> None:
         time.sleep(0.01)
 
 
-def stage_slowly(folder: Path, code: Path, begun: object) -> None:
-    """Make a stage in a process of its own, which says when it began."""
+def stage_slowly(folder: Path, code: Path, begun: object, endless: bool) -> None:
+    """Make a stage in a process of its own, which says when it began; an endless one must be killed."""
     run = Run(Profile("tiny", None), read_catalog(folder), folder / "report", seed=0)
 
     def make(folder: Path) -> None:
@@ -279,6 +279,8 @@ def stage_slowly(folder: Path, code: Path, begun: object) -> None:
         with (folder / "calls.txt").open("a") as file:
             file.write("x")
         wait_for_words(code / "said")
+        while endless:
+            time.sleep(1)
 
     with (code / "said").open("a") as file, redirect_stderr(file):
         run.stage(module_of(code, ""), Settings(), [], None, make)
@@ -287,8 +289,8 @@ def stage_slowly(folder: Path, code: Path, begun: object) -> None:
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_second_process_waits_says_for_what_and_finds_the_stage(run: Run, tmp_path: Path, killed: bool):
     begun, second = processes().Event(), processes().Event()
-    both = [processes().Process(target=stage_slowly, args=(run.catalog.folder, tmp_path, event))
-            for event in (begun, second)]
+    both = [processes().Process(target=stage_slowly, args=(run.catalog.folder, tmp_path, event, endless))
+            for event, endless in ((begun, killed), (second, False))]
     both[0].start()
     assert begun.wait(60)
     both[1].start()
