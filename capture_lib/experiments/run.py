@@ -42,7 +42,9 @@ class Run:
     def place(self, name: str) -> Path:
         """Return the folder of a stage; what rests on an encoder that captions taught lies apart."""
         encoder = self.profile.encoder
-        if not encoder.captions or name in ("composites", "detector", "words"):
+        if name == "words":  # those of another width do not take their place
+            return self.stages / f"words-{self.profile.retrieval.text_dimensions}"
+        if not encoder.captions or name in ("composites", "detector"):
             return self.stages / name
         taught = digest(repr((encoder, self.profile.retrieval)).encode())[:6]
         return self.stages / f"captions-{taught}" / name

@@ -91,6 +91,16 @@ def test_the_embeddings_of_capture_are_made_once_and_are_those_of_embed(tmp_path
     assert np.array_equal(stages.caption_words(run).vectors(captions), found["test image words"])
 
 
+def test_n_grams_of_another_width_displace_none(tmp_path: Path):
+    run, _, _ = line(tmp_path / "shop", train=40, gallery=4, val=2, test=2)
+    narrow = replace(run.profile.retrieval, text_dimensions=4)
+    narrow = replace(run, profile=replace(run.profile, retrieval=narrow))
+    record = (run.place("words") / "stage.json").stat().st_mtime_ns
+    widths = [stages.caption_words(one).vectors(["精华液"]).shape[1] for one in (run, narrow, run)]
+    assert widths[0] == widths[2] > widths[1] == 4
+    assert (run.place("words") / "stage.json").stat().st_mtime_ns == record
+
+
 def test_new_queries_change_what_read_them_and_nothing_is_trained_anew(tmp_path: Path, capsys):
     run, _, chosen = line(tmp_path / "one", **SIZES)
     capsys.readouterr()
