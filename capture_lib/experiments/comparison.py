@@ -244,13 +244,12 @@ def ablated(run: Run) -> list[Job]:
     return jobs
 
 
-def caption_frames(run: Run) -> dict[str, Run]:
-    """Return the ways in which captions may teach the encoder, by what differs: two, or in profile thorough all."""
-    frames = {"none": run, "train, gallery": run.taught()}
-    if run.profile.comparison.seeds > 1:
-        brief = replace(run.profile.retrieval, text_dimensions=64)
-        brief = replace(run, profile=replace(run.profile, retrieval=brief))
-        frames |= {"train": run.taught(captions="train"), "weight 1": run.taught(caption_weight=1.0),
-                   "weight 10": run.taught(caption_weight=10.0), "hard targets": run.taught(caption_spread=0.0),
-                   "text vectors of 64": brief.taught()}
-    return frames
+def varied_captions(run: Run) -> dict[str, Run]:
+    """Return other ways in which captions may teach the encoder, by what differs; only where several are trained."""
+    if run.profile.comparison.seeds == 1:
+        return {}
+    brief = replace(run.profile.retrieval, text_dimensions=64)
+    brief = replace(run, profile=replace(run.profile, retrieval=brief))
+    return {"train": run.taught(captions="train"), "weight 1": run.taught(caption_weight=1.0),
+            "weight 10": run.taught(caption_weight=10.0), "hard targets": run.taught(caption_spread=0.0),
+            "text vectors of 64": brief.taught()}

@@ -31,7 +31,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
     add_stages(tasks, run, "")
     if speak:
         add_stages(tasks, taught, CAPTIONS)
-        for name, frame in list(comparison.caption_frames(run).items())[2:]:
+        for name, frame in comparison.varied_captions(run).items():
             encoder = f"captions varied: encoder, {name}"
             tasks[encoder] = Task(("composites", "caption words"), partial(stages.encoder_folder, frame), True)
             regions = Task(("regions", encoder), partial(stages.region_store, frame), True)

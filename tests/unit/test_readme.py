@@ -75,6 +75,10 @@ def test_readme_quotes_the_reference_run():
     section = README.partition("## What came out")[2].partition("## ")[0]
     quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", section)
     assert len(quoted) > 5 and set(quoted) <= known
+    shown = {brackets(claim["effect"], claim["low"], claim["high"]) for claim in claims
+             if claim["verdict"] == "reproduced" and claim["effect"] is not None}
+    beaten = section.partition("**CAPTURE beats**")[2].partition(". ")[0]
+    assert set(re.findall(r"[\d.]+ \[.+?\]", beaten)) <= shown and "[" in beaten
     verdicts = Counter(claim["verdict"] for claim in claims if claim["of"] == "paper")
     assert (f"Of {verdicts.total()} claims of the paper, {verdicts['reproduced']} are reproduced, "
             f"{verdicts['contradicted']} contradicted, {verdicts['not shown']} not shown and "
