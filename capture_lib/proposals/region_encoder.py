@@ -18,6 +18,7 @@ from capture_lib.utils import pick_device, progress
 class EncoderSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
+    stem: str = "strided"  # of the backbone, a ResNet: see `make_backbone`
     crop: int = 48  # side, pixels
     first_crop: int = 32  # side in the first half of the steps, which so takes half of the time
     channels: int = 64  # a vector holds four times as many
@@ -35,7 +36,7 @@ class CropEncoder(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.backbone = make_backbone(settings.backbone, False, (3,))
+        self.backbone = make_backbone(settings.backbone, settings.stem, (3,))
         narrow = nn.Conv2d(self.backbone.feature_info.channels()[0], settings.channels, 1)
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(2), narrow, nn.Flatten())
 
@@ -112,7 +113,7 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
         taught.append(head.to(device))
         texts = torch.from_numpy(texts).to(device)
     rate = settings.learning_rate
-    optimiser = torch.optim.AdamW(taught.parameters(), rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(taught.parameters(), rate, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
     pairs = positive_pairs(composites, settings, seed)
     history = []
@@ -137,4 +138,4 @@ def load(settings: EncoderSettings, folder: Path) -> CropEncoder:
     """Return the trained encoder in evaluation mode."""
     encoder = CropEncoder(settings)
     load_model(encoder, folder / "model.safetensors")
-    return encoder.to(pick_device()).eval()
+    return encoder.to(pick_device(), memory_format=torch.channels_last).eval()
