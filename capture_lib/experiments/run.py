@@ -204,8 +204,16 @@ def world_folder(profile: profiles.Profile) -> Path:
     return utils.DATA / f"world-{profile.world.name}"
 
 
-def open_run(profile: str = "smoke", catalog: str = "", out: str = "", seed: int = 0) -> Run:
-    """Open a run on a catalog or, without one, on the profile's world, drawn now if it is not there."""
+def open_run(profile: str = "", catalog: str = "", out: str = "", seed: int = 0) -> Run:
+    """Open a run on a catalog or, without one, on the profile's world, drawn now if it is not there.
+
+    Without a profile, it is cpu where that was run, else smoke, and a line says so.
+    """
+    if not profile:
+        made = Path(catalog or world_folder(profiles.get("cpu"))) / "stages" / f"cpu-seed{seed}" / "pretrain"
+        profile = "cpu" if made.is_dir() else "smoke"
+        print(f"profile {profile}: " + ("it was run here" if made.is_dir() else "a miniature, for `capture run "
+                                        "--profile cpu` was not run here yet"))
     chosen = profiles.get(profile)
     folder = catalog or world_folder(chosen)
     if not catalog:

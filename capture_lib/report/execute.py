@@ -7,12 +7,15 @@ import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from capture_lib import profiles
+from capture_lib import profiles, world
 from capture_lib.catalog.table import read_catalog
+from capture_lib.experiments import comparison, stages
 from capture_lib.experiments.plan import Task, kind, tasks_of
-from capture_lib.experiments.run import claim_folder, open_run, world_folder
+from capture_lib.experiments.run import Run, claim_folder, open_run, world_folder
+from capture_lib.report import NUMBERED
 from capture_lib.report.schedule import ProcessKilled, default_jobs, run_tasks
 from capture_lib.utils import (
     NOTEBOOKS,
@@ -25,13 +28,16 @@ from capture_lib.utils import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    import nbformat
+
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
 WHOLE = "the whole run"  # among the timings of tasks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
-    "01": (), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
+    "01": (), "A1": (), "A2": ("pretraining",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
     "07": ("pretraining", "choices", "capture", "captions varied: regions", "ablation/recipe",
            "ablation/contrastive after joint")}
@@ -60,7 +66,7 @@ def run_notebooks(
     folder = str(Path(catalog).resolve()) if catalog else ""
     parameters = {"profile": profile, "catalog": folder, "out": str(out), "seed": seed}
     content = read_catalog(folder).fingerprint() if catalog else ""
-    files = sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"), key=lambda file: (file.name[:2] == "00", file.name))
+    files = sorted(Path(notebooks).glob(NUMBERED), key=lambda file: (file.name[:2] == "00", file.name))
     stems = {file.stem: file for file in files}
     chosen = [file for file in files if file.name.startswith(only or "")]
     if not chosen:
@@ -135,14 +141,17 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
     from capture_lib.report.kernel import OwnKernelManager
     from capture_lib.report.page import to_html
 
+    notebook = nbformat.read(file, as_version=4)
+    skip(notebook, lacking(open_run(**parameters)))
     reason = ""
     failed = folder / f"{file.stem}.failed.ipynb"
     with TemporaryDirectory() as scratch:
         running = Path(scratch) / file.name
+        nbformat.write(notebook, running)
         try:
             with patch.dict(os.environ, ENVIRONMENT):
                 papermill.execute_notebook(
-                    str(file), str(running), parameters, kernel_name="python3", progress_bar=False,
+                    str(running), str(running), parameters, kernel_name="python3", progress_bar=False,
                     cwd=str(ROOT), start_timeout=MAX_SILENCE, iopub_timeout=MAX_SILENCE,
                     kernel_manager_class=OwnKernelManager, extra_arguments=["--IPKernelApp.log_level=50"])
         except papermill.PapermillExecutionError as error:
@@ -153,8 +162,8 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
             reason = str(error)
         try:
             notebook = nbformat.read(running, as_version=4)
-        except (OSError, ValueError):  # nothing ran, or there was no room for it
-            notebook = nbformat.read(file, as_version=4)
+        except (OSError, ValueError):  # there was no room for it
+            pass
 
     # keep it, with a page; without views of a kernel that is gone, and paths of this machine
     target = failed if reason else folder / file.name
@@ -169,3 +178,29 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
                              "mend the cause, then go on with `capture run --resume` and the same options)")
     for outdated in (failed, failed.with_suffix(".html")):
         outdated.unlink(missing_ok=True)
+
+
+def lacking(run: Run) -> set[str]:
+    """Return what a run's catalog does not have, of all that a cell may need by its tags, "needs: …"."""
+    table = stages.samples(run)
+    has = {
+        "gallery": (table["split"] == "gallery").any(),
+        "queries": table["split"].isin(["val", "test"]).any(),
+        "labels": comparison.comparable(run),  # of queries of val and of test, and a gallery
+        "boxes": len(run.catalog.boxed("val", "test")) > 0,
+        "captions": stages.captions_speak(run),
+        "training": comparison.trainable(run),  # pairs enough to train CAPTURE
+        "world": world.settings_of(run.catalog.folder) is not None}
+    return {name for name, there in has.items() if not there}
+
+
+def skip(notebook: "nbformat.NotebookNode", lacks: set[str]) -> None:
+    """Put a line in the place of each cell that needs what the catalog lacks."""
+    for cell in notebook.cells:
+        needs = [tag.removeprefix("needs: ") for tag in cell.metadata.get("tags", []) if tag.startswith("needs: ")]
+        missing = [need for need in needs if need in lacks]
+        if missing:
+            cell.cell_type = "markdown"
+            cell.source = f"*Left out: it needs {' and '.join(missing)}, which this catalog does not have.*"
+            for field in ("outputs", "execution_count"):
+                cell.pop(field, None)

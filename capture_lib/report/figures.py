@@ -5,8 +5,10 @@ Matplotlib and fontTools are imported where they are used: constants shall cost 
 
 import base64
 import html
+import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -168,6 +170,18 @@ def curves(history: list[dict[str, float]], axes: Sequence, floors: dict[str, fl
             ax.axhline(floors[name], color=WRONG, linestyle="--", label="uninformed guess")
             ax.legend(fontsize="small")
         ax.set(title=name, xlabel="optimiser step", ylabel="loss", ylim=(0, None))
+
+
+@cache
+def glosses() -> dict[str, str]:
+    """Return words of captions with their English."""
+    return json.loads(Path(__file__).with_name("glosses.json").read_text(encoding="utf-8"))
+
+
+def gloss(text: str) -> str:
+    """Return the English of what is known in a Chinese text, the longest words first: "face cream · gift box"."""
+    words = re.findall("|".join(sorted(map(re.escape, glosses()), key=len, reverse=True)), text)
+    return " · ".join(dict.fromkeys(glosses()[word] for word in words))  # each once
 
 
 def percent(figure: dict[str, float] | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from capture_lib.report import NUMBERED
 from capture_lib.report.figures import KNOW_NOTHING, percent, with_font
 from capture_lib.report.schedule import duration
 from capture_lib.report.table import figures_table
@@ -30,7 +31,7 @@ def build(out: Path) -> Path:
     """Write the report to a run's folder, from `metrics/*.json` and executed notebooks; return `index.html`."""
     metrics = read_metrics(out)
     latest = {}  # of a notebook that failed in its last run, what ran
-    for file in sorted((out / "notebooks").glob("[0-9][0-9]_*.ipynb"), key=lambda file: file.stem):
+    for file in sorted((out / "notebooks").glob(NUMBERED), key=lambda file: file.stem):
         latest[file.stem.removesuffix(".failed")] = file
     figures = figures_table(metrics)
     content = {

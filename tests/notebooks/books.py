@@ -5,9 +5,10 @@ import re
 
 import nbformat
 
+from capture_lib.report import NUMBERED
 from capture_lib.utils import NOTEBOOKS
 
-BOOKS = {file.stem: nbformat.read(file, as_version=4) for file in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+BOOKS = {file.stem: nbformat.read(file, as_version=4) for file in sorted(NOTEBOOKS.glob(NUMBERED))}
 
 
 def code(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
