@@ -1,8 +1,9 @@
 # `make reports` and `make test` are all that a newcomer needs; both make .venv first.
 PYTHON ?= python3
+PROFILES ?= smoke cpu thorough
 BIN := .venv/bin
 
-.PHONY: reports smoke test lab lint bench lock clean
+.PHONY: reports smoke test lab lint bench record lock clean
 
 reports: .venv/installed
 	$(BIN)/capture run --profile cpu
@@ -23,6 +24,9 @@ lint: .venv/installed-test
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/bench.py
+
+record: .venv/installed # from a clean clone: runs the profiles, keeps what README and RESULTS.md quote
+	$(BIN)/python -m capture_lib.report.record $(PROFILES)
 
 lock: .venv/installed-test
 	(echo '# Exact versions of a tested environment (Linux x86-64), used as pip constraints; written by `make lock`.'; \

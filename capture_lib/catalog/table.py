@@ -77,10 +77,21 @@ class Catalog:
                 digests[sample] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
         return digests
 
+    @cached_property
+    def digested(self) -> dict[tuple, np.ndarray]:
+        """The digests of rows that were asked for, by columns and rows: every stage asks, many for the same."""
+        return {}
+
     def row_digests(self, rows: pd.DataFrame) -> np.ndarray:
-        """Return a digest (N,) uint64 of each row, `sample_id` among its columns, and its photo's bytes."""
-        rows = rows.assign(photo=rows["sample_id"].map(self.contents)).astype(str)
-        return pd.util.hash_pandas_object(rows, index=False).to_numpy()
+        """Return a digest (N,) uint64 of each of some rows and columns, `sample_id` among them, and its photo's bytes.
+
+        They are the table's own, with its index.
+        """
+        asked = (*rows.columns, rows.index.to_numpy().tobytes())
+        if asked not in self.digested:
+            texts = rows.assign(photo=rows["sample_id"].map(self.contents)).astype(str)
+            self.digested[asked] = pd.util.hash_pandas_object(texts, index=False).to_numpy()
+        return self.digested[asked]
 
     def fingerprint(self) -> str:
         """Return a digest of the table and of the photos, to recognise old results."""

@@ -165,7 +165,7 @@ class Capture(nn.Module):
 
     @classmethod
     def _from_weights(cls, settings: CaptureSettings, weights: Mapping[str, Tensor], source: str) -> "Capture":
-        with torch.device("meta"):  # no random start that would be overwritten
+        with torch.random.fork_rng(devices=[]):  # the start is overwritten
             model = cls(settings)
         try:
             model.load_state_dict(weights, assign=True)

@@ -17,7 +17,6 @@ class DetectorSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
     stem: str = "patches"  # of the backbone, a ResNet: see `make_backbone`
-    levels: tuple = (2, 3)  # of its maps: 2, 3 and 4 are at strides 8, 16 and 32
     size: int = 128  # side of a composite, pixels
     enlarged: tuple = (1.0, 1.25, 1.5)  # one at random
     search_size: int = 192
@@ -37,9 +36,13 @@ class Detector(nn.Module):
         from torchvision.models.detection import rpn  # slow to import
         self.settings = settings
         channels = settings.channels
-        self.backbone = make_backbone(settings.backbone, settings.stem, settings.levels)
-        widths = self.backbone.feature_info.channels()
-        self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+        self.backbone = make_backbone(settings.backbone, settings.stem, (2, 3))
+        widths = self.backbone.feature_info.channels()  # of its maps at strides 8 and 16
+        # a narrow map at stride 32: the backbone's own takes a quarter of the time and finds no more
+        self.coarse = nn.Sequential(
+            nn.Conv2d(widths[-1], channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        self.levels = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in (*widths, channels))
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         self.fuse = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
         # anchors of each cell, and for each a logit of objectness and four box deltas
@@ -53,6 +56,7 @@ class Detector(nn.Module):
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
         maps = self.backbone((photos - 0.5) / 0.25)
+        maps = [*maps, self.coarse(maps[-1])]
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
             fused = fused + F.interpolate(level(coarse), fused.shape[-2:], mode="bilinear")

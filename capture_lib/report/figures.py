@@ -191,6 +191,15 @@ def percent(figure: dict[str, float] | None) -> str:
     return f"{100 * figure['value']:.1f}% [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
+def brackets(figure: dict[str, float] | None, form: str = ".1f") -> str:
+    """Return a fraction with its 95% interval for a table, in percent: `68.2 [65.9, 70.4]`; the middle by any name."""
+    if figure is None:
+        return "not available"
+    middle = next(figure[name] for name in ("value", "mean", "effect") if name in figure)
+    value, low, high = (f"{100 * number:{form}}" for number in (middle, figure["low"], figure["high"]))
+    return f"{value} [{low}, {high}]"
+
+
 def points(value: float | None, low: float | None, high: float | None) -> str:
     """Return a difference of fractions in percentage points with its interval: `+2.1 [−0.3, +4.5]`."""
     if value is None:

@@ -1,6 +1,6 @@
 """The report of a run: `index.html`, the run on one page, and all figures as `figures.csv` and `figures.html`.
 
-They open offline from disk, need no script, and escape every text.
+They open offline from disk and escape every text; the index needs no script, the figures one to be searched and sorted.
 """
 
 import base64
@@ -17,6 +17,23 @@ from capture_lib.report.table import figures_table
 from capture_lib.utils import InputError, read_object, write_atomically
 
 CAPTURE = "capture-chosen/instance"  # the method that the index and the summary name beside the best
+BASELINES = ("image-only", "text-only", "late-fusion")
+GROUPS = {  # of methods, by how their names begin; all others are ours
+    "Know nothing of the query": KNOW_NOTHING,
+    "Baselines without CAPTURE": BASELINES,
+    "[paper] CAPTURE": ("capture/", "capture-chosen/", "capture-raw-product/"),
+    "[paper] Its rivals: the same blocks, pairs and steps": (
+        "one-stream", "two-stream", "dual-encoder", "image-stream", "text-stream")}
+OURS = "[ours] CAPTURE beside raw vectors; captions that teach the regions"
+WORDS = {  # the parts of a method's name, for readers
+    "chance": "Chance", "popularity": "What is asked for most",
+    "image-only": "Region features alone", "text-only": "Captions alone", "late-fusion": "Late fusion of both",
+    "capture": "CAPTURE, H_IMG × H_TXT", "capture-raw-product": "CAPTURE, H_IMG × H_TXT unscaled",
+    "capture-chosen": "CAPTURE, read as val chose", "capture-beside-raw": "CAPTURE beside raw vectors",
+    "one-stream": "One-stream (as UNITER)", "two-stream": "Two-stream (as ViLBERT)",
+    "dual-encoder": "Dual encoder (as CLIP)", "image-stream": "Dual encoder, photos alone",
+    "text-stream": "Dual encoder, captions alone", "instance": ", per product", "image": ", per photo",
+    "captions": "captions taught the regions", "augmented gallery": "gallery vectors averaged with neighbours"}
 MAX_PICTURES = 4  # of a notebook
 PHOTO = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/=]+")
 
@@ -34,13 +51,17 @@ def build(out: Path) -> Path:
     for file in sorted((out / "notebooks").glob(NUMBERED), key=lambda file: file.stem):
         latest[file.stem.removesuffix(".failed")] = file
     figures = figures_table(metrics)
+    notebooks = [describe(file, stem) for stem, file in latest.items()]
+    methods = methods_of(metrics)
     content = {
-        "metrics": metrics, "methods": methods_of(metrics), "rows": figures.to_dict("records"),
-        "notebooks": [describe(file, stem) for stem, file in latest.items()],
+        "metrics": metrics, "methods": methods, "groups": grouped(methods), "rows": figures.to_dict("records"),
+        "notebooks": notebooks, "sources": {notebook["name"]: notebook["recorded"] for notebook in notebooks},
+        "made_in": {name: stem for stem, found in metrics.items() for name in found["methods"]},
+        "best_baseline": next((name for name in methods if name in BASELINES), ""),
         "timings": read_object(out / "timings.json"), "capture": CAPTURE, "blind": KNOW_NOTHING,
     }
     site = environment(Path(__file__).with_name("templates"))
-    site.filters["duration"] = duration
+    site.filters |= {"duration": duration, "in_words": in_words}
     for name in ("index.html", "figures.html"):
         page = site.get_template(f"{name}.j2").render(content)
         with write_atomically(out / name) as beside:
@@ -83,16 +104,36 @@ def methods_of(metrics: dict[str, dict]) -> dict[str, dict]:
     return dict(sorted(methods.items(), key=lambda pair: -pair[1]["standard"]["mAP@10"]["value"]))
 
 
+def grouped(methods: dict[str, dict]) -> dict[str, dict]:
+    """Return methods by their groups, in the order of these."""
+    groups = {title: {} for title in (*GROUPS, OURS)}
+    for name, figures in methods.items():
+        titles = [title for title, begins in GROUPS.items() if name.startswith(begins) and " + " not in name]
+        groups[titles[0] if titles else OURS][name] = figures
+    return groups
+
+
+def in_words(method: str) -> str:
+    """Return the name of a method for readers."""
+    name, *added = method.split(" + ")
+    first, _, level = name.partition("/")
+    words = WORDS.get(first, first) + WORDS.get(level, level)
+    return ", ".join([words, *(WORDS.get(part, part) for part in added)])
+
+
 def describe(file: Path, stem: str) -> dict:
-    """Return what the index says of an executed notebook."""
+    """Return what the index says of an executed notebook; "recorded" leads to the cell that recorded its figures."""
     import nbformat  # slow, and the explorer needs the templates alone
     try:
         cells = nbformat.read(file, as_version=4).cells
     except ValueError:  # of nbformat too, where it is not JSON
         raise InputError(f"{file}: not a notebook; remove it and run it again") from None
     head = re.sub(r"[*`$]", "", cells[0].source)
+    page = file.with_suffix(".html")
+    href = f"notebooks/{(page if page.is_file() else file).name}"
+    last = next((f"#cell-id={cell.get('id')}" for cell in reversed(cells) if "run.record(" in cell.source), "")
     errors = [output for cell in cells for output in cell.get("outputs", []) if output.output_type == "error"]
-    return {"name": stem, "href": f"notebooks/{file.stem}.html", "failed": stem != file.stem,
+    return {"name": stem, "href": href, "recorded": href + last, "failed": stem != file.stem,
             "error": f"{errors[0].ename}: {errors[0].evalue}"[:300] if errors else "",
             "title": head.partition("\n")[0].removeprefix("# "),
             "goal": head.partition("Goal. ")[2].partition("\n\n")[0],

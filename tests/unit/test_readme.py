@@ -5,13 +5,12 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from capture_lib.report.record import results
 from capture_lib.utils import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "reports" / "RESULTS.md").read_text(encoding="utf-8")
-COLUMNS = (("standard", "mAP@10"), ("standard", "mAR@10"), ("released", "mAP@10"), ("instance", "mAP@10"))
-CPU = ROOT / "reports" / "reference" / "cpu"
-THOROUGH = ROOT / "reports" / "reference" / "thorough"
+CPU = ROOT / "reports" / "reference" / "cpu" / "metrics"
 
 
 def record(file: Path) -> dict:
@@ -25,44 +24,8 @@ def brackets(value: float, low: float, high: float, form: str = ".1f") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def markdown_table(methods: dict, columns: tuple[tuple[str, str], ...]) -> str:
-    """Methods by (definition, figure), in percent with 95% intervals."""
-    lines = ["| method | " + " | ".join(f"{figure}, {definition}" for definition, figure in columns) + " |",
-             "|---" * (len(columns) + 1) + "|"]
-    for method, row in methods.items():
-        cells = [brackets(**row[definition][figure]) for definition, figure in columns]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def markdown_ledger(claims: list[dict]) -> str:
-    """Each claim with its main comparison, our effect in points, and the verdict."""
-    lines = ["| claim | compared, standard mAP@10 | our effect, points | verdict |", "|---|---|---|---|"]
-    for claim in claims:
-        effect = "not available" if claim["effect"] is None else brackets(
-            claim["effect"], claim["low"], claim["high"], "+.1f")
-        lines.append(f"| {claim['claim']} | {claim['compared']} | {effect} | {claim['verdict']} |")
-    return "\n".join(lines)
-
-
-def test_the_results_are_those_of_the_reference_run():
-    methods = record(CPU / "05_retrieval.json")["methods"]
-    compared = record(CPU / "06_ablations.json")
-    rivals = {name: row for name, row in compared["methods"].items()
-              if name.startswith(("two-stream", "one-stream", "dual-encoder")) or name.endswith("-stream")}
-    taught = {name: row for name, row in methods.items() if name.endswith(" + captions")}
-    paper = {name: row for name, row in methods.items() if name not in taught}
-    assert markdown_table(paper | rivals, COLUMNS) in RESULTS and markdown_table(taught, COLUMNS) in RESULTS
-    for owner in ("paper", "ours"):
-        assert markdown_ledger([claim for claim in compared["claims"] if claim["of"] == owner]) in RESULTS
-    assert compared["provenance"]["commit"] in RESULTS
-
-
-def test_what_is_left_of_the_older_record_is_as_it_was():
-    methods = {name: row for name, row in record(THOROUGH / "06_ablations.json")["methods"].items()
-               if not name.startswith("ablation/") and not name.endswith("/image")}
-    assert markdown_table(methods, COLUMNS[:3]) in RESULTS
-    assert markdown_ledger(record(THOROUGH / "07_claims.json")["claims"]) in RESULTS
+def test_the_results_are_those_of_the_records():
+    assert results() == RESULTS
 
 
 def test_readme_quotes_the_reference_run():
