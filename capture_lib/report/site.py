@@ -144,7 +144,7 @@ def pictures(cells: list) -> list[str]:
     """Return the pictures of the first cell tagged `picture` that shows any, as data URIs."""
     for cell in cells:
         shown = []
-        for output in cell.outputs if "picture" in cell.metadata.get("tags", []) else ():
+        for output in cell.get("outputs", ()) if "picture" in cell.metadata.get("tags", []) else ():
             data = output.get("data", {})
             if "image/svg+xml" in data:
                 drawing = base64.b64encode(data["image/svg+xml"].encode()).decode()
