@@ -13,7 +13,7 @@ from capture_lib.world import captions, planning
 from capture_lib.world.planning import SIZES
 from tests.drawn import TINY_WORLD
 
-# of the 9,220 queries of the published dev and test lists, letters of any case (as in notebook 01)
+# of the 9,220 queries of the published dev and test lists, letters of any case (as in notebook A1)
 REAL = {"caption_length": 31.43, "latin_share": 0.686, "digit_share": 0.521, "products_per_query": 2.835,
         "repeated_share": 0.158, "brand_in_caption": 0.889, "product_characters": 0.637, "whole_name": 0.278}
 plan = cache(planning.plan)  # of the full world it takes seconds
