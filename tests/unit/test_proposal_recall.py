@@ -209,12 +209,13 @@ def test_baselines_lie_in_the_photo_and_are_not_too_many(notebook, count):
     assert len(grid) <= count and (grid[:, 2:] - grid[:, :2]).prod(1).sum() == pytest.approx(2 if count >= 5 else 1)
 
 
-def test_recall_of_the_baselines_is_tabled(notebook):
-    rows = notebook.without_learning(a_set(6)[1])
-    assert set(rows) == {"whole photo", "fixed grid", "sliding boxes"}
-    for row in rows.values():
-        assert list(row) == [f"recall@{t}, {n} boxes" for n in (10, 36) for t in (0.5, 0.75)]
-        assert row["recall@0.75, 10 boxes"]["value"] <= row["recall@0.5, 10 boxes"]["value"]
+def test_recall_is_tabled(notebook):
+    truth = a_set(6)[1]
+    rows = {}
+    for name, boxes in {"whole photo": notebook.windows(1, 1), "sliding boxes": notebook.sliding_boxes(36)}.items():
+        rows[name] = notebook.recall_table([(boxes, np.ones(len(boxes)))] * len(truth), truth, (10, 36))
+        assert list(rows[name]) == [f"recall@{t}, {n} boxes" for n in (10, 36) for t in (0.5, 0.75)]
+        assert rows[name]["recall@0.75, 10 boxes"]["value"] <= rows[name]["recall@0.5, 10 boxes"]["value"]
     assert rows["whole photo"]["recall@0.5, 36 boxes"]["value"] == 0
 
 
@@ -273,8 +274,8 @@ def test_identity_is_leave_one_out_average_precision(notebook):
             cosines = [unit[i] @ unit[j] for j in rest]
             expected.append((average_precision_score(same, cosines), same[int(np.argmax(cosines))]))
     assert notebook.identity(7 * features, labels) == pytest.approx(np.array(expected, float))
-    assert notebook.repeated(np.array(list("aabbbc"))) == 5
-    assert notebook.repeated(np.array(list("abc"))) == notebook.repeated(np.zeros(0)) == 0
+    assert len(notebook.identity(features, np.arange(20))) == 0
+    assert notebook.identity_table({"unique": features}, np.arange(20)) == {}
 
 
 def test_perfect_vectors_are_right_and_random_ones_at_chance(notebook):
