@@ -183,11 +183,14 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
 def lacking(run: Run) -> set[str]:
     """Return what a run's catalog does not have, of all that a cell may need by its tags, "needs: …"."""
     table = stages.samples(run)
+    gallery = (table["split"] == "gallery").any()
     has = {
-        "gallery": (table["split"] == "gallery").any(),
+        "gallery": gallery,
         "queries": table["split"].isin(["val", "test"]).any(),
-        "labels": comparison.comparable(run),  # of queries of val and of test, and a gallery
+        "labels": gallery and any(map(len, stages.samples(run, "test")["labels"])),  # of test queries, and a gallery
+        "comparison": comparison.comparable(run),  # labels of val, too
         "boxes": len(run.catalog.boxed("val", "test")) > 0,
+        "labelled boxes": any(map(len, run.catalog.boxed("test")["box_labels"])),
         "captions": stages.captions_speak(run),
         "training": comparison.trainable(run),  # pairs enough to train CAPTURE
         "world": world.settings_of(run.catalog.folder) is not None}
