@@ -39,8 +39,7 @@ WHOLE = "the whole run"  # among the timings of tasks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
     "01": (), "A1": (), "A2": ("pretraining",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
-    "07": ("pretraining", "choices", "capture", "captions varied: regions", "ablation/recipe",
-           "ablation/contrastive after joint")}
+    "07": ("pretraining", "choices", "capture", "captions varied: regions")}
 
 
 class NotebookFailed(RuntimeError):
