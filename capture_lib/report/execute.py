@@ -146,8 +146,8 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
     failed = folder / f"{file.stem}.failed.ipynb"
     with TemporaryDirectory() as scratch:
         running = Path(scratch) / file.name
-        nbformat.write(notebook, running)
         try:
+            nbformat.write(notebook, running)
             with patch.dict(os.environ, ENVIRONMENT):
                 papermill.execute_notebook(
                     str(running), str(running), parameters, kernel_name="python3", progress_bar=False,

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -14,11 +15,12 @@ from drawn import make_catalog
 from launched import processes
 
 from capture_lib.experiments.run import MARK
+from capture_lib.report import NUMBERED
 from capture_lib.report import execute as reports
 from capture_lib.report import page as pages
 from capture_lib.report import site
 from capture_lib.report.kernel import OwnKernels
-from capture_lib.utils import InputError
+from capture_lib.utils import NOTEBOOKS, InputError
 
 PARAMETERS = 'profile: str = "smoke"\ncatalog: str = ""\nout: str = ""\nseed: int = 0'
 LOADED = re.compile(r"""<script|<link|@import|src(set)?\s*=\s*["']?(https?:)?//|url\(\s*["']?(https?:)?//""")
@@ -152,6 +154,26 @@ def test_a_change_anywhere_in_the_library_is_heeded(notebooks, tmp_path, monkeyp
     (package / "room" / "__pycache__" / "module.pyc").write_text("2")
     assert reports.fingerprints(sorted(notebooks.glob("*.ipynb"))) == found[-1]
     assert len({str(prints) for prints in found}) == 3
+
+
+def test_cells_that_need_what_a_catalog_lacks_are_left_out():
+    cells = [nbformat.v4.new_code_cell("1"), nbformat.v4.new_code_cell("2", metadata={"tags": ["needs: labels"]}),
+             nbformat.v4.new_code_cell("3", metadata={"tags": ["picture", "needs: labels", "needs: boxes"]})]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    reports.skip(notebook, {"boxes", "captions"})
+    assert [cell.cell_type for cell in notebook.cells] == ["code", "code", "markdown"]
+    assert notebook.cells[2].source == "*Left out: it needs boxes, which this catalog does not have.*"
+    nbformat.validate(notebook)
+
+
+def test_what_catalogs_lack(smoke_run, tmp_path):
+    assert reports.lacking(smoke_run) == set()
+    little = replace(smoke_run, catalog=make_catalog(tmp_path / "shop", 2, 1, 0, 0))
+    assert {"training", "world", "queries", "labels", "comparison", "boxes"} <= reports.lacking(little)
+    books = "\n".join(file.read_text(encoding="utf-8") for file in NOTEBOOKS.glob(NUMBERED))
+    tags = set(re.findall('"needs: ([^"]*)"', books))
+    assert tags <= {"gallery", "queries", "labels", "comparison", "boxes", "labelled boxes", "captions", "training",
+                    "world"}  # a misspelt one would never be heeded
 
 
 def test_the_kernel_is_this_interpreters_whatever_is_called_python3(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
     assert "profile smoke" in said and "seed 0" in said and "commit abc" in said
     assert "written 2030-01-02T03:04:05Z" in said and "the whole run took 2 min" in said
     assert "best of 4 methods: Region features alone 68.0 [66.0, 71.0]" in said  # of the later notebook
-    assert ("the paper's model: CAPTURE, read as val chose, per product 50.0 [48.0, 53.0] standard mAP@10, percent; "
+    assert ("s model: CAPTURE, read as val chose, per product 50.0 [48.0, 53.0] standard mAP@10, percent; "
             "by box 25.0") in said
     assert "for scale: Chance 2.0 [0.0, 5.0] standard mAP@10, percent 4 claims" in said
     assert "What this run cannot decide: 2 of 4 claims." in said
