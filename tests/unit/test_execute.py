@@ -15,10 +15,9 @@ from drawn import make_catalog
 from launched import processes
 
 from capture_lib.experiments.run import MARK
-from capture_lib.report import NUMBERED
+from capture_lib.report import NUMBERED, site
 from capture_lib.report import execute as reports
 from capture_lib.report import page as pages
-from capture_lib.report import site
 from capture_lib.report.kernel import OwnKernels
 from capture_lib.utils import NOTEBOOKS, InputError
 
