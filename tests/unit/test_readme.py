@@ -25,18 +25,15 @@ def test_the_results_are_those_of_the_records():
 def test_readme_quotes_the_records():
     verdict = README.partition("**The verdict**")[2].partition("```sh")[0]
     verdict = " ".join(verdict.split())
-    known = set()
-    for profile in ("cpu", "thorough"):
-        metrics = ROOT / "reports" / "reference" / profile / "metrics"
-        claims = record(metrics / "06_ablations.json")["claims"]
-        gains = record(metrics / "07_beyond.json")
-        measured = [result for claim in claims for result in claim["comparisons"] if result["effect"] is not None]
-        known |= {brackets(figure) for figure in measured}
-        known |= {brackets(gains[name]) for name in gains if name.startswith("gain")}
-        counts = Counter(claim["verdict"] for claim in claims if claim["of"] == "paper")
-        assert (f"of {counts.total()} claims of the paper, {counts['reproduced']} are reproduced, "
-                f"{counts['contradicted']} contradicted, {counts['not shown']} not shown and "
-                f"{counts['not testable at this size']} not testable at this size") in verdict
+    metrics = [record(file) for file in (ROOT / "reports" / "reference").glob("*/metrics/0[67]_[ab]*.json")]
+    known = {brackets(figures[name]) for figures in metrics for name in figures if name.startswith("gain")}
+    claims = record(ROOT / "reports" / "reference" / "cpu" / "metrics" / "06_ablations.json")["claims"]
+    measured = [result for claim in claims for result in claim["comparisons"] if result["effect"] is not None]
+    known |= {brackets(figure) for figure in measured}
+    counts = Counter(claim["verdict"] for claim in claims if claim["of"] == "paper")
+    assert (f"of {counts.total()} claims of the paper, {counts['reproduced']} are reproduced, "
+            f"{counts['contradicted']} contradicted, {counts['not shown']} not shown and "
+            f"{counts['not testable at this size']} not testable at this size") in verdict
     quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", verdict)
     assert len(quoted) > 5 and set(quoted) <= known
     seconds = record(ROOT / "reports" / "reference" / "cpu" / "timings.json")["the whole run"]["seconds"]
