@@ -128,7 +128,7 @@ def describe(file: Path, stem: str) -> dict:
         cells = nbformat.read(file, as_version=4).cells
     except ValueError:  # of nbformat too, where it is not JSON
         raise InputError(f"{file}: not a notebook; remove it and run it again") from None
-    first = next((cell.source for cell in cells if cell.source.startswith("# ")), "")  # papermill's word comes before it
+    first = next((cell.source for cell in cells if cell.source.startswith("# ")), "")  # behind papermill's word
     head = re.sub(r"[*`$]", "", first)
     page = file.with_suffix(".html")
     href = f"notebooks/{(page if page.is_file() else file).name}"
