@@ -41,7 +41,8 @@ def tasks_of(run: Run) -> dict[str, Task]:
         if speak:
             add_methods(tasks, taught, CAPTIONS)
     if comparison.comparable(run) and comparison.trainable(run):
-        for name in sorted(variants.baselines(run.profile.capture), key="one-stream".__ne__):  # the longest first
+        names = sorted(variants.baselines(run.profile.capture), key=lambda name: name != "one-stream")  # takes longest
+        for name in names:
             add_finals(tasks, run, name, "")
         for number, job in enumerate(comparison.ablated(run)):
             work = partial(evaluate, comparison.ablated, run, number)

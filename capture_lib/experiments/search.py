@@ -30,7 +30,10 @@ CAPTURE = "capture-chosen/instance"  # the method that answers
 NAMES = {  # of methods, in words, by the first part of their names
     "capture-chosen": "CAPTURE", "capture": "CAPTURE as in the paper",
     "capture-raw-product": "CAPTURE as in the released code", "capture-beside-raw": "CAPTURE beside raw vectors",
-    "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text"}
+    "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text",
+    "one-stream": "one-stream (as UNITER)", "two-stream": "two-stream (as ViLBERT)",
+    "dual-encoder": "dual encoder (as CLIP)", "image-stream": "dual encoder, images alone",
+    "text-stream": "dual encoder, captions alone", "chance": "chance", "popularity": "what is asked for most"}
 VECTORS = {
     "raw product": "product H_IMG × H_TXT, unscaled", "product": "product H_IMG × H_TXT", "joint": "H_IMG and H_TXT",
     "region_token": "its region's token", "regions": "region features", "words": "caption n-grams", " + ": " beside "}

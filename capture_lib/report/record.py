@@ -88,7 +88,8 @@ def results() -> str:
         metrics = site.read_metrics(folder)
         if metrics:
             records[folder.name] = {"metrics": metrics, "groups": site.grouped(site.methods_of(metrics)),
-                                    "timings": read_object(folder / "timings.json")}
+                                    "timings": read_object(folder / "timings.json"),
+                                    "whole": (folder / "index.html").is_file()}
     templates = FileSystemLoader(Path(__file__).with_name("templates"))
     pages = Environment(loader=templates, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
                         keep_trailing_newline=True)

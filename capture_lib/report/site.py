@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from capture_lib.experiments.search import NAMES
 from capture_lib.report import NUMBERED
 from capture_lib.report.figures import KNOW_NOTHING, percent, with_font
 from capture_lib.report.schedule import duration
@@ -25,15 +26,9 @@ GROUPS = {  # of methods, by how their names begin; all others are ours
     "[paper] Its rivals: the same blocks, pairs and steps": (
         "one-stream", "two-stream", "dual-encoder", "image-stream", "text-stream")}
 OURS = "[ours] CAPTURE beside raw vectors; captions that teach the regions"
-WORDS = {  # the parts of a method's name, for readers
-    "chance": "Chance", "popularity": "What is asked for most",
-    "image-only": "Region features alone", "text-only": "Captions alone", "late-fusion": "Late fusion of both",
-    "capture": "CAPTURE, H_IMG × H_TXT", "capture-raw-product": "CAPTURE, H_IMG × H_TXT unscaled",
-    "capture-chosen": "CAPTURE, read as val chose", "capture-beside-raw": "CAPTURE beside raw vectors",
-    "one-stream": "One-stream (as UNITER)", "two-stream": "Two-stream (as ViLBERT)",
-    "dual-encoder": "Dual encoder (as CLIP)", "image-stream": "Dual encoder, photos alone",
-    "text-stream": "Dual encoder, captions alone", "instance": ", per product", "image": ", per photo",
-    "captions": "captions taught the regions", "augmented gallery": "gallery vectors averaged with neighbours"}
+WORDS = NAMES | {  # the parts of a method's name, for readers
+    "instance": ", per product", "image": ", per photo", "captions": "captions taught the regions",
+    "augmented gallery": "gallery vectors averaged with neighbours"}
 MAX_PICTURES = 4  # of a notebook
 PHOTO = re.compile(r"data:image/(?:webp|png|jpeg);base64,[A-Za-z0-9+/=]+")
 
@@ -118,7 +113,8 @@ def in_words(method: str) -> str:
     name, *added = method.split(" + ")
     first, _, level = name.partition("/")
     words = WORDS.get(first, first) + WORDS.get(level, level)
-    return ", ".join([words, *(WORDS.get(part, part) for part in added)])
+    words = ", ".join([words, *(WORDS.get(part, part) for part in added)])
+    return words[:1].upper() + words[1:]
 
 
 def describe(file: Path, stem: str) -> dict:

@@ -401,6 +401,10 @@ def test_a_run_needs_a_profile_and_a_catalog_that_exist(tmp_path: Path):
 
 
 def test_a_run_on_a_catalog_of_your_own_is_named_after_both(run: Run, tmp_path: Path):
+    assert runs.open_run("", str(run.catalog.folder)).profile.name == "smoke"  # cpu was not run here
+    (run.catalog.folder / "stages" / "cpu-seed0" / "pretrain").mkdir(parents=True)
+    assert runs.open_run("", str(run.catalog.folder)).profile.name == "cpu"
+    assert runs.open_run("", str(run.catalog.folder), seed=1).profile.name == "smoke"
     opened = runs.open_run("smoke", str(run.catalog.folder), seed=4)
     assert opened.out == utils.REPORTS / "smoke-catalog" and opened.seed == 4
     assert opened.stages == run.catalog.folder / "stages" / "smoke-seed4"

@@ -173,8 +173,8 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
     said = text_of(report / "index.html")
     assert "profile smoke" in said and "seed 0" in said and "commit abc" in said
     assert "written 2030-01-02T03:04:05Z" in said and "the whole run took 2 min" in said
-    assert "best of 4 methods: Region features alone 68.0 [66.0, 71.0]" in said  # of the later notebook
-    assert ("s model: CAPTURE, read as val chose, per product 50.0 [48.0, 53.0] standard mAP@10, percent; "
+    assert "best of 4 methods: Image alone 68.0 [66.0, 71.0]" in said  # of the later notebook
+    assert ("s model: CAPTURE, per product 50.0 [48.0, 53.0] standard mAP@10, percent; "
             "by box 25.0") in said
     assert "for scale: Chance 2.0 [0.0, 5.0] standard mAP@10, percent 4 claims" in said
     assert "What this run cannot decide: 2 of 4 claims." in said
@@ -321,7 +321,7 @@ def test_figures_are_searched_and_sorted(report: Path, window):
 def test_names_for_readers():
     assert site.in_words("capture-beside-raw/instance + captions + WCCN") == (
         "CAPTURE beside raw vectors, per product, captions taught the regions, WCCN")
-    assert site.in_words("something new") == "something new"
+    assert site.in_words("something new") == "Something new"
 
 
 def test_chinese_is_drawn_by_the_embedded_font(report: Path, window):
