@@ -74,17 +74,20 @@ def code_of(notebook: Path) -> list[str]:
 
 def keep(report: Path, record: Path) -> None:
     """Copy figures, times and executed notebooks of a report to a record, and build its index."""
+    beside = record.with_name(f".{record.name}")
+    shutil.rmtree(beside, ignore_errors=True)  # of an interrupted process
+    shutil.copytree(report / "metrics", beside / "metrics")
+    shutil.copytree(report / "notebooks", beside / "notebooks", ignore=shutil.ignore_patterns("*.html"))
+    shutil.copy(report / "timings.json", beside)
+    site.build(beside)
     shutil.rmtree(record, ignore_errors=True)
-    shutil.copytree(report / "metrics", record / "metrics")
-    shutil.copytree(report / "notebooks", record / "notebooks", ignore=shutil.ignore_patterns("*.html"))
-    shutil.copy(report / "timings.json", record)
-    site.build(record)
+    beside.rename(record)
 
 
 def results() -> str:
     """Return the tables of all records as Markdown."""
     records = {}
-    for folder in sorted(REFERENCE.iterdir()):
+    for folder in sorted(REFERENCE.glob("[!.]*")):
         metrics = site.read_metrics(folder)
         if metrics:
             records[folder.name] = {"metrics": metrics, "groups": site.grouped(site.methods_of(metrics)),
