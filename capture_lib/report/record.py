@@ -79,6 +79,9 @@ def keep(report: Path, record: Path) -> None:
     shutil.copytree(report / "metrics", beside / "metrics")
     shutil.copytree(report / "notebooks", beside / "notebooks", ignore=shutil.ignore_patterns("*.html"))
     shutil.copy(report / "timings.json", beside)
+    for file in (beside / "notebooks").iterdir():  # not where they were run
+        text = file.read_text(encoding="utf-8").replace(str(report), f"reports/{report.name}")
+        file.write_text(text, encoding="utf-8")
     site.build(beside)
     shutil.rmtree(record, ignore_errors=True)
     beside.rename(record)

@@ -19,7 +19,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("notebooks", "report/notebooks", "report/metrics", "report/rankings"):
         (tmp_path / folder).mkdir(parents=True)
     nbformat.write(book, tmp_path / "notebooks" / "01_data.ipynb")
-    injected = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})
+    injected = nbformat.v4.new_code_cell(f"out = '{out}'", metadata={"tags": ["injected-parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[injected, *cells]), out / "notebooks" / "01_data.ipynb")
     (out / "notebooks" / "01_data.html").write_text("a page")
     (out / "metrics" / "01_data.json").write_text(json.dumps({"provenance": {"commit": "abc"}, "photos": 3}))
@@ -35,6 +35,8 @@ def test_what_is_kept(report: Path, tmp_path: Path):
     files = {str(file.relative_to(tmp_path / "kept")) for file in (tmp_path / "kept").rglob("*.*")}
     assert files == {"index.html", "figures.html", "figures.csv", "timings.json", "metrics/01_data.json",
                      "notebooks/01_data.ipynb"}
+    executed = (tmp_path / "kept" / "notebooks" / "01_data.ipynb").read_text(encoding="utf-8")
+    assert "out = 'reports/report'" in executed and str(tmp_path) not in executed
     assert 'href="notebooks/01_data.ipynb"' in (tmp_path / "kept" / "index.html").read_text(encoding="utf-8")
 
 
