@@ -37,7 +37,8 @@ ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # 
 
 WHOLE = "the whole run"  # among the timings of tasks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
-    "01": (), "A1": (), "A2": ("pretraining",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
+    "01": (), "A1": ("caption words",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
+    "A2": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
     "07": ("pretraining", "choices", "capture", "captions varied: regions")}
 
