@@ -32,7 +32,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
         add_stages(tasks, taught, CAPTIONS)
         for name, frame in comparison.varied_captions(run).items():
             encoder = f"captions varied: encoder, {name}"
-            tasks[encoder] = Task(("composites", "caption words"), partial(stages.encoder_folder, frame))
+            tasks[encoder] = Task(("region encoder", "caption words"), partial(stages.encoder_folder, frame))
             regions = Task(("regions", encoder), partial(stages.region_store, frame))
             tasks[f"captions varied: regions, {name}"] = regions
     if comparison.comparable(run):
@@ -53,7 +53,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
 def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
     """Add the stages from the region encoder to what CAPTURE embeds."""
     words = ("caption words",) if "caption words" in tasks else ()
-    sources = ("composites", *words) if mark else ("composites",)
+    sources = ("region encoder", *words) if mark else ("composites",)  # its first half is the same
     tasks[f"region encoder{mark}"] = Task(sources, partial(stages.encoder_folder, run))
     located = ("regions",) if mark else ("detector",)  # the boxes are the same
     tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))
