@@ -53,7 +53,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
 def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
     """Add the stages from the region encoder to what CAPTURE embeds."""
     words = ("caption words",) if "caption words" in tasks else ()
-    sources = ("region encoder", *words) if mark else ("composites",)  # its first half is the same
+    sources = ("region encoder", *words) if mark else ("composites",)  # whose first steps are the same
     tasks[f"region encoder{mark}"] = Task(sources, partial(stages.encoder_folder, run))
     located = ("regions",) if mark else ("detector",)  # the boxes are the same
     tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))

@@ -27,6 +27,7 @@ class EncoderSettings:
     batch: int = 64  # pairs of crops
     learning_rate: float = 5e-3
     captions: str = ""  # whose captions teach it: none (paper), "train", or "train, gallery"
+    caption_begin: float = 0.5  # share of the steps before them, made once for the encoder without captions too
     caption_weight: float = 3.0  # of that loss
     caption_spread: float = 0.05  # how far its targets spread to captions that are alike; 0: not at all
 
@@ -100,21 +101,21 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int, begin: in
 
 
 def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
-          texts: np.ndarray | None = None, half: Path | None = None) -> list:
+          texts: np.ndarray | None = None, plain: Path | None = None) -> list:
     """Train the crop encoder on composites, save it and return the loss of every step.
 
     With `texts` (N, D), a vector of the caption of each foreground's photo, zero for none, a small
-    head must also tell from a crop which caption it came with: ours, not the paper's. Captions teach
-    the second half of the steps alone; the first is that of the encoder without them, in `half`.
+    head must also tell from a crop which caption it came with: ours, not the paper's. Its first steps,
+    `caption_begin` of them, are those of the encoder without captions, which left them in `plain`.
     """
     device = pick_device()
     encoder = CropEncoder(settings).to(device, memory_format=torch.channels_last).train()
     taught = nn.ModuleList([encoder])
-    middle = settings.steps // 2
-    begin = 0
+    shared = round(settings.caption_begin * settings.steps)
+    begin = 0 if texts is None else shared
     if texts is not None:
-        begin = middle
-        load_model(encoder, half / "half.safetensors")
+        if shared:
+            load_model(encoder, plain / "shared.safetensors")
         head = nn.Sequential(nn.Linear(4 * settings.channels, 256), nn.ReLU(), nn.Linear(256, texts.shape[1]))
         taught.append(head.to(device))
         texts = torch.from_numpy(texts).to(device)
@@ -124,8 +125,8 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
     pairs = positive_pairs(composites, settings, seed, begin)
     history = []
     for first, second, owners in progress(pairs, "encoder steps", settings.steps - begin):
-        if len(history) == middle and texts is None:
-            save_model(encoder, folder / "half.safetensors")
+        if len(history) == shared and texts is None:
+            save_model(encoder, folder / "shared.safetensors")
         crops = torch.cat([first, second]).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             vectors = encoder(crops).float()  # (2B, F)

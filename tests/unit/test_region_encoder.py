@@ -184,7 +184,7 @@ def test_captions_bring_together_what_they_call_alike(coloured, tmp_path):
 
 
 def test_captions_teach_from_where_the_first_half_left_off(coloured, tmp_path):
-    """With a rate near zero, the weights stay what they were at half of the steps without captions."""
+    """With a rate near zero, the weights stay what they were at half of the steps without captions; or they begin."""
     folders = [tmp_path / name for name in ("plain", "taught")]
     for folder in folders:
         folder.mkdir()
@@ -192,7 +192,11 @@ def test_captions_teach_from_where_the_first_half_left_off(coloured, tmp_path):
     still = replace(TINY, learning_rate=1e-12)
     encoder.train(still, coloured, folders[1], 0, np.eye(6, dtype=np.float32), folders[0])
     half, whole, taught = (load_file(file) for file in (
-        folders[0] / "half.safetensors", folders[0] / "model.safetensors", folders[1] / "model.safetensors"))
+        folders[0] / "shared.safetensors", folders[0] / "model.safetensors", folders[1] / "model.safetensors"))
     weights = [name for name in half if "running" not in name and "num_batches" not in name]
     assert all(torch.allclose(half[name], taught[name], atol=1e-6) for name in weights)
     assert not all(torch.allclose(half[name], whole[name], atol=1e-3) for name in weights)
+    (tmp_path / "alone").mkdir()
+    whole_steps = encoder.train(replace(TINY, caption_begin=0.0), coloured, tmp_path / "alone", 0,
+                                np.eye(6, dtype=np.float32))
+    assert len(whole_steps) == TINY.steps
