@@ -1,5 +1,6 @@
 """Profiles are read from a TOML file; what it misspells is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
