@@ -33,7 +33,7 @@ NAMES = {  # of methods, in words, by the first part of their names
     "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text",
     "one-stream": "one-stream (as UNITER)", "two-stream": "two-stream (as ViLBERT)",
     "dual-encoder": "dual encoder (as CLIP)", "image-stream": "dual encoder, images alone",
-    "text-stream": "dual encoder, captions alone", "chance": "chance", "popularity": "what is asked for most"}
+    "text-stream": "dual encoder, captions alone", "chance": "chance", "popularity": "most frequent labels of val"}
 VECTORS = {
     "raw product": "product H_IMG × H_TXT, unscaled", "product": "product H_IMG × H_TXT", "joint": "H_IMG and H_TXT",
     "region_token": "its region's token", "regions": "region features", "words": "caption n-grams", " + ": " beside "}
