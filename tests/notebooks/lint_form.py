@@ -1,8 +1,10 @@
 """The one form of all notebooks, checked by `make lint`: header, sections, two voices, lengths, links, exercises."""
 
 import ast
+import io
 import re
 import statistics
+import tokenize
 from pathlib import Path
 
 import nbformat
@@ -97,10 +99,65 @@ def test_text_comes_before_code_and_cells_are_short(stem: str):
     cells = BOOKS[stem].cells
     runs = sum(a.cell_type == b.cell_type == "code" for a, b in zip(cells, cells[1:], strict=False))
     assert runs <= 2
-    lengths = [len(cell.source.splitlines()) for cell in code(BOOKS[stem])]
-    assert max(lengths) <= 30 and 4 <= statistics.median(lengths) <= 11
+    sources = [cell.source for cell in code(BOOKS[stem])]
+    assert max(len(source.splitlines()) for source in sources) <= 30
+    assert 4 <= statistics.median(map(unwrapped, sources)) <= 11
     long = [line for cell in cells for line in cell.source.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert not long
+    blocks = sources + FENCED.findall("\n\n".join(
+        cell.source for cell in cells if cell.cell_type == "markdown"))
+    cut = [line for block in blocks for line in block.splitlines() if len(line) > 105]
+    assert not cut, "longer than a page is wide"
+
+
+def unwrapped(source: str) -> int:
+    """The lines of a cell if each statement stood on one."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return sum(token.type == tokenize.NEWLINE for token in tokens)
+
+
+def bound(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell binds for good, and those that its loops bind at each turn."""
+    names, turns = set(), set()
+
+    def visit(nodes: list[ast.stmt], into: set[str]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                into.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                into |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.For):
+                turns.update(stored(node.target))
+                visit(node.body + node.orelse, turns)
+            elif isinstance(node, ast.With | ast.If):
+                into |= {name for item in getattr(node, "items", ()) for name in stored(item)}
+                visit(node.body + getattr(node, "orelse", []), into)
+            else:
+                assert not isinstance(node, ast.While | ast.Try), "teach this test what it binds"
+                into |= stored(node)
+
+    visit(ast.parse(source).body, names)
+    return names - {"_"}, turns - {"_"} - names
+
+
+def stored(tree: ast.AST) -> set[str]:
+    """The names that are bound below a node, but for those of comprehensions and functions."""
+    inner = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
+    below = set() if isinstance(tree, inner) else set().union(*map(stored, ast.iter_child_nodes(tree)))
+    if isinstance(tree, inner):  # := binds outside of its comprehension
+        below = {node.target.id for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)}
+    return below | ({tree.id} if isinstance(tree, ast.Name) and isinstance(tree.ctx, ast.Store) else set())
+
+
+@pytest.mark.parametrize("stem", BOOKS)
+def test_a_cell_can_be_run_again(stem: str):
+    """No name is bound in two cells, so what a cell reads is always what the cell before it made."""
+    seen: dict[str, int] = {}
+    cells = [bound(cell.source) for cell in code(BOOKS[stem])]
+    for number, (names, _) in enumerate(cells):
+        others = [kept | turns for other, (kept, turns) in enumerate(cells) if other != number]
+        seen |= {name: number for name in names & set().union(*others)}
+    assert not seen, "bound elsewhere too, by the code cell's number"
 
 
 @pytest.mark.parametrize("stem", BOOKS)

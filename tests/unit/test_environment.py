@@ -29,6 +29,14 @@ def test_conda_takes_python_and_pip_and_leaves_the_rest_to_the_project():
     assert PROJECT["requires-python"] in conda[0].replace("python ", "").split(",")
 
 
+def test_binder_takes_a_python_that_the_project_allows_and_the_lock():
+    packages = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text())["dependencies"]
+    assert packages == ["python=3.11", "pip"] and PROJECT["requires-python"] == ">=3.11"
+    script = ROOT / ".binder" / "postBuild"  # runs in the repository's root
+    assert script.read_text().startswith("#!") and script.stat().st_mode & 0o100
+    assert "--constraint requirements.lock --editable ." in script.read_text()
+
+
 def test_every_declared_package_is_locked_within_its_range():
     locked = dict(line.split("==") for line in LOCK.splitlines() if "==" in line)
     locked = {name.lower().replace("_", "-"): version for name, version in locked.items()}
