@@ -16,6 +16,7 @@ from capture_lib.utils import pick_device, progress
 class DetectorSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
+    pretrained: str = ""  # a timm name or a folder whose weights the backbone has, or an open-vocabulary detector
     stem: str = "patches"  # of the backbone, a ResNet: see `make_backbone`
     size: int = 128  # side of a composite, pixels
     enlarged: tuple = (1.0, 1.25, 1.5)  # one at random

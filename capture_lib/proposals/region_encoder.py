@@ -18,6 +18,7 @@ from capture_lib.utils import pick_device, progress
 class EncoderSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
+    pretrained: str = ""  # a timm name or a folder whose weights it has; empty: it is trained from nothing
     stem: str = "strided"  # of the backbone, a ResNet: see `make_backbone`
     crop: int = 48  # side, pixels
     first_crop: int = 32  # side in the first half of the steps, which so takes half of the time
