@@ -67,7 +67,23 @@ FOLDER = {"file_okay": False, "writable": True, "callback": target}
 FILE = {"dir_okay": False, "writable": True, "callback": target}
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".pdf", ".svg")  # of matplotlib's
 MaybePath = Path | None
+ENCODER = Option("", metavar="NAME", help="a pretrained region encoder: a timm name, which is fetched, or a folder; a "
+                 "convolutional one is adapted to the catalog, a transformer stays as it is")
+PROPOSALS = Option("", metavar="NAME", help="a pretrained backbone of the detector, convolutional: a timm name or a "
+                   "folder; or an open-vocabulary detector")
+EMBEDDER = Option("", help="an image-text model of transformers to compare with", metavar="NAME")
 ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
+
+
+def parts(profile: str, encoder: str, proposals: str, embedder: str) -> str:
+    """Return a profile with the pretrained parts that were asked for, as `profiles.get` reads them."""
+    asked = {"encoder": encoder, "proposals": proposals, "embedder": embedder}
+    for kind, value in asked.items():
+        if "|" in value:
+            raise InputError(f"--{kind} {value}: holds a bar, |; rename the folder")
+        if value and Path(value).is_dir():  # notebooks run elsewhere
+            asked[kind] = str(Path(value).resolve())
+    return "|".join([profile, *(f"{kind}={value}" for kind, value in asked.items() if value)])
 
 
 @app.command()
@@ -78,13 +94,22 @@ def run(
     out: MaybePath = Option(None, help="default: reports/PROFILE[-CATALOG]", **FOLDER),
     seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
     resume: bool = Option(False, "--resume", help="keep what an earlier run finished"),
+    encoder: str = ENCODER,
+    proposals: str = PROPOSALS,
+    embedder: str = EMBEDDER,
     jobs: int = Option(0, help="processes side by side; default: a core each, up to 4; on a GPU 1", min=0, max=64),
 ) -> int:
     """Execute the notebooks and build the report."""
     from capture_lib.experiments.run import default_report
+    from capture_lib.proposals import detector, pretrained
     from capture_lib.report import execute, site
     if only is not None and not only.strip():
         raise InputError("--only '': give the number of a notebook, such as 03")
+    if encoder:  # refuse a wrong one before anything is made
+        pretrained.open_model(encoder)
+    if proposals and pretrained.kind_of(proposals) == "timm":
+        detector.PretrainedMaps(proposals)
+    profile = parts(profile, encoder, proposals, embedder)
     out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume, jobs=jobs)
@@ -235,6 +260,9 @@ def search(
     image: Path = Option(help="the query photo"),
     caption: str = Option("", help="its text, where there is one"),
     profile: ProfileName = "cpu",
+    encoder: str = ENCODER,
+    proposals: str = PROPOSALS,
+    embedder: str = EMBEDDER,
     seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
     out: Path = Option(Path("search.jpg"), help="picture of boxes and hits", **FILE),
 ) -> None:
@@ -250,6 +278,7 @@ def search(
     claim_file(out, b".*" + figures.PICTURE_MARK)
     if out.exists() and out.samefile(image):
         raise InputError(f"--out {out}: is the query photo; name another file")
+    profile = parts(profile, encoder, proposals, embedder)
     answer = search.answer(run.open_run(profile, str(catalog), seed=seed), image, caption)
     print(f"{len(answer.hits)} products, compared by {answer.how}")
     for number, hits in enumerate(answer.hits, start=1):
@@ -267,12 +296,15 @@ def search(
 def explore(
     catalog: MaybePath = Argument(None, help="a catalog's folder; default: a drawn world"),
     profile: ProfileName = "cpu",
+    encoder: str = ENCODER,
+    proposals: str = PROPOSALS,
+    embedder: str = EMBEDDER,
     port: int | None = Option(None, help="default: a free one from 8866 on", min=1, max=65_535),
     no_browser: bool = Option(False, "--no-browser", help="print the address; open nothing"),
 ) -> None:
     """Click through results in the browser."""
     from capture_lib.explorer import widget
-    widget.serve(profile, catalog, port, not no_browser)
+    widget.serve(parts(profile, encoder, proposals, embedder), catalog, port, not no_browser)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ from capture_lib.training.pretrain import PretrainSettings
 from capture_lib.utils import InputError, read_text
 from capture_lib.world import SIZES, WorldSettings
 
+PARTS = {  # that may be pretrained: stage and setting of each
+    "encoder": ("encoder", "pretrained"), "proposals": ("detector", "pretrained"),
+    "embedder": ("retrieval", "embedder")}
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -34,6 +38,7 @@ class Profile:
     instances: InstanceSettings = InstanceSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     comparison: ComparisonSettings = ComparisonSettings()
+    parts: str = ""  # that are pretrained, as `get` reads them
 
 
 def read_profiles(file: Path) -> dict[str, Profile]:
@@ -64,7 +69,18 @@ TINY_CAPTURE = PROFILES["smoke"].capture
 
 
 def get(name: str) -> Profile:
-    """Return the profile of a name; InputError: there is none."""
-    if name not in PROFILES:
-        raise InputError(f"profile {name!r} is unknown; use one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    """Return the profile of a name, such as "cpu" or, with pretrained parts, "cpu|encoder=NAME|embedder=FOLDER".
+
+    InputError: there is no such profile or part.
+    """
+    base, *parts = name.split("|")
+    if base not in PROFILES:
+        raise InputError(f"profile {base!r} is unknown; use one of {', '.join(PROFILES)}")
+    made = {}
+    for part in parts:
+        kind, _, value = part.partition("=")
+        if kind not in PARTS or not value:
+            raise InputError(f"profile {name!r}: {part!r} is no part; write {', '.join(PARTS)}, then = and its name")
+        stage, setting = PARTS[kind]
+        made[stage] = replace(made.get(stage, getattr(PROFILES[base], stage)), **{setting: value})
+    return replace(PROFILES[base], parts="|".join(parts), **made)

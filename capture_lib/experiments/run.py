@@ -37,7 +37,7 @@ class Run:
     @property
     def stages(self) -> Path:
         """The folder of this run's stages."""
-        return self.catalog.folder / "stages" / f"{self.profile.name}-seed{self.seed}"
+        return self.catalog.folder / "stages" / f"{label(self.profile)}-seed{self.seed}"
 
     def place(self, name: str) -> Path:
         """Return the folder of a stage; what rests on an encoder that captions taught lies apart."""
@@ -162,12 +162,18 @@ def refuse_foreign(folder: Path, files: list[str] | None) -> None:
 # ---- where reports go
 
 
+def label(profile: profiles.Profile) -> str:
+    """Return the name of a profile for a folder; one with pretrained parts has its own."""
+    return profile.name + (f"-{digest(profile.parts.encode())[:6]}" if profile.parts else "")
+
+
 def default_report(profile: str, catalog: str | Path = "") -> Path:
     """Return where a report goes that no folder was named for; catalogs of one name have folders of their own."""
+    name = label(profiles.get(profile))
     if not catalog:
-        return utils.REPORTS / profile
+        return utils.REPORTS / name
     place = Path(catalog).resolve()
-    folder = utils.REPORTS / f"{profile}-{place.name}"
+    folder = utils.REPORTS / f"{name}-{place.name}"
     if owner(folder) in ("", str(place)):
         return folder
     return folder.with_name(f"{folder.name}-{digest(str(place).encode())[:6]}")

@@ -33,6 +33,7 @@ class RetrievalSettings:
 
     depth: int = 100  # length of a ranking
     text_dimensions: int = 256  # of the character n-gram vectors
+    embedder: str = ""  # an image-text model of transformers, a name or a folder, whose vectors are compared too
 
 
 @dataclass(frozen=True)
