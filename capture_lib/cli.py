@@ -67,8 +67,10 @@ FOLDER = {"file_okay": False, "writable": True, "callback": target}
 FILE = {"dir_okay": False, "writable": True, "callback": target}
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".pdf", ".svg")  # of matplotlib's
 MaybePath = Path | None
-ENCODER = Option("", help="weights of the region encoder: a timm name, or a folder", metavar="NAME")
-PROPOSALS = Option("", help="weights of the detector's backbone, or an open-vocabulary detector", metavar="NAME")
+ENCODER = Option("", metavar="NAME", help="a pretrained region encoder: a timm name, which is fetched, or a folder; a "
+                 "convolutional one is adapted to the catalog, a transformer stays as it is")
+PROPOSALS = Option("", metavar="NAME", help="a pretrained backbone of the detector, convolutional: a timm name or a "
+                   "folder; or an open-vocabulary detector")
 EMBEDDER = Option("", help="an image-text model of transformers to compare with", metavar="NAME")
 ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
 
@@ -79,6 +81,8 @@ def parts(profile: str, encoder: str, proposals: str, embedder: str) -> str:
     for kind, value in asked.items():
         if "|" in value:
             raise InputError(f"--{kind} {value}: holds a bar, |; rename the folder")
+        if value and Path(value).is_dir():  # notebooks run elsewhere
+            asked[kind] = str(Path(value).resolve())
     return "|".join([profile, *(f"{kind}={value}" for kind, value in asked.items() if value)])
 
 
@@ -97,9 +101,14 @@ def run(
 ) -> int:
     """Execute the notebooks and build the report."""
     from capture_lib.experiments.run import default_report
+    from capture_lib.proposals import detector, pretrained
     from capture_lib.report import execute, site
     if only is not None and not only.strip():
         raise InputError("--only '': give the number of a notebook, such as 03")
+    if encoder:  # refuse a wrong one before anything is made
+        pretrained.open_model(encoder)
+    if proposals and pretrained.kind_of(proposals) == "timm":
+        detector.PretrainedMaps(proposals)
     profile = parts(profile, encoder, proposals, embedder)
     out = (out or default_report(profile, catalog or "")).resolve()
     try:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from capture_lib.utils import pick_device, progress
+from capture_lib.proposals import pretrained
+from capture_lib.utils import InputError, pick_device, progress
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,16 @@ class DetectorSettings:
 
 class Detector(nn.Module):
     """Photos to proposals, and to the feature map that RoIAlign reads."""
-    def __init__(self, settings: DetectorSettings) -> None:
+    def __init__(self, settings: DetectorSettings, source: str = "") -> None:
+        """Take a pretrained backbone from `source`, by default what the settings name."""
         super().__init__()
         from torchvision.models.detection import rpn  # slow to import
         self.settings = settings
         channels = settings.channels
-        self.backbone = make_backbone(settings.backbone, settings.stem, (2, 3))
+        if settings.pretrained:
+            self.backbone = PretrainedMaps(source or settings.pretrained)
+        else:
+            self.backbone = make_backbone(settings.backbone, settings.stem, (2, 3))
         widths = self.backbone.feature_info.channels()  # of its maps at strides 8 and 16
         # a narrow map at stride 32: the backbone's own takes a quarter of the time and finds no more
         self.coarse = nn.Sequential(
@@ -58,7 +63,7 @@ class Detector(nn.Module):
 
     def feature_map(self, photos: Tensor) -> Tensor:
         """Turn (B, 3, S, S) float in [0, 1] into the fused map (B, C, S/8, S/8)."""
-        maps = self.backbone((photos - 0.5) / 0.25)
+        maps = self.backbone(photos if self.settings.pretrained else (photos - 0.5) / 0.25)
         maps = [*maps, self.coarse(maps[-1])]
         fused = self.levels[0](maps[0])  # (B, C, S/8, S/8)
         for level, coarse in zip(self.levels[1:], maps[1:], strict=True):
@@ -116,6 +121,30 @@ def make_backbone(name: str, stem: str, levels: tuple) -> nn.Module:
     return backbone
 
 
+class PretrainedMaps(nn.Module):
+    """The maps of a pretrained convolutional model at strides 8 and 16; its batch norms are never in training."""
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        from timm.models import FeatureInfo
+        self.model = pretrained.open_model(source)
+        numbers = pretrained.map_numbers(self.model)
+        if not numbers:
+            raise InputError(f"{source}: not convolutional: it has no maps at strides 8 and 16 of photos of any size; "
+                             "name another, such as convnext_tiny")
+        info = self.model.feature_info
+        self.feature_info = FeatureInfo(getattr(info, "info", info), numbers)
+        self.normalise = pretrained.preprocessing(self.model)[1]
+
+    def forward(self, photos: Tensor) -> list:
+        """Turn (B, 3, S, S) in [0, 1] into maps (B, C, S/8, S/8) and (B, C', S/16, S/16)."""
+        return self.model.forward_intermediates(
+            self.normalise(photos), self.feature_info.out_indices, stop_early=True, intermediates_only=True)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
 def to_tensor(photos: np.ndarray) -> Tensor:
     """Turn (B, S, S, 3) uint8 into (B, 3, S, S) float32 in [0, 1]."""
     photos = torch.from_numpy(np.ascontiguousarray(photos))
@@ -166,11 +195,13 @@ def train(settings: DetectorSettings, composites: Path, folder: Path, seed: int)
         schedule.step()
         history.append({name: loss.item() for name, loss in losses.items()})
     save_model(detector, folder / "model.safetensors")
+    if settings.pretrained:
+        pretrained.save_model(detector.backbone.model, folder / "backbone")
     return history
 
 
 def load(settings: DetectorSettings, folder: Path) -> Detector:
     """Return the trained detector in evaluation mode."""
-    detector = Detector(settings)
+    detector = Detector(settings, str(folder / "backbone"))
     load_model(detector, folder / "model.safetensors")
     return detector.to(pick_device(), memory_format=torch.channels_last).eval()

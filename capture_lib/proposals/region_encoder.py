@@ -1,6 +1,6 @@
 """What a region looks like: our encoder of crops; the paper's RoIAlign is `Detector.features`."""
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,8 +10,9 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from capture_lib.model.losses import caption_loss, nt_xent
+from capture_lib.proposals import pretrained
 from capture_lib.proposals.detector import make_backbone, to_tensor
-from capture_lib.utils import pick_device, progress
+from capture_lib.utils import InputError, pick_device, progress
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class EncoderSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
     pretrained: str = ""  # a timm name or a folder whose weights it has; empty: it is trained from nothing
+    adapt_steps: int = 40  # in place of `steps` if it is pretrained and convolutional; a transformer stays as it is
+    adapt_rate: float = 1e-4  # the learning rate of these
+    adapt_crop: int = 128  # and the side of their crops, pixels
     stem: str = "strided"  # of the backbone, a ResNet: see `make_backbone`
     crop: int = 48  # side, pixels
     first_crop: int = 32  # side in the first half of the steps, which so takes half of the time
@@ -37,6 +41,7 @@ class CropEncoder(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.width = 4 * settings.channels
         self.backbone = make_backbone(settings.backbone, settings.stem, (3,))
         narrow = nn.Conv2d(self.backbone.feature_info.channels()[0], settings.channels, 1)
         self.neck = nn.Sequential(nn.AdaptiveAvgPool2d(2), narrow, nn.Flatten())
@@ -49,9 +54,52 @@ class CropEncoder(nn.Module):
         """Describe boxes, B times (n, 4) xyxy pixels of (B, 3, S, S): (sum of n, F)."""
         return self(crop(photos, boxes, self.settings.crop, self.settings.margin))
 
+    def save(self, folder: Path) -> None:
+        """Write the weights."""
+        save_model(self, folder / "model.safetensors")
 
-def crop(photos: Tensor, boxes: list, size: int, margin: float) -> Tensor:
-    """Cut boxes, xyxy pixels, widened by `margin`, out of photos: (sum of n, 3, size, size)."""
+
+class PretrainedEncoder(nn.Module):
+    """A crop of a photo to the vector that a pretrained model pools for its classifier; batch norms never train."""
+    def __init__(self, settings: EncoderSettings, source: str) -> None:
+        super().__init__()
+        self.model = pretrained.open_model(source)
+        self.size, self.normalise = pretrained.preprocessing(self.model)
+        with torch.no_grad():
+            vector = self(torch.zeros(1, 3, *self.size))  # (1, F)
+        if vector.ndim != 2 or not vector.isfinite().all():
+            raise InputError(f"{source}: gives no vector of finite numbers; name another model")
+        self.width = vector.shape[1]
+        steps = settings.adapt_steps if pretrained.map_numbers(self.model) else 0
+        self.settings = replace(settings, steps=steps, learning_rate=settings.adapt_rate,
+                                crop=settings.adapt_crop, first_crop=settings.adapt_crop)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Turn (N, 3, C, C) float in [0, 1] into vectors (N, F)."""
+        return self.model(self.normalise(crops))
+
+    def features(self, photos: Tensor, boxes: list) -> Tensor:
+        """Describe boxes, as `CropEncoder` does, by crops of the size that the model was made for."""
+        return self(crop(photos, boxes, self.size, self.settings.margin))
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def save(self, folder: Path) -> None:
+        """Write the model in timm's layout, so that another catalog may begin with it."""
+        pretrained.save_model(self.model, folder)
+
+
+def make_encoder(settings: EncoderSettings, source: str = "") -> nn.Module:
+    """Return an encoder to train; a pretrained one from `source`, by default what the settings name."""
+    if settings.pretrained:
+        return PretrainedEncoder(settings, source or settings.pretrained)
+    return CropEncoder(settings)
+
+
+def crop(photos: Tensor, boxes: list, size: int | tuple, margin: float) -> Tensor:
+    """Cut boxes, xyxy pixels, widened by `margin`, out of photos: (sum of n, 3, H, W), `size` each or (H, W)."""
     from torchvision.ops import roi_align
     wide = []
     for box in boxes:  # (n, 4)
@@ -107,15 +155,16 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
     head must also tell from a crop which caption it came with: ours, not the paper's.
     """
     device = pick_device()
-    encoder = CropEncoder(settings).to(device, memory_format=torch.channels_last).train()
+    encoder = make_encoder(settings).to(device, memory_format=torch.channels_last).train()
+    settings = encoder.settings
     taught = nn.ModuleList([encoder])
     if texts is not None:
-        head = nn.Sequential(nn.Linear(4 * settings.channels, 256), nn.ReLU(), nn.Linear(256, texts.shape[1]))
+        head = nn.Sequential(nn.Linear(encoder.width, 256), nn.ReLU(), nn.Linear(256, texts.shape[1]))
         taught.append(head.to(device))
         texts = torch.from_numpy(texts).to(device)
     rate = settings.learning_rate
     optimiser = torch.optim.AdamW(taught.parameters(), rate, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, max(settings.steps, 1))
     pairs = positive_pairs(composites, settings, seed)
     history = []
     for first, second, owners in progress(pairs, "encoder steps", settings.steps):
@@ -131,12 +180,13 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
         optimiser.step()
         schedule.step()
         history.append(loss.item())
-    save_model(encoder, folder / "model.safetensors")
+    encoder.save(folder)
     return history
 
 
 def load(settings: EncoderSettings, folder: Path) -> CropEncoder:
     """Return the trained encoder in evaluation mode."""
-    encoder = CropEncoder(settings)
-    load_model(encoder, folder / "model.safetensors")
+    encoder = make_encoder(settings, str(folder))
+    if not settings.pretrained:
+        load_model(encoder, folder / "model.safetensors")
     return encoder.to(pick_device(), memory_format=torch.channels_last).eval()

@@ -160,6 +160,8 @@ def draw_answer(answer: "Answer", file: Path) -> None:
 
 def curves(history: list[dict[str, float]], axes: Sequence, floors: dict[str, float] | None = None) -> None:
     """Draw each loss of a training history over its steps, smoothed, a dashed line at what a guess gives."""
+    if not history:  # nothing was trained
+        return
     window = max(1, len(history) // 50)
     for ax, name in zip(axes, history[0], strict=True):
         values = np.array([step[name] for step in history])
