@@ -84,3 +84,15 @@ def get(name: str) -> Profile:
         stage, setting = PARTS[kind]
         made[stage] = replace(made.get(stage, getattr(PROFILES[base], stage)), **{setting: value})
     return replace(PROFILES[base], parts="|".join(parts), **made)
+
+
+def for_photos(profile: Profile) -> Profile:
+    """Return a profile that was sized for its drawn world, for photos of a catalog: their products have any size.
+
+    They are searched at three sides, and read at the largest; a batch has about as many pixels as before.
+    """
+    if profile.world is None:
+        return profile
+    sides = tuple(scale * side for scale in (1, 2, 4) for side in profile.detector.search_sizes)
+    regions = replace(profile.regions, photo_size=max(sides), batch=max(1, profile.regions.batch // 16))
+    return replace(profile, detector=replace(profile.detector, search_sizes=sides), regions=regions)

@@ -25,7 +25,7 @@ KINDS = 8  # products that differ in colour and band
 GROUND = 245  # grey of the drawn ground
 TINY = Profile(
     "tiny", None, SynthesisSettings(photos=24, foreground_size=48, composites=40, size=48, max_products=3, workers=0),
-    DetectorSettings(backbone="test_resnet", size=48, search_size=48, channels=16, anchors=(12, 24, 36), steps=6,
+    DetectorSettings(backbone="test_resnet", size=48, search_sizes=(48,), channels=16, anchors=(12, 24, 36), steps=6,
                      batch=4),
     EncoderSettings(backbone="test_resnet", crop=16, channels=4, steps=4, batch=6),
     RegionSettings(max_regions=3, photo_size=48, batch=16, workers=0), BatchSettings(text_length=12),

@@ -4,9 +4,8 @@ from numpy import ndarray
 
 from capture_lib.catalog.photos import load_photo
 from capture_lib.catalog.table import Catalog
-from capture_lib.proposals.detector import Detector
 from capture_lib.proposals.instances import box_overlap
-from capture_lib.proposals.region_store import RegionSettings, locate, photo_batches
+from capture_lib.proposals.region_store import Proposer, RegionSettings, locate, photo_batches
 
 Found = list  # boxes (n, 4), best first; scores (n,)
 Truth = list  # true boxes (t, 4) of each photo
@@ -31,12 +30,12 @@ def proportion_interval(hits: ndarray, totals: ndarray, seed: int) -> dict:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def propose(paths: list, detector: Detector, count: int, size: int) -> Found:
-    """Propose boxes (n, 4) as fractions with scores (n,) of photo files searched at `size` pixels."""
-    settings = RegionSettings(photo_size=size, batch=8, workers=0)
+def propose(paths: list, detector: Proposer, count: int, sides: tuple) -> Found:
+    """Propose boxes (n, 4) as fractions with scores (n,) of photo files searched at sides in pixels."""
+    settings = RegionSettings(photo_size=max(sides), batch=8, workers=0)
     found = []
     for photos, extents in photo_batches(paths, settings):
-        for boxes, scores in locate(photos, extents, detector, count, size):
+        for boxes, scores in locate(photos, extents, detector, count, sides):
             found.append((boxes.double().cpu().numpy(), scores.cpu().numpy()))
     return found
 

@@ -224,6 +224,8 @@ def open_run(profile: str = "", catalog: str = "", out: str = "", seed: int = 0)
     folder = catalog or world_folder(chosen)
     if not catalog:
         world.build(chosen.world, folder)
+    elif world.settings_of(folder) is None:
+        chosen = profiles.for_photos(chosen)
     found = read_catalog(folder)
     return Run(chosen, found, Path(out).resolve() if out else default_report(profile, catalog), seed)
 

@@ -17,9 +17,9 @@ from capture_lib.experiments import comparison, evaluation, stages
 from capture_lib.experiments.run import Run
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import region_store
-from capture_lib.proposals.detector import Detector, to_tensor
+from capture_lib.proposals.detector import to_tensor
 from capture_lib.proposals.instances import InstanceSettings, find_instances, match
-from capture_lib.proposals.region_store import RegionSettings, RegionStore
+from capture_lib.proposals.region_store import Proposer, RegionSettings, RegionStore
 from capture_lib.retrieval import embedding, ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, Words
 from capture_lib.retrieval.ranking import METHODS
@@ -76,7 +76,7 @@ class Searcher:
     """Everything that answering needs, loaded once."""
 
     store: RegionStore | None  # of the catalog's photos
-    networks: Callable[[], tuple[Detector, nn.Module]]  # for photos that it does not describe; slow to load
+    networks: Callable[[], tuple[Proposer, nn.Module]]  # for photos that it does not describe; slow to load
     tokenizer: BertWordPieceTokenizer
     model: Capture | None
     words: Words | None
@@ -170,7 +170,7 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     table = stages.samples(run, *(["gallery"] if gallery else []))
     photos = table["sample_id"].map(run.catalog.photos)
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
-    networks = cache(lambda: (stages.trained_detector(run)[0], stages.trained_encoder(run)[0]))
+    networks = cache(lambda: (stages.proposer(run), stages.trained_encoder(run)[0]))
     trained = stages.pretrained(run)
     store, _ = stages.region_store(run)
     searcher = Searcher(store, networks, trained.tokenizer, trained.model, stages.caption_words(run), gallery, items,

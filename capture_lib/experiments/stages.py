@@ -17,6 +17,8 @@ from capture_lib.proposals import composites as synthesis
 from capture_lib.proposals import detector as detection
 from capture_lib.proposals import region_encoder as encoding
 from capture_lib.proposals import region_store as storing
+from capture_lib.proposals.open_vocabulary import OpenVocabulary
+from capture_lib.proposals.pretrained import kind_of
 from capture_lib.retrieval import embedding
 from capture_lib.retrieval.embedding import Words, carry_text, letters
 from capture_lib.training import batches, pretrain
@@ -55,18 +57,35 @@ def composites(run: Run) -> Path:
 def trained_detector(run: Run) -> tuple[detection.Detector, Path]:
     """Return the region proposal network and its folder (notebook 03)."""
     folder = detector_folder(run)
-    return detection.load(run.profile.detector, folder), folder
+    return detection.load(own_detector(run), folder), folder
 
 
 def detector_folder(run: Run) -> Path:
     """Return the folder of the region proposal network."""
-    settings = run.profile.detector
+    settings = own_detector(run)
     source = composites(run)
 
     def make(folder: Path) -> None:
         utils.write_json(folder / "history.json", detection.train(settings, source, folder, run.seed))
 
     return run.stage(detection, settings, [source], None, make)
+
+
+def own_detector(run: Run) -> detection.DetectorSettings:
+    """Return the settings of the region proposal network, also where an open-vocabulary detector is named."""
+    settings = run.profile.detector
+    return replace(settings, pretrained="") if is_open(run) else settings
+
+
+def is_open(run: Run) -> bool:
+    """Return whether an open-vocabulary detector, which is not trained, gives the proposals."""
+    name = run.profile.detector.pretrained
+    return bool(name) and kind_of(name) == "transformers"
+
+
+def proposer(run: Run) -> storing.Proposer:
+    """Return what gives the proposals."""
+    return OpenVocabulary(run.profile.detector) if is_open(run) else trained_detector(run)[0]
 
 
 def trained_encoder(run: Run) -> tuple[nn.Module, Path]:
@@ -123,17 +142,19 @@ def caption_words(run: Run) -> Words | None:
 def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
     """Return the region store of all photos on disk, and its folder (notebook 03)."""
     settings = run.profile.regions
-    upstream = [detector_folder(run), encoder_folder(run)]
+    detector = [] if is_open(run) else [detector_folder(run)]
+    upstream = [*detector, encoder_folder(run)]
     located = None
     if run.profile.encoder.captions:  # the same boxes as without captions
         located, located_folder = region_store(run.taught(captions=""))
         upstream.append(located_folder)
 
     def make(folder: Path) -> None:
-        storing.extract(run.catalog, settings, trained_detector(run)[0], trained_encoder(run)[0], folder, located)
+        storing.extract(run.catalog, settings, proposer(run), trained_encoder(run)[0], folder, located)
 
     read = samples(run)[["sample_id", "image"]]
-    folder = run.stage(storing, settings, upstream, read, make, together=True)
+    made_for = {"regions": settings, "detector": run.profile.detector} if is_open(run) else settings
+    folder = run.stage(storing, made_for, upstream, read, make, together=True)
     return storing.open_store(folder), folder
 
 

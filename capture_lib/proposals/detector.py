@@ -18,10 +18,12 @@ class DetectorSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
     pretrained: str = ""  # a timm name or a folder whose weights the backbone has, or an open-vocabulary detector
+    query: str = "product"  # what an open-vocabulary detector looks for
     stem: str = "patches"  # of the backbone, a ResNet: see `make_backbone`
     size: int = 128  # side of a composite, pixels
     enlarged: tuple = (1.0, 1.25, 1.5)  # one at random
-    search_size: int = 192
+    search_sizes: tuple = (192,)  # sides at which a photo is searched, pixels
+    merge_nms: float = 0.45  # of what several sides find
     channels: int = 128  # of the fused map
     anchors: tuple = (24, 40, 64, 96)  # sides, pixels
     steps: int = 1_800

@@ -15,6 +15,10 @@ from capture_lib import utils
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals.detector import Detector, to_tensor
+from capture_lib.proposals.open_vocabulary import OpenVocabulary
+
+Proposer = Detector | OpenVocabulary
+MAX_PROPOSALS = 100  # of a photo at one of several sides, before they are merged
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ def photo_batches(paths: list, settings: RegionSettings) -> Iterator:
         raise utils.InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
-def describe(photos: Tensor, extents: ndarray, detector: Detector, encoder: nn.Module, count: int,
+def describe(photos: Tensor, extents: ndarray, detector: Proposer, encoder: nn.Module, count: int,
              proposals: list | None = None) -> Iterator:
     """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square; `proposals` may be known."""
-    proposals = proposals or locate(photos, extents, detector, count, detector.settings.search_size)
+    proposals = proposals or locate(photos, extents, detector, count, detector.settings.search_sizes)
     sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
     boxes = [box * side for (box, _), side in zip(proposals, sides, strict=True)]
     features = encode(photos, boxes, encoder)
@@ -91,22 +95,42 @@ def describe(photos: Tensor, extents: ndarray, detector: Detector, encoder: nn.M
 
 
 @torch.inference_mode()
-def locate(photos: Tensor, extents: ndarray, detector: Detector, count: int, size: int) -> list:
-    """Propose boxes (n, 4) as fractions, with scores (n,), of squares searched at `size` pixels."""
-    inputs = F.interpolate(photos, (size, size), mode="bilinear", antialias=True)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(photos.device.type, torch.bfloat16):
-        boxes, scores = detector.propose(inputs, count)
+def locate(photos: Tensor, extents: ndarray, detector: Proposer, count: int, sides: tuple) -> list:
+    """Propose the `count` best boxes (n, 4) as fractions of the photos, with scores (n,), of squares.
+
+    Ours searches at each of `sides` pixels, for it knows products of some pixels alone, and merges what it finds.
+    """
+    if isinstance(detector, OpenVocabulary):
+        shapes = np.rint(extents * photos.shape[-1]).astype(int).clip(1)
+        return [detector.propose(photo[:, :height, :width], count)
+                for photo, (width, height) in zip(photos, shapes, strict=True)]
+    from torchvision.ops import nms
+    depth = count if len(sides) == 1 else MAX_PROPOSALS
+    found = [search(photos, detector, side, depth) for side in sides]
     limits = torch.as_tensor(np.tile(extents, 2), device=photos.device)  # (B, 4) of the photos
     proposals = []
-    for box, score, limit in zip(boxes, scores, limits, strict=True):
-        box = torch.minimum(box / size, limit)
+    for *searched, limit in zip(*found, limits, strict=True):
+        box, score = map(torch.cat, zip(*searched, strict=True))
+        box = torch.minimum(box, limit)
         inside = (box[:, 2:] > box[:, :2]).all(1)
-        if inside.any():
-            proposals.append((box[inside] / limit, score[inside]))
+        box, score = box[inside], score[inside]
+        if len(sides) > 1:  # a product that was found at several counts once
+            best = nms(box, score, detector.settings.merge_nms)[:count]
+            box, score = box[best], score[best]
+        if len(box):
+            proposals.append((box / limit, score))
         else:  # the whole photo
             proposals.append((box.new_tensor([[0, 0, 1, 1]]), score.new_zeros(1)))
     return proposals
+
+
+def search(photos: Tensor, detector: Detector, side: int, count: int) -> list:
+    """Propose boxes (n, 4) as fractions of the squares, with scores (n,), of squares resized to `side` pixels."""
+    inputs = F.interpolate(photos, (side, side), mode="bilinear", antialias=True)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(photos.device.type, torch.bfloat16):
+        boxes, scores = detector.propose(inputs, count)
+    return [(box / side, score) for box, score in zip(boxes, scores, strict=True)]
 
 
 @torch.inference_mode()
@@ -131,7 +155,7 @@ def encode_boxes(paths: list, boxes: list, encoder: nn.Module, settings: RegionS
     return np.concatenate(features)
 
 
-def extract(catalog: Catalog, settings: RegionSettings, detector: Detector, encoder: nn.Module, folder: Path,
+def extract(catalog: Catalog, settings: RegionSettings, detector: Proposer, encoder: nn.Module, folder: Path,
             located: RegionStore | None = None) -> None:
     """Describe all photos on disk, at the boxes of the store `located` where there is one.
 

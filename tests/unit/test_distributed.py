@@ -140,7 +140,7 @@ def extracting(catalog: Catalog, folder: Path, interrupted: int = 100) -> int:
     """Write a region store; return how many photos this process described. `interrupted` after so many batches."""
     torch.manual_seed(0)
     detector = Detector(DetectorSettings(
-        backbone="test_resnet", size=48, search_size=48, channels=16, anchors=(12, 24, 36)))
+        backbone="test_resnet", size=48, search_sizes=(48,), channels=16, anchors=(12, 24, 36)))
     encoder = CropEncoder(EncoderSettings(backbone="test_resnet", crop=16, channels=4))
     described, real = [], regions.describe
 

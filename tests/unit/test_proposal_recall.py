@@ -177,7 +177,7 @@ def test_a_larger_search_finds_smaller_products_in_their_place(tmp_path, size, e
         photo[y1:y2, x1:x2] = 255
     Image.fromarray(photo).save(tmp_path / "bright.png")
     truth = boxes / (300, 400, 300, 400)
-    (found, scores), (again, _) = proposal_recall.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, size)
+    (found, scores), (again, _) = proposal_recall.propose([tmp_path / "bright.png"] * 2, BrightBoxes(), 9, (size,))
     assert np.array_equal(found, again) and len(found) == len(scores) == expected
     assert (found >= 0).all() and (found <= 1).all()
     assert sorted(proposal_recall.best_so_far(found, truth, 9)[:, -1])[-expected] > 0.8

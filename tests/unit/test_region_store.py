@@ -25,7 +25,7 @@ TINY = RegionSettings(max_regions=5, photo_size=64, batch=4, workers=0)
 @pytest.fixture(scope="module")
 def network() -> Detector:
     torch.manual_seed(0)
-    settings = DetectorSettings(backbone="test_resnet", size=48, search_size=48, channels=16, anchors=(12, 24, 36))
+    settings = DetectorSettings(backbone="test_resnet", size=48, search_sizes=(48,), channels=16, anchors=(12, 24, 36))
     return Detector(settings).eval()
 
 
@@ -43,7 +43,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 class DarkBox:
     """A detector that knows: the box around everything dark, and a box over the whole square."""
 
-    settings = DetectorSettings(search_size=96)
+    settings = DetectorSettings(search_sizes=(96,))
 
     def propose(self, photos: torch.Tensor, most: int) -> tuple[list, list]:
         boxes = []
@@ -108,7 +108,7 @@ def test_a_photo_whose_proposals_all_lie_in_the_margin_is_one_region():
     beyond, across = [0.1, 0.5, 0.9, 0.8], [0.1, 0.1, 0.5, 0.8]
     for proposed, expected, score in (((beyond,), [0, 0, 1, 1], 0), ((), [0, 0, 1, 1], 0),
                                       ((beyond, across), [0.1, 0.4, 0.5, 1], 0.6)):
-        ((boxes, scores),) = regions.locate(square, share, Boxes(*proposed), 9, 80)
+        ((boxes, scores),) = regions.locate(square, share, Boxes(*proposed), 9, (80,))
         assert boxes.numpy() == pytest.approx(np.array([expected])) and scores.tolist() == pytest.approx([score])
 
 
