@@ -127,8 +127,14 @@ def run(
 def catalog(
     lists: MaybePath = Option(None, help="folder with the released lists"),
     table: MaybePath = Option(None, help="CSV or parquet table of your own"),
+    dataset: str | None = Option(None, help="data set of Hugging Face, or its folder", metavar="OWNER/NAME"),
     world: Literal["mini", "small", "full"] | None = Option(None, help="draw one of a size"),
     images: MaybePath = Option(None, help="the folder that --table's images are in"),
+    image: str = Option("", help="the column of --dataset that holds the photos", metavar="COLUMN"),
+    caption: str = Option("", help="its column of texts", metavar="COLUMN"),
+    label: str = Option("", help="its column of products", metavar="COLUMN"),
+    split: str = Option("", help="our splits by those of --dataset; default: train=train",
+                        metavar="train=train:90%,gallery=train:10%"),
     scenes: MaybePath = Option(None, help="photos for the backgrounds of --world"),
     seed: int = Option(0, help="of every random draw", min=0, max=2**32 - 1),
     out: MaybePath = Option(None, help="default: data/NAME", **FOLDER),
@@ -137,24 +143,27 @@ def catalog(
     strict: bool = Option(False, "--strict", help="refuse what is odd, not faults alone"),
     skip_broken: bool = Option(False, "--skip-broken", help="leave rows of --table without a readable photo out"),
 ) -> None:
-    """Make a catalog of lists, of a table, or a drawn one."""
+    """Make a catalog of lists, of a table, of a public data set, or a drawn one."""
     from capture_lib import world as drawn
+    from capture_lib.catalog import hub, quality
     from capture_lib.catalog import lists as released
-    from capture_lib.catalog import quality
     from capture_lib.catalog.own_table import from_table
     from capture_lib.catalog.table import read_catalog
 
     # check that there is one source, and the options that go with it
-    if sum(source is not None for source in (lists, table, world)) != 1:
-        raise InputError("a catalog has one source: give --lists, --table or --world")
+    if sum(source is not None for source in (lists, table, dataset, world)) != 1:
+        raise InputError("a catalog has one source: give --lists, --table, --dataset or --world")
     if world and add or not world and (scenes or seed):
-        raise InputError("--scenes and --seed go with --world, --add with --lists or --table")
+        raise InputError("--scenes and --seed go with --world, --add with --lists, --table or --dataset")
     if (table is None) != (images is None):
         raise InputError("--table and --images go together: a table, and the folder of its photos")
     if not table and (columns or skip_broken) or world and strict:
-        raise InputError("--columns and --skip-broken go with --table, --strict with --lists or --table")
+        raise InputError("--columns and --skip-broken go with --table, --strict with --lists, --table or --dataset")
+    if dataset is None and (image or caption or label or split) or dataset is not None and not (image and caption):
+        raise InputError("--dataset takes --image COLUMN and --caption COLUMN, and maybe --label and --split")
     if out is None and not world:
-        out = DATA / ((lists or table.resolve().parent).resolve().name or "catalog")
+        folder = lists or (table.resolve().parent if table else Path(dataset))
+        out = DATA / (folder.resolve().name.partition(":")[0] or "catalog")
     scenes = str(scenes.resolve()) if scenes else ""
     parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
     out = out or DATA / "-".join(part for part in parts if part)
@@ -171,6 +180,9 @@ def catalog(
             made = released.from_lists(lists, out, add, strict)
         elif table:
             made = from_table(table, images, out, add, columns=columns, strict=strict, skip_broken=skip_broken)
+        elif dataset is not None:
+            named = {"image": image, "caption": caption} | ({"label": label} if label else {})
+            made = hub.from_dataset(dataset, named, out, split, add, strict)
         else:
             drawn.build(replace(drawn.SIZES[world], seed=seed, scenes=scenes), out)
             made = read_catalog(out)

@@ -71,9 +71,7 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
             with write_atomically(out / image) as beside:
                 shutil.copyfile(sources[sample], beside)
     rows = catalogs.write_merged(out, table, add)
-    if broken:
-        old = pd.read_csv(out / "faults.csv").iloc[:, 0] if (out / "faults.csv").is_file() else []
-        quality.write(dict.fromkeys([*old, *broken.values()]), out / "faults.csv")
+    quality.add_faults(broken.values(), out / "faults.csv")
     return Catalog(out, rows, made.noted)
 
 

@@ -130,6 +130,13 @@ def write(found: pd.DataFrame | Iterable[str], file: Path) -> None:
         table.replace(r"^(?=[=+\-@\t\r])", "'", regex=True).to_csv(beside, index=False, encoding="utf-8-sig")
 
 
+def add_faults(faults: Iterable[str], file: Path) -> None:
+    """Add the rows that were left out to those that earlier commands wrote to `file`; write nothing without any."""
+    old = pd.read_csv(file).iloc[:, 0] if file.is_file() else []
+    if faults:
+        write(dict.fromkeys([*old, *faults]), file)
+
+
 def write_quality(catalog: Catalog) -> None:
     """Write what is odd in a catalog to its `quality.csv`, and print it."""
     file = catalog.folder / "quality.csv"

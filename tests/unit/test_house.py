@@ -18,7 +18,7 @@ FLOOR_OF = {name: floor for floor, name in enumerate(FLOORS)} | {
 ALLOWED = {"model": {"utils", "model"}, "world": {"utils", "catalog", "world"}}
 MAX_LINES = 350
 HEAVY = ["timm", "torchvision", "sklearn", "seaborn", "accelerate", "transformers", "papermill", "matplotlib", "cv2",
-         "faster_coco_eval", "httpx"]
+         "faster_coco_eval", "httpx", "datasets"]
 
 
 def imports(file: Path) -> list[str]:
@@ -64,7 +64,7 @@ def test_no_import_is_relative_or_hidden():
 @pytest.mark.parametrize("unwanted", [
     {"capture_lib.cli": [*HEAVY, "torch", "pandas", "pyarrow", "numpy"],
      "capture_lib.model": [*HEAVY, "pandas", "pyarrow"],
-     "capture_lib.experiments.stages": [*HEAVY[:-3], "faster_coco_eval"]},
+     "capture_lib.experiments.stages": [*HEAVY[:-4], "faster_coco_eval", "datasets"]},
     {"capture_lib.report.figures": ["torch", "seaborn", "sklearn"]},
 ], ids=["stages", "figures"])
 def test_what_is_not_used_is_not_loaded(unwanted: dict[str, list[str]]):
