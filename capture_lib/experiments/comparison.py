@@ -220,8 +220,8 @@ def searched(run: Run, name: str) -> list[Job]:
 def finals(run: Run, only: str = "") -> list[Job]:
     """Return CAPTURE and its baselines, or one of them, in full length, with every seed, at the rate of val."""
     def figure_on_val(job: Job) -> float:
-        chosen = evaluation.read_chosen(evaluated(run, job))
-        return max(row["val"] for method, row in chosen.items() if method.startswith(job.name))
+        read = "capture-chosen" if job.name == "capture" else job.name  # the model alone, not what stands beside it
+        return evaluation.read_chosen(evaluated(run, job))[f"{read}/instance"]["val"]
 
     jobs = []
     for name in [only] if only else variants.baselines(run.profile.capture):

@@ -113,15 +113,21 @@ def refuse_columns(file: Path, rankings: dict[str, list[str]], gallery: Collecti
 
 def write_rankings(file: Path, queries: Sequence[str], gallery: Sequence[str], rankings: list[Ranking]) -> None:
     """Write `query_id,gallery_id,…` a line as text, and a row a hit, with its rank from 1, as parquet."""
-    tables = [
-        pd.DataFrame({"query_id": query, "rank": range(1, len(found.rows) + 1), "score": found.scores,
-                      "gallery_id": [gallery[row] for row in found.rows], "instance": found.instances})
-        for query, found in zip(queries, rankings, strict=True)]
-    lines = [",".join((query, *table["gallery_id"])) + "\n" for query, table in zip(queries, tables, strict=True)]
+    names = np.array(gallery, object)
+    lines = [",".join((query, *names[found.rows])) + "\n" for query, found in zip(queries, rankings, strict=True)]
+    columns = {"query_id": [], "rank": [], "score": [], "gallery_id": [], "instance": []}
+    for query, found in zip(queries, rankings, strict=True):
+        unknown = np.full(len(found.rows), np.nan)
+        columns["query_id"].append(np.full(len(found.rows), query, object))
+        columns["rank"].append(np.arange(1, len(found.rows) + 1))
+        columns["score"].append(unknown if found.scores is None else found.scores)
+        columns["gallery_id"].append(names[found.rows])
+        columns["instance"].append(unknown if found.instances is None else found.instances)
+    table = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
     with write_atomically(file.with_suffix(".txt")) as beside:
         beside.write_text("".join(lines), encoding="utf-8")
     with write_atomically(file.with_suffix(".parquet")) as beside:
-        pd.concat(tables, ignore_index=True).to_parquet(beside)
+        table.to_parquet(beside)
 
 
 def evaluate_lists(lists: Path, file: Path, missing: str = "zero", resamples: int = RESAMPLES) -> dict:

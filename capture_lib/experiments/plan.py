@@ -16,7 +16,6 @@ class Task:
 
     needs: tuple[str, ...]
     work: Callable[[], object]
-    late: bool = False  # it begins when nothing else can
 
 
 def tasks_of(run: Run) -> dict[str, Task]:
@@ -33,20 +32,19 @@ def tasks_of(run: Run) -> dict[str, Task]:
         add_stages(tasks, taught, CAPTIONS)
         for name, frame in comparison.varied_captions(run).items():
             encoder = f"captions varied: encoder, {name}"
-            tasks[encoder] = Task(("composites", "caption words"), partial(stages.encoder_folder, frame), True)
-            regions = Task(("regions", encoder), partial(stages.region_store, frame), True)
+            tasks[encoder] = Task(("region encoder", "caption words"), partial(stages.encoder_folder, frame))
+            regions = Task(("regions", encoder), partial(stages.region_store, frame))
             tasks[f"captions varied: regions, {name}"] = regions
     if comparison.comparable(run):
         add_methods(tasks, run, "")
         if speak:
             add_methods(tasks, taught, CAPTIONS)
     if comparison.comparable(run) and comparison.trainable(run):
-        names = sorted(variants.baselines(run.profile.capture), key=lambda name: name != "one-stream")  # takes longest
-        for name in names:
+        for name in variants.baselines(run.profile.capture):
             add_finals(tasks, run, name, "")
         for number, job in enumerate(comparison.ablated(run)):
             work = partial(evaluate, comparison.ablated, run, number)
-            tasks[f"{job.name}, seed {job.seed}"] = Task(("pretraining",), work, True)
+            tasks[f"{job.name}, seed {job.seed}"] = Task(("pretraining",), work)
         if speak:
             add_finals(tasks, taught, "capture", CAPTIONS)
     return tasks
@@ -55,7 +53,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
 def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
     """Add the stages from the region encoder to what CAPTURE embeds."""
     words = ("caption words",) if "caption words" in tasks else ()
-    sources = ("composites", *words) if mark else ("composites",)
+    sources = ("region encoder", *words) if mark else ("composites",)  # whose first steps are the same
     tasks[f"region encoder{mark}"] = Task(sources, partial(stages.encoder_folder, run))
     located = ("regions",) if mark else ("detector",)  # the boxes are the same
     tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))
@@ -75,11 +73,11 @@ def add_finals(tasks: dict[str, Task], run: Run, name: str, mark: str) -> None:
     tried = comparison.searched(run, name)
     for number, job in enumerate(tried if len(tried) > 1 else ()):
         task = f"{name}{mark}, rate × {job.rate:g}"
-        tasks[task] = Task((f"pretraining{mark}",), partial(evaluate, comparison.searched, run, number, name), True)
+        tasks[task] = Task((f"pretraining{mark}",), partial(evaluate, comparison.searched, run, number, name))
         before.append(task)
     for number in range(run.profile.comparison.seeds):
         work = partial(evaluate, comparison.finals, run, number, name)
-        tasks[f"{name}{mark}, seed {run.seed + number}"] = Task(tuple(before), work, True)
+        tasks[f"{name}{mark}, seed {run.seed + number}"] = Task(tuple(before), work)
 
 
 def kind(name: str) -> str:

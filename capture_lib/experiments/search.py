@@ -33,7 +33,7 @@ NAMES = {  # of methods, in words, by the first part of their names
     "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text",
     "one-stream": "one-stream (as UNITER)", "two-stream": "two-stream (as ViLBERT)",
     "dual-encoder": "dual encoder (as CLIP)", "image-stream": "dual encoder, images alone",
-    "text-stream": "dual encoder, captions alone", "chance": "chance", "popularity": "what is asked for most"}
+    "text-stream": "dual encoder, captions alone", "chance": "chance", "popularity": "most frequent labels of val"}
 VECTORS = {
     "raw product": "product H_IMG × H_TXT, unscaled", "product": "product H_IMG × H_TXT", "joint": "H_IMG and H_TXT",
     "region_token": "its region's token", "regions": "region features", "words": "caption n-grams", " + ": " beside "}
@@ -75,7 +75,8 @@ class Answer:
 class Searcher:
     """Everything that answering needs, loaded once."""
 
-    networks: Callable[[], tuple[Detector, nn.Module]]  # for photos that no store describes; slow to load
+    store: RegionStore | None  # of the catalog's photos
+    networks: Callable[[], tuple[Detector, nn.Module]]  # for photos that it does not describe; slow to load
     tokenizer: BertWordPieceTokenizer
     model: Capture | None
     words: Words | None
@@ -89,15 +90,16 @@ class Searcher:
     taught: bool = False  # have captions taught the encoder?
     indices: dict[tuple[str, str], faiss.Index] = field(default_factory=dict, repr=False)
 
-    def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "") -> Answer:
+    def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "", known: str = "") -> Answer:
         """Find the products of a photo, embed each with the caption, search the gallery.
 
         CAPTURE answers, as val has chosen; region features alone do without a caption or a model.
-        A photo without any product has no hits.
+        A photo without any product has no hits. `known`: the sample of the catalog whose photo it is.
         """
         photo = load_photo(image)
-        store = self.describe(photo)
-        boxes, scores = store.boxes[0], store.scores[0]
+        store = self.store if known else self.describe(photo)
+        row = store.rows([known or "query"])[0]
+        boxes, scores = (array[row, :store.counts[row]] for array in (store.boxes, store.scores))
         name = method or (CAPTURE if caption and self.model else "image-only")
         representation = self.representation(name)
         better = self.better(name) if caption else ""
@@ -106,8 +108,8 @@ class Searcher:
             return Answer(*compared, photo, boxes[:0], scores[:0], [])
 
         # a vector of each instance
-        row = {"sample_id": "query", "caption": caption, "labels": []}
-        query = self.embed(pd.DataFrame([row], dtype=object), store, False, bool(caption))
+        table = pd.DataFrame([{"sample_id": known or "query", "caption": caption, "labels": []}], dtype=object)
+        query = self.embed(table, store, False, bool(caption))
         vectors = embedding.represent(query.instance, representation)
 
         # the nearest gallery items of each
@@ -170,12 +172,13 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     items = dict(enumerate(map(Item, table["sample_id"], photos, table["caption"], table["labels"])))
     networks = cache(lambda: (stages.trained_detector(run)[0], stages.trained_encoder(run)[0]))
     trained = stages.pretrained(run)
-    searcher = Searcher(networks, trained.tokenizer, trained.model, stages.caption_words(run), gallery, items,
+    store, _ = stages.region_store(run)
+    searcher = Searcher(store, networks, trained.tokenizer, trained.model, stages.caption_words(run), gallery, items,
                         profile.regions, profile.instances, profile.batches, comparison.choices(run), levels,
                         bool(profile.encoder.captions))
     if not gallery:
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
-        searcher.gallery = searcher.embed(table, stages.region_store(run)[0], single=True)
+        searcher.gallery = searcher.embed(table, store, single=True)
     return searcher
 
 
@@ -187,11 +190,9 @@ def best_run(run: Run) -> Run:
 def answer(run: Run, image: Path, caption: str, depth: int = 10) -> Answer:
     """Answer a query by the best run; hits are marked where it is a photo of the catalog."""
     run = best_run(run)
-    found = open_searcher(run).search(image, caption, depth)
-    for name, photo in run.catalog.photos.items():
-        if photo.name == image.name and photo.samefile(image):
-            return marked(found, run.catalog.table.set_index("sample_id", drop=False).loc[name])
-    return found
+    alike = [name for name, photo in run.catalog.photos.items() if photo.name == image.name and photo.samefile(image)]
+    found = open_searcher(run).search(image, caption, depth, known="".join(alike[:1]))
+    return marked(found, run.catalog.table.set_index("sample_id", drop=False).loc[alike[0]]) if alike else found
 
 
 # ---- what hits show, where labels are known: for a reader's eyes, never for an answer

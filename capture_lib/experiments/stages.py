@@ -81,13 +81,14 @@ def encoder_folder(run: Run) -> Path:
     source = composites(run)
     read = samples(run, "train", "gallery")[["sample_id", "split", "caption"]] if settings.captions else None
     words = caption_words(run) if settings.captions else None
+    plain = encoder_folder(run.taught(captions="")) if words else None
 
     def make(folder: Path) -> None:
         texts = foreground_texts(run, source, words) if words else None
-        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed, texts))
+        utils.write_json(folder / "history.json", encoding.train(settings, source, folder, run.seed, texts, plain))
 
     silent = replace(settings, caption_weight=0.0, caption_spread=0.0)
-    upstream = [source, run.place("words")] if words else [source]
+    upstream = [source, run.place("words"), plain] if words else [source]
     return run.stage(encoding, settings if settings.captions else silent, upstream, read, make)
 
 

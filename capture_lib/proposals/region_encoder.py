@@ -27,6 +27,7 @@ class EncoderSettings:
     batch: int = 64  # pairs of crops
     learning_rate: float = 5e-3
     captions: str = ""  # whose captions teach it: none (paper), "train", or "train, gallery"
+    caption_begin: float = 0.5  # share of the steps before them, made once for the encoder without captions too
     caption_weight: float = 3.0  # of that loss
     caption_spread: float = 0.05  # how far its targets spread to captions that are alike; 0: not at all
 
@@ -61,8 +62,9 @@ def crop(photos: Tensor, boxes: list, size: int, margin: float) -> Tensor:
     return roi_align(photos, wide, size, sampling_ratio=2, aligned=True)
 
 
-def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterator:
-    """Yield for each step two batches (B, 3, C, C), the i-th crops of one foreground, and whose (B,)."""
+def positive_pairs(folder: Path, settings: EncoderSettings, seed: int, begin: int = 0) -> Iterator:
+    """Yield for each step from `begin` on two batches (B, 3, C, C), the i-th crops of one foreground, and whose (B,).
+    """
     composites = np.load(folder / "composites.npy", mmap_mode="r")
     boxes = np.load(folder / "boxes.npy")  # (M, K, 4), zeros for none
     owners = np.load(folder / "owners.npy")  # (M, K)
@@ -75,7 +77,7 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
     shown = np.array(list(places))
     modes = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
     rng = np.random.default_rng([seed, 2])
-    for turn in range(settings.steps):
+    for turn in range(begin, settings.steps):
         size = settings.crop if turn >= settings.steps // 2 else settings.first_crop
         # foregrounds, and two places of each; the crops of the first, then of the second, in another light
         chosen = rng.choice(len(shown), min(settings.batch, len(shown)), replace=False)
@@ -99,25 +101,32 @@ def positive_pairs(folder: Path, settings: EncoderSettings, seed: int) -> Iterat
 
 
 def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
-          texts: np.ndarray | None = None) -> list:
+          texts: np.ndarray | None = None, plain: Path | None = None) -> list:
     """Train the crop encoder on composites, save it and return the loss of every step.
 
     With `texts` (N, D), a vector of the caption of each foreground's photo, zero for none, a small
-    head must also tell from a crop which caption it came with: ours, not the paper's.
+    head must also tell from a crop which caption it came with: ours, not the paper's. Its first steps,
+    `caption_begin` of them, are those of the encoder without captions, which left them in `plain`.
     """
     device = pick_device()
     encoder = CropEncoder(settings).to(device, memory_format=torch.channels_last).train()
     taught = nn.ModuleList([encoder])
+    shared = round(settings.caption_begin * settings.steps)
+    begin = 0 if texts is None else shared
     if texts is not None:
+        if shared:
+            load_model(encoder, plain / "shared.safetensors")
         head = nn.Sequential(nn.Linear(4 * settings.channels, 256), nn.ReLU(), nn.Linear(256, texts.shape[1]))
         taught.append(head.to(device))
         texts = torch.from_numpy(texts).to(device)
     rate = settings.learning_rate
     optimiser = torch.optim.AdamW(taught.parameters(), rate, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps)
-    pairs = positive_pairs(composites, settings, seed)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, settings.steps - begin)
+    pairs = positive_pairs(composites, settings, seed, begin)
     history = []
-    for first, second, owners in progress(pairs, "encoder steps", settings.steps):
+    for first, second, owners in progress(pairs, "encoder steps", settings.steps - begin):
+        if len(history) == shared and texts is None:
+            save_model(encoder, folder / "shared.safetensors")
         crops = torch.cat([first, second]).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             vectors = encoder(crops).float()  # (2B, F)

@@ -37,7 +37,8 @@ ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # 
 
 WHOLE = "the whole run"  # among the timings of tasks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
-    "01": (), "A1": (), "A2": ("pretraining",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
+    "01": (), "A1": ("caption words",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
+    "A2": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
     "07": ("pretraining", "choices", "capture", "captions varied: regions")}
 
@@ -92,7 +93,7 @@ def run_notebooks(
 
 
 def plan(profile: str, catalog: str, seed: int, files: list[Path], out: Path) -> dict[str, Task]:
-    """Return notebooks as tasks, and those that they need, in the order in which they shall begin."""
+    """Return notebooks as tasks, and before them those that they need."""
     if not files:
         return {}
     tasks = tasks_of(open_run(profile, catalog, str(out), seed))
@@ -101,15 +102,13 @@ def plan(profile: str, catalog: str, seed: int, files: list[Path], out: Path) ->
     for file in files:
         first = NEEDED.get(file.name[:2])
         needs = tuple(name for name in tasks if first is None or kind(name) in first)
-        late = any(tasks[name].late for name in needs)
-        books[file.stem] = Task(needs, partial(execute, file, parameters, out / "notebooks"), late)
+        books[file.stem] = Task(needs, partial(execute, file, parameters, out / "notebooks"))
     # leave out what nobody needs
     needed = {name for book in books.values() for name in book.needs}
     for name in reversed(tasks):
         if name in needed:
             needed.update(tasks[name].needs)
-    found = {name: task for name, task in tasks.items() if name in needed} | books
-    return dict(sorted(found.items(), key=lambda item: item[1].late))
+    return {name: task for name, task in tasks.items() if name in needed} | books
 
 
 def is_whole(page: Path) -> bool:
@@ -151,6 +150,7 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
             with patch.dict(os.environ, ENVIRONMENT):
                 papermill.execute_notebook(
                     str(running), str(running), parameters, kernel_name="python3", progress_bar=False,
+                    engine_name="saves-once",
                     cwd=str(ROOT), start_timeout=MAX_SILENCE, iopub_timeout=MAX_SILENCE,
                     kernel_manager_class=OwnKernelManager, extra_arguments=["--IPKernelApp.log_level=50"])
         except papermill.PapermillExecutionError as error:

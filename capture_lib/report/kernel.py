@@ -1,11 +1,12 @@
-"""The kernel of this interpreter, whatever other kernels JUPYTER_PATH or the user's folders call `python3`."""
+"""What papermill runs notebooks by: the kernel of this interpreter, and an engine that saves once."""
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 
 class OwnKernels(KernelSpecManager):
-    """Knows one kernel, that of the interpreter which asks: it looks into no folder."""
+    """Knows one kernel, that of the interpreter which asks, whatever is called `python3` in JUPYTER_PATH or at home."""
 
     ensure_native_kernel = True
 
@@ -18,3 +19,19 @@ class OwnKernelManager(AsyncKernelManager):
 
     def _kernel_spec_manager_default(self) -> OwnKernels:
         return OwnKernels(parent=self)
+
+
+class SavesOnce(NBClientEngine):
+    """Writes a notebook when its execution has ended, in whatever way; papermill's own does at each cell, twice."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kwargs: object) -> None:
+        path = nb_man.output_path
+        nb_man.output_path = None
+        try:
+            super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+        finally:
+            nb_man.output_path = path
+
+
+papermill_engines.register("saves-once", SavesOnce)

@@ -27,13 +27,15 @@ def default_jobs() -> int:
 
 
 def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iterator[tuple[str, float]]:
-    """Do all tasks in `jobs` processes, the first of those that can be done first; yield each with its seconds.
+    """Do all tasks, each after those that it needs, in `jobs` processes; yield each with its seconds.
 
-    The cores are shared out between the processes. `past`: the seconds that tasks took elsewhere, for the estimate.
+    The cores are shared out between the processes. `past`: the seconds that tasks took elsewhere, for the estimate and
+    the order: of those that can begin, the first is the one with the longest chain of tasks behind it.
     The first error is raised when the tasks beside it have ended; no further one begins.
     """
     waiting, running, done = dict(tasks), {}, {}
     started = time.perf_counter()
+    chains = seconds_to_the_end(tasks, past)
     threads = max((os.cpu_count() or 1) // jobs, 1)
     quiet = {"CAPTURE_REPORT": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     with (patch.dict(os.environ, quiet),
@@ -41,6 +43,7 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
         while waiting or running:
             # begin as many as there are processes
             ready = [name for name, task in waiting.items() if done.keys() >= set(task.needs)]
+            ready.sort(key=chains.get, reverse=True)
             for name in ready[:jobs - len(running)]:
                 running[begin(pool, waiting.pop(name).work)] = name
             # wait for one to end
@@ -101,6 +104,18 @@ def interrupt_once(*_: object) -> None:
     """Raise KeyboardInterrupt, and no second one while the work cleans up: a terminal and `wait_for_one` send one."""
     signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
     raise KeyboardInterrupt
+
+
+def seconds_to_the_end(tasks: dict[str, Task], past: dict[str, float]) -> dict[str, float]:
+    """Return for each task its seconds and those of the longest chain of tasks that wait for it; 1 s: not known.
+
+    A task stands before those that need it.
+    """
+    chains = {}
+    for name in reversed(tasks):
+        behind = [chain for later, chain in chains.items() if name in tasks[later].needs]
+        chains[name] = past.get(name, 1.0) + max(behind, default=0.0)
+    return chains
 
 
 def seconds_left(names: list[str], done: dict[str, float], past: dict[str, float]) -> float:

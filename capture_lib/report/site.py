@@ -23,7 +23,7 @@ GROUPS = {  # of methods, by how their names begin; all others are ours
     "Know nothing of the query": KNOW_NOTHING,
     "Baselines without CAPTURE": BASELINES,
     "[paper] CAPTURE": ("capture/", "capture-chosen/", "capture-raw-product/"),
-    "[paper] Its rivals: the same blocks, pairs and steps": (
+    "[paper] Other models of the same blocks, pairs and steps": (
         "one-stream", "two-stream", "dual-encoder", "image-stream", "text-stream")}
 OURS = "[ours] CAPTURE beside raw vectors; captions that teach the regions"
 WORDS = NAMES | {  # the parts of a method's name, for readers

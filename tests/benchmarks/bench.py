@@ -142,7 +142,7 @@ def untrained_searcher(folder: Path) -> Searcher:
     names = [str(row) for row in rows]
     gallery = EmbeddedSet(names, [[]] * GALLERY, rows, 0 * rows, np.zeros((GALLERY, 4)), {}, vectors)
     items = {row: Item(str(row), Path()) for row in rows.tolist()}
-    return Searcher(lambda: (detector, encoder), tokenizer, model, None, gallery, items, profile.regions,
+    return Searcher(None, lambda: (detector, encoder), tokenizer, model, None, gallery, items, profile.regions,
                     replace(profile.instances, min_score=0.0), profile.batches,
                     {"capture/instance": {"representation": "product", "val": 1.0}})
 

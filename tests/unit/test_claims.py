@@ -194,7 +194,7 @@ def test_claims_about_boxes_see_them_alone():
     rows = ledger(made_up({f"{OURS} + captions": 0.1}))
     judged = [row for row in rows.values() if row["figure"] == BOXES]
     assert len(judged) >= 3 and all(row["compared"].endswith("(instance mAP@10)") for row in judged)
-    taught = row_of(rows, "Captions teach the regions, judged by the box")["comparisons"][1]
+    taught = row_of(rows, "Captions teach the regions, evaluated by the box")["comparisons"][1]
     assert taught["outcome"] == REPRODUCED and taught["queries"] == 240
     queries = {name: [pd.DataFrame({claims.FIGURE: own[0]})] for name, own in made_up({}).items()}
     unboxed = claims.ledger(queries, {}, COMBINATION, None, ENOUGH, "x")

@@ -72,7 +72,7 @@ def test_val_chooses_and_test_does_not(run: Run):
     jobs = comparison.searched(searching, "one-stream")
     assert [(job.rate, job.epochs) for job in jobs] == [(0.1, 1), (4.0, 1)]
     found = [evaluation.read_chosen(comparison.evaluated(searching, job)) for job in jobs]
-    figures = [max(row["val"] for row in chosen.values()) for chosen in found]
+    figures = [chosen["one-stream/instance"]["val"] for chosen in found]
     final = comparison.finals(searching, "one-stream")
     assert [(job.seed, job.epochs) for job in final] == [(0, 2), (1, 2)]
     assert {job.rate for job in final} == {jobs[int(np.argmax(figures))].rate}

@@ -248,9 +248,11 @@ def test_a_users_files_in_a_report_stay(notebooks, tmp_path, here):
 
 
 def test_a_dead_kernel_is_told_like_any_failure(tmp_path):
-    write_notebook(tmp_path / "01_dies.ipynb", "# Dies", "import os", "os._exit(1)", "'never reached'")
+    write_notebook(tmp_path / "01_dies.ipynb", "# Dies", "import os; 'done'", "os._exit(1)", "'never reached'")
     with pytest.raises(reports.NotebookFailed, match="notebook 01_dies, the kernel died"):
         execute(tmp_path / "01_dies.ipynb", tmp_path)
+    kept = nbformat.read(tmp_path / "notebooks" / "01_dies.failed.ipynb", as_version=4)
+    assert any(output["data"]["text/plain"] == "'done'" for cell in kept.cells for output in cell.get("outputs", []))
 
 
 @pytest.mark.parametrize("error, reason", [

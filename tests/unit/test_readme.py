@@ -31,7 +31,7 @@ def test_readme_quotes_the_records():
     measured = [result for claim in claims for result in claim["comparisons"] if result["effect"] is not None]
     known |= {brackets(figure) for figure in measured}
     counts = Counter(claim["verdict"] for claim in claims if claim["of"] == "paper")
-    assert (f"of {counts.total()} claims of the paper, {counts['reproduced']} are reproduced, "
+    assert (f"{counts.total()} claims of the paper, {counts['reproduced']} are reproduced, "
             f"{counts['contradicted']} contradicted, {counts['not shown']} not shown and "
             f"{counts['not testable at this size']} not testable at this size") in verdict
     quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", verdict)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from capture_lib.proposals import region_encoder as encoder
 from capture_lib.proposals.detector import to_tensor
@@ -166,15 +167,36 @@ def test_the_same_seed_gives_the_same_weights(coloured, tmp_path):
 def test_captions_bring_together_what_they_call_alike(coloured, tmp_path):
     """Foregrounds 0 and 1, of different colours, share a caption; without it they are far apart."""
     texts = np.eye(6, dtype=np.float32)[[0, 0, 2, 3, 4, 5]]
+    settings = replace(TINY, steps=60)
     photos = torch.from_numpy(np.load(coloured / "composites.npy")).permute(0, 3, 1, 2).float() / 255
     alike = []
     for number, given in enumerate((None, texts)):
         torch.manual_seed(0)
         (tmp_path / str(number)).mkdir()
-        encoder.train(TINY, coloured, tmp_path / str(number), 0, given)
+        history = encoder.train(settings, coloured, tmp_path / str(number), 0, given, tmp_path / "0")
+        assert len(history) == (60, 30)[number]
         with torch.inference_mode():
-            vectors = encoder.load(TINY, tmp_path / str(number)).features(photos, [torch.from_numpy(SLOTS)] * 16)
+            vectors = encoder.load(settings, tmp_path / str(number)).features(photos, [torch.from_numpy(SLOTS)] * 16)
         vectors = torch.nn.functional.normalize(vectors, dim=1)
         shown = np.load(coloured / "owners.npy").ravel()
         alike.append(float((vectors[shown == 0] @ vectors[shown == 1].T).mean()))
     assert alike[1] > alike[0] + 0.2
+
+
+def test_captions_teach_from_where_the_first_half_left_off(coloured, tmp_path):
+    """With a rate near zero, the weights stay what they were at half of the steps without captions; or they begin."""
+    folders = [tmp_path / name for name in ("plain", "taught")]
+    for folder in folders:
+        folder.mkdir()
+    encoder.train(TINY, coloured, folders[0], 0)
+    still = replace(TINY, learning_rate=1e-12)
+    encoder.train(still, coloured, folders[1], 0, np.eye(6, dtype=np.float32), folders[0])
+    half, whole, taught = (load_file(file) for file in (
+        folders[0] / "shared.safetensors", folders[0] / "model.safetensors", folders[1] / "model.safetensors"))
+    weights = [name for name in half if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(half[name], taught[name], atol=1e-6) for name in weights)
+    assert not all(torch.allclose(half[name], whole[name], atol=1e-3) for name in weights)
+    (tmp_path / "alone").mkdir()
+    whole_steps = encoder.train(replace(TINY, caption_begin=0.0), coloured, tmp_path / "alone", 0,
+                                np.eye(6, dtype=np.float32))
+    assert len(whole_steps) == TINY.steps

@@ -84,7 +84,7 @@ def done_in(folder: Path) -> list[str]:
 
 
 def test_each_begins_when_what_it_needs_is_done_and_is_told_with_what_is_left(tmp_path: Path, capsys):
-    needs = {"roof": ("walls", "doors"), "doors": ("walls",), "walls": (), "tree": ()}
+    needs = {"tree": (), "walls": (), "doors": ("walls",), "roof": ("walls", "doors")}
     tasks = {name: Task(before, partial(note, tmp_path, name)) for name, before in needs.items()}
     found = dict(run_tasks(tasks, 1, {"roof": 600, "walls": 100}))
     assert done_in(tmp_path) == list(found) == ["walls", "doors", "roof", "tree"]
@@ -98,6 +98,14 @@ def test_what_is_left_is_estimated_by_the_speed_so_far():
     past = {"a": 10, "b": 30, "c": 5}
     assert schedule.seconds_left(["b", "c", "new"], {"a": 5.0}, past) == 17.5
     assert schedule.seconds_left(["b"], {"new": 5.0}, past) == 30 and schedule.seconds_left(["new"], {}, past) == 0
+
+
+def test_a_task_is_as_urgent_as_the_longest_chain_behind_it():
+    needs = {"tree": (), "walls": (), "doors": ("walls",), "bell": ("doors",), "roof": ("walls",)}
+    tasks = {name: Task(before, print) for name, before in needs.items()}
+    past = {"tree": 8, "walls": 2, "doors": 3, "roof": 5}
+    chains = {"tree": 8, "walls": 2 + 5, "doors": 3 + 1, "bell": 1, "roof": 5}
+    assert schedule.seconds_to_the_end(tasks, past) == chains
 
 
 def test_two_that_do_not_need_each_other_run_side_by_side(tmp_path: Path):

@@ -43,13 +43,14 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     words = Words(list(table["caption"]) * 2, TINY.retrieval, 0)
     items = {row: Item(sample.sample_id, catalog.photos[sample.sample_id], sample.caption, sample.labels)
              for row, sample in enumerate(table.itertuples())}
-    made = Searcher(lambda: (detector, encoder), tokenizer, model, words, None, items, TINY.regions,
+    made = Searcher(None, lambda: (detector, encoder), tokenizer, model, words, None, items, TINY.regions,
                     InstanceSettings(min_score=0.0), TINY.batches, CHOICES)
     stores = [made.describe(load_photo(item.path), item.sample_id) for item in items.values()]
     boxes, scores, features = (np.concatenate([getattr(store, name) for store in stores])
                                for name in ("boxes", "scores", "features"))
     store = region_store.RegionStore(features, boxes, scores, np.full(6, boxes.shape[1]), list(table["sample_id"]))
     made.gallery = made.embed(table, store, single=True)
+    made.store = store
     return made
 
 
@@ -83,6 +84,15 @@ def test_a_gallery_photo_finds_itself(searcher: Searcher):
     for item in searcher.items.values():
         first = searcher.search(item.path, item.caption, depth=1).hits[0][0]
         assert first.sample_id == item.sample_id and first.score == pytest.approx(1, abs=1e-3)
+
+
+def test_a_photo_that_the_store_describes_needs_no_network(searcher: Searcher):
+    item = searcher.items[3]
+    found = replace(searcher, networks=None).search(item.path, item.caption, 6, known=item.sample_id)
+    described = searcher.search(item.path, item.caption, 6)
+    np.testing.assert_array_equal(found.boxes, described.boxes)
+    for hits, own in zip(found.hits, described.hits, strict=True):
+        assert [hit.sample_id for hit in hits] == [hit.sample_id for hit in own]
 
 
 def test_before_val_has_chosen_capture_answers_with_the_caption_as_in_the_paper(searcher: Searcher):

@@ -179,7 +179,7 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
     assert "for scale: Chance 2.0 [0.0, 5.0] standard mAP@10, percent 4 claims" in said
     assert "What this run cannot decide: 2 of 4 claims." in said
     groups = ["Know nothing", "Baselines without CAPTURE", "[paper] CAPTURE", "[ours] CAPTURE beside"]
-    assert sorted(groups, key=said.index) == groups and "Its rivals" not in said  # there are none
+    assert sorted(groups, key=said.index) == groups and "Other models" not in said  # there are none
     assert "4 claims 1 reproduced 1 not shown 1 contradicted 1 not testable at this size" in said
     assert "What the paper claims A &amp; B a − b · Sec. 4 The world is small. +9.0 [+6.5, +12.0] ✓ reproduced" in said
     assert "+1.0 -0.2 [-2.7, +2.8] ◐ not shown" in said and "79.36 against 74.69 -10.0 [-12.5, -7.0] ×" in said
