@@ -39,7 +39,7 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
     threads = max((os.cpu_count() or 1) // jobs, 1)
     quiet = {"CAPTURE_REPORT": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     with (patch.dict(os.environ, quiet),
-          ProcessPoolExecutor(jobs, get_context("spawn")) as pool):
+          ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool):
         while waiting or running:
             # begin as many as there are processes
             ready = [name for name, task in waiting.items() if done.keys() >= set(task.needs)]
@@ -65,6 +65,12 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
             print(f"[{len(done)}/{len(tasks)}] {name}: {duration(done[name])}"
                   f"; {duration(gone)} gone" + f", about {duration(rest)} left" * bool(rest), flush=True)
             yield name, done[name]
+
+
+def end_with_parent() -> None:
+    """Let Linux end this process with the one that started it, though that may be killed."""
+    with suppress(AttributeError):  # another system has no such call
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def begin(pool: ProcessPoolExecutor, work: Callable[[], object]) -> Future:

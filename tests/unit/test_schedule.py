@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +15,7 @@ from launched import processes
 from capture_lib.experiments.plan import Task
 from capture_lib.report import schedule
 from capture_lib.report.schedule import ProcessKilled, run_tasks
-from capture_lib.utils import InputError
+from capture_lib.utils import ROOT, InputError
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +146,25 @@ def test_an_interrupt_is_handed_on_once_and_nothing_begins(tmp_path: Path, heede
         list(run_tasks(tasks, 2, {}))
     assert done_in(tmp_path) == ["long"]
     assert capfd.readouterr().err == ""  # no traceback of a process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems leave the processes")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path):
+    """It is killed, and can tell them nothing."""
+    note = tmp_path / "process"
+    work = f"import os, time; open({str(note)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(600)"
+    code = ("from functools import partial; from capture_lib.experiments.plan import Task; "
+            "from capture_lib.report.schedule import run_tasks; "
+            f"list(run_tasks({{'long': Task((), partial(exec, {work!r}))}}, 1, {{}}))")
+    started = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    limit = time.monotonic() + 300
+    while not (note.exists() and note.read_text().endswith(" ")):
+        assert time.monotonic() < limit and started.poll() is None
+        time.sleep(0.05)
+    worker = Path("/proc", note.read_text().strip())
+    assert worker.exists()
+    started.kill()
+    started.wait()
+    while worker.exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
