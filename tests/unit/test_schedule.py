@@ -45,6 +45,13 @@ def meet(folder: Path, name: str, other: str) -> None:
     note(folder, name)
 
 
+def outlast(folder: Path, name: str, other: str) -> None:
+    """Work that ends well after another has begun and failed."""
+    meet(folder, "begun", other)
+    time.sleep(2)
+    note(folder, name)
+
+
 def fail(folder: Path, name: str, other: str) -> None:
     """Fail when another has begun, and let it end."""
     wait_for(folder / other)
@@ -116,10 +123,10 @@ def test_two_that_do_not_need_each_other_run_side_by_side(tmp_path: Path):
 
 
 def test_the_first_error_ends_all_when_what_runs_has_ended(tmp_path: Path, capsys):
-    tasks = tasks_in(tmp_path, bad=(fail, "bad", "beside"), beside=(meet, "beside", "bad"))
+    tasks = tasks_in(tmp_path, bad=(fail, "bad", "begun"), beside=(outlast, "beside", "bad"))
     with pytest.raises(InputError, match="^no room\nfor it$"):
         list(run_tasks(tasks, 2, {}))
-    assert done_in(tmp_path) == ["beside"]  # and not the last
+    assert done_in(tmp_path) == ["begun", "beside"]  # and not the last
     assert capsys.readouterr().out == "bad: failed; waiting for beside\n"
 
 
