@@ -87,11 +87,10 @@ def foundation_folder(run: Run) -> Path:
     name = run.profile.retrieval.embedder
     margin = run.profile.encoder.margin
     store, store_folder = stages.region_store(run.taught(captions=""))
-    tables = {split: stages.samples(run, split) for split in SPLITS}
 
     def make(folder: Path) -> None:
         model = foundation.ImageText(name, margin)
-        for split, table in tables.items():
+        for split, table in stages.samples(run, *SPLITS).groupby("split"):
             rows = store.rows(list(table["sample_id"]))
             owners, regions = instances_of(store, rows, run.profile.instances, split == "gallery")
             photos = [run.catalog.photos[sample] for sample in table["sample_id"].iloc[owners]]
@@ -102,7 +101,7 @@ def foundation_folder(run: Run) -> Path:
 
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(name).glob("*.safetensors")]
     settings = {"model": name, "weights": sorted(weights), "margin": margin, "instances": run.profile.instances}
-    read = pd.concat(tables.values())[["sample_id", "split", "image", "caption"]]
+    read = stages.samples(run, *SPLITS)[["sample_id", "split", "image", "caption"]]
     return run.stage(foundation, settings, [store_folder], read, make)
 
 

@@ -27,8 +27,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
         "composites": Task((), partial(stages.composites, run)),
         "detector": Task(("composites",), partial(stages.detector_folder, run))}
     if run.profile.retrieval.embedder:  # a wrong name is told before anything is trained
-        load = partial(foundation.ImageText, run.profile.retrieval.embedder, run.profile.encoder.margin)
-        tasks["image-text model"] = Task((), load)
+        tasks["image-text model"] = Task((), partial(foundation.load, run.profile.retrieval.embedder))
     taught = run.taught()
     speak = stages.captions_speak(run)
     if speak:

@@ -1,6 +1,7 @@
 """Vectors of an image-text model that others pretrained (CLIP, SigLIP, Chinese-CLIP …), by transformers."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +18,49 @@ FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]  # of a model on th
 BATCH = 64  # crops or captions
 
 
-class ImageText:
-    """An image-text model, from a folder or by its name on the hub; `margin` of a box, on all sides.
+def load(name: str) -> tuple:
+    """Return an image-text model and its processor, from a folder or by its name on the hub.
 
     `InputError` where it is missing or damaged, or no such model. Code that comes with a model is never run.
     """
+    from transformers import AutoModel, AutoProcessor  # slow to import
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # what is wrong is said here, in one line
+    logging.disable_progress_bar()
+    folder = hub_folder(name, FILES)
+    safe = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe)
+        processor = AutoProcessor.from_pretrained(folder, **safe)
+    except Exception as error:  # of many kinds, some of many lines
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+        raise InputError(f"{name}: transformers cannot read it ({reason:.200}); give an image-text model with "
+                         "config.json, model.safetensors, tokenizer and preprocessor_config.json") from None
+    parts = {"get_image_features", "get_text_features", "image_processor", "tokenizer"}
+    if not parts <= {*dir(model), *dir(processor)}:
+        raise InputError(f"{name}: a {type(model).__name__} with a {type(processor).__name__} does not describe both "
+                         "images and texts; give a CLIP, SigLIP or Chinese-CLIP")
+    # what is missing, transformers makes up: parameters at random, a tokenizer without words
+    if report["missing_keys"]:
+        raise InputError(f"{name}: missing parameter {min(report['missing_keys'])}; fetch or save it again")
+    known, expected = len(processor.tokenizer), model.config.text_config.vocab_size
+    if not expected / 2 < known <= expected:
+        raise InputError(f"{name}: its tokenizer has {known:,} tokens, its model {expected:,}; fetch or save the "
+                         "tokenizer's files again")
+    return model, processor
+
+
+class ImageText:
+    """An image-text model as `load` finds it; `margin` of a box, on all sides."""
 
     def __init__(self, name: str, margin: float) -> None:
-        from transformers import AutoModel, AutoProcessor  # slow to import
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # a widget in a notebook
-        folder = hub_folder(name, FILES)
-        safe = {"trust_remote_code": False, "local_files_only": True}
-        try:
-            self.model, report = AutoModel.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe)
-            self.processor = AutoProcessor.from_pretrained(folder, **safe)
-        except Exception as error:  # of many kinds, some of many lines
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-            raise InputError(f"{name}: transformers cannot read it ({reason:.200}); give an image-text model with "
-                             "config.json, model.safetensors, tokenizer and preprocessor_config.json") from None
-        towers = hasattr(self.model, "get_image_features") and hasattr(self.model, "get_text_features")
-        if not towers or not hasattr(self.processor, "image_processor") or not hasattr(self.processor, "tokenizer"):
-            raise InputError(f"{name}: a {type(self.model).__name__} with a {type(self.processor).__name__} does not "
-                             "describe both images and texts; give a CLIP, SigLIP or Chinese-CLIP")
-        tokens, text = len(self.processor.tokenizer), self.model.config.text_config
-        # what is missing, transformers makes up: parameters at random, a tokenizer without words
-        if report["missing_keys"]:
-            raise InputError(f"{name}: missing parameter {min(report['missing_keys'])}; fetch or save it again")
-        if not text.vocab_size / 2 < tokens <= text.vocab_size:
-            raise InputError(f"{name}: its tokenizer has {tokens:,} tokens, its model {text.vocab_size:,}; fetch or save "
-                             "the tokenizer's files again")
-        self.model.to(pick_device()).eval()
-        self.margin = margin
-        self.length = min(self.processor.tokenizer.model_max_length, text.max_position_embeddings)  # of a caption, tokens
-
-    def read(self, items: list) -> dict:
-        """Return the model's input for boxes (4,), xyxy fractions, each with its photo or the photo's file."""
-        crops = []
-        known = photo = None
-        for source, box in items:
-            if source is not known:  # boxes of one photo follow one another
-                known = source
-                photo = load_photo(source) if isinstance(source, Path) else source
-            crops.append(Image.fromarray(cut(photo, box, self.margin)))
-        return self.processor.image_processor(images=crops, return_tensors="pt")
+        model, processor = load(name)
+        self.model = model.to(pick_device()).eval()
+        self.tokenizer = processor.tokenizer
+        self.length = min(self.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)  # tokens
+        self.read = partial(read_crops, reader=processor.image_processor, margin=margin)
 
     def tokenize(self, captions: list[str]) -> Iterator[dict]:
         """Yield the model's inputs for captions, in batches."""
@@ -70,12 +68,12 @@ class ImageText:
         padding = "max_length" if siglip else "longest"
         for start in range(0, len(captions), BATCH):
             part = [caption.lower() if siglip else caption for caption in captions[start:start + BATCH]]
-            yield self.processor.tokenizer(
+            yield self.tokenizer(
                 part, padding=padding, padding_side="right", truncation=True, max_length=self.length,
                 return_attention_mask=not siglip, return_tensors="pt")
 
     def images(self, items: list, workers: int) -> ndarray:
-        """Return vectors (n, D) float32 of boxes, as `read` takes them; so many processes read."""
+        """Return vectors (n, D) float32 of boxes, as `read_crops` takes them; so many processes read."""
         batches = load_batches(items, self.read, BATCH, workers)
         return self.embed(self.model.get_image_features, batches, len(items), "image-text model, batches of crops")
 
@@ -98,6 +96,18 @@ class ImageText:
             rows = getattr(outputs, "pooler_output", outputs)  # before transformers 5, the vectors themselves
             found.append(rows.float().cpu().numpy())
         return np.concatenate(found)
+
+
+def read_crops(items: list, reader: Callable, margin: float) -> dict:
+    """Return a model's input for boxes (4,), xyxy fractions, each with its photo (H, W, 3) or the photo's file."""
+    crops = []
+    known = photo = None
+    for source, box in items:
+        if source is not known:  # boxes of one photo follow one another
+            known = source
+            photo = load_photo(source) if isinstance(source, Path) else source
+        crops.append(Image.fromarray(cut(photo, box, margin)))
+    return reader(images=crops, return_tensors="pt")
 
 
 def cut(photo: ndarray, box: ndarray, margin: float) -> ndarray:

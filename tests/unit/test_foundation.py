@@ -117,7 +117,7 @@ def test_vectors_in_batches_are_those_of_a_forward_of_each(folders, kind: str, t
         photo, boxes = draw([2 * number, 2 * number + 1], 96, 120)
         Image.fromarray(photo).save(tmp_path / f"{number}.png")
         items += [(tmp_path / f"{number}.png", box / [120, 96, 120, 96]) for box in boxes]
-    found = model.images(items, workers=0)
+    found = model.images(items, workers=int(kind == "clip"))
     raw = transformers.AutoModel.from_pretrained(folders[kind])
     processor = transformers.AutoProcessor.from_pretrained(folders[kind])
     with torch.inference_mode():
@@ -182,8 +182,9 @@ def beside(embedder: str) -> Profile:
 def test_its_methods_stand_beside_ours_where_the_profile_names_it(run: Run, monkeypatch, capsys):
     chosen = comparison.choices(run)
     assert set(chosen) >= METHODS and len(chosen["foundation-fusion"]["tried"]) == 5
-    results = comparison.compared_with_captions(run)
-    assert not [name for name in results.scores if name.startswith("foundation")]  # our captions teach it nothing
+    results = comparison.Results({}, {}, {})
+    comparison.collect(comparison.untrained(run), results, " + captions")  # which teach it nothing
+    assert set(results.scores) == set(results.boxes) == {"image-only + captions", "late-fusion + captions"}
     assert run.taught().place("foundation") == run.place("foundation")
     scores = pd.read_parquet(comparison.untrained(run) / "scores.parquet")
     boxes = pd.read_parquet(comparison.untrained(run) / "boxes.parquet")
@@ -203,7 +204,8 @@ def test_its_methods_stand_beside_ours_where_the_profile_names_it(run: Run, monk
         assert samples.image["foundation_text"] == pytest.approx(model.texts(captions), abs=1e-5)
         assert np.array_equal(samples.instance["foundation_text"], samples.image["foundation_text"][samples.owners])
     for name in METHODS:
-        ranked = ranking.rank(sets["test"], sets["gallery"], ranking.METHODS[name].level, chosen[name]["representation"])
+        level, representation = ranking.METHODS[name].level, chosen[name]["representation"]
+        ranked = ranking.rank(sets["test"], sets["gallery"], level, representation)
         expected = ranking.score(ranked, sets["test"], sets["gallery"])
         pd.testing.assert_frame_equal(scores.loc[name], expected)
 
@@ -226,14 +228,15 @@ def test_without_it_nothing_of_it_is_there(run: Run):
     assert plain.stages != run.stages and not [name for name in tasks_of(plain) if "image-text" in name]
     sets = evaluation.embed(run, None, stages.caption_words(run))
     evaluation.add_foundation(plain, sets)
-    assert set(ranking.possible(ranking.METHODS, sets["gallery"])) == {"image-only", "text-only", "late-fusion"}
+    ours = {"image-only", "text-only", "late-fusion"}
+    assert set(ranking.possible(ranking.METHODS, sets["gallery"])) == ours
     evaluation.add_foundation(run, sets)
-    assert set(ranking.possible(ranking.METHODS, sets["gallery"])) == {"image-only", "text-only", "late-fusion"} | METHODS
+    assert set(ranking.possible(ranking.METHODS, sets["gallery"])) == ours | METHODS
     assert not plain.stages.exists()
 
 
 def test_without_captions_images_alone_are_compared(folders, tmp_path: Path):
-    catalog = make_catalog(tmp_path / "shop", 16, 8, 2, 2, captions=False)
+    catalog = make_catalog(tmp_path / "shop", 16, 8, 0, 2, captions=False)
     mute = Run(beside(str(folders["siglip"])), catalog, tmp_path / "report", 0)
     assert set(comparison.choices(mute)) == {"image-only", "foundation-image"}
 
@@ -296,7 +299,7 @@ def test_what_is_no_image_text_model_is_one_line(folders, tmp_path: Path, monkey
     (lambda folder: (folder / "processor_config.json").unlink(), "cannot read it"),
     (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer has 2 tokens, its model 514"),
     (lambda folder: shorten(folder / "model.safetensors"), "missing parameter"),
-    (lambda folder: edit(folder / "config.json", model_type="new", auto_map={"AutoModel": "evil.Model"}), "cannot read"),
+    (lambda folder: edit(folder / "config.json", model_type="new", auto_map={"AutoModel": "evil.Model"}), "cannot"),
 ])
 def test_a_folder_that_lacks_something_is_one_line(tmp_path: Path, change, expected: str):
     save_clip(tmp_path / "clip")
