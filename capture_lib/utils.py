@@ -132,6 +132,19 @@ def read_object(file: Path) -> dict:
         raise InputError(f"{file}: not a JSON object; remove it and run again") from None
 
 
+def hub_folder(name: str | Path, files: list[str]) -> Path:
+    """Return the folder that is named, or the one into which files (patterns) of the hub's model were fetched."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=files))
+    except Exception as error:  # of many kinds, some of many lines
+        raise InputError(f"{name}: neither a folder nor a model that the Hugging Face hub gives "
+                         f"({type(error).__name__}); give a folder with {files}") from None
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder that we made, if there is one; of a link, not what it leads to."""
     if path.is_dir() and not path.is_symlink():

@@ -5,6 +5,7 @@ import numpy as np
 from capture_lib.retrieval.embedding import OUTPUTS, EmbeddedSet
 
 NAMES = (*OUTPUTS, "regions", "words")
+FOUNDATION = ("foundation_image", "foundation_text")
 
 
 def random_set(labels: list[list[str]], instances: int = 1, seed: int = 0, width: int = 6) -> EmbeddedSet:
@@ -14,6 +15,8 @@ def random_set(labels: list[list[str]], instances: int = 1, seed: int = 0, width
     owners = np.repeat(np.arange(len(labels)), counts)
     image = {name: rng.normal(size=(len(labels), width)).astype(np.float32) for name in NAMES}
     instance = {name: rng.normal(size=(len(owners), width)).astype(np.float32) for name in (*NAMES, "region_token")}
+    for vectors, count in ((image, len(labels)), (instance, len(owners))):
+        vectors |= {name: rng.normal(size=(count, width)).astype(np.float32) for name in FOUNDATION}
     ids = [f"{seed}-{i}" for i in range(len(labels))]
     regions = np.concatenate([np.arange(count) for count in counts])
     boxes = np.tile(np.float32([0, 0, 1, 1]), (len(owners), 1))

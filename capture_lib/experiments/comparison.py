@@ -21,7 +21,8 @@ from capture_lib.retrieval.ranking import METHODS, Method
 from capture_lib.training import pretrain
 from capture_lib.utils import pick_device
 
-BLIND = ("chance", "popularity", "text-only")  # methods that look at no region
+# methods that read no region feature of ours: whether captions taught these is the same to them
+BLIND = ("chance", "popularity", "text-only", "foundation-image", "foundation-text", "foundation-fusion")
 READ = ["sample_id", "split", "image", "caption", "labels", "boxes", "box_labels"]  # columns that an evaluation reads
 
 
@@ -119,6 +120,7 @@ def untrained(run: Run) -> Path:
 
     def make(folder: Path) -> None:
         sets = evaluation.embed(run, None, words)
+        evaluation.add_foundation(run, sets)
         rankings = {}
         if comparable(run):
             popular = evaluation.popularity(sets["val"], sets["gallery"], depth)
@@ -129,6 +131,8 @@ def untrained(run: Run) -> Path:
     settings = {"retrieval": run.profile.retrieval, "instances": run.profile.instances}
     read = stages.samples(run)[READ]
     upstream = [run.place("region_store")]
+    if run.profile.retrieval.embedder:
+        upstream.append(evaluation.foundation_folder(run))
     return run.stage(sys.modules[__name__], settings, upstream, read, make, name="comparison/untrained")
 
 
@@ -187,7 +191,7 @@ def compared_with_captions(run: Run) -> Results:
 
 
 def collect(folder: Path, results: Results, suffix: str = "") -> None:
-    """Add what an evaluation wrote to results; with a suffix to names, only what looks at regions."""
+    """Add what an evaluation wrote to results; with a suffix to names, only what reads region features."""
     for name, found in (("scores", results.scores), ("boxes", results.boxes)):
         file = folder / f"{name}.parquet"
         tables = pd.read_parquet(file).groupby("method", sort=False) if file.is_file() else ()

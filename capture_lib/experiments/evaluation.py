@@ -13,9 +13,9 @@ from capture_lib.experiments import proposal_recall, stages
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.variants import UNCHANGED, Variant
 from capture_lib.model.capture import Capture
-from capture_lib.proposals.instances import match
+from capture_lib.proposals.instances import instances_of, match
 from capture_lib.proposals.region_store import RegionStore, open_store
-from capture_lib.retrieval import embedding, ranking
+from capture_lib.retrieval import embedding, foundation, ranking
 from capture_lib.retrieval.embedding import LEVELS, EmbeddedSet, Words, embed_samples
 from capture_lib.retrieval.metrics import per_box
 from capture_lib.retrieval.ranking import Method, Ranking
@@ -64,7 +64,45 @@ def embedded(run: Run) -> dict[str, EmbeddedSet]:
     tables = {split: stages.samples(run, split) for split in SPLITS}
     read = pd.concat(tables.values())[["sample_id", "split", "image", "caption"]]
     folder = run.stage(embedding, settings, upstream, read, make, name="embeddings")
-    return {split: embedding.load_set(table, folder / split) for split, table in tables.items() if len(table)}
+    sets = {split: embedding.load_set(table, folder / split) for split, table in tables.items() if len(table)}
+    add_foundation(run, sets)
+    return sets
+
+
+def add_foundation(run: Run, sets: dict[str, EmbeddedSet]) -> None:
+    """Add the vectors of the image-text model to embedded sets, where the profile names one."""
+    if not run.profile.retrieval.embedder:
+        return
+    folder = foundation_folder(run)
+    for split, samples in sets.items():
+        images, texts = (np.load(folder / split / f"{name}.npy", mmap_mode="r") for name in ("images", "texts"))
+        foundation.add_vectors(samples, images, texts if stages.sides_speak(run) else None)
+
+
+def foundation_folder(run: Run) -> Path:
+    """Return the folder of the image-text model's vectors: of each instance, and of each caption.
+
+    They are made once, for captions that teach our region encoder leave boxes as they are.
+    """
+    name = run.profile.retrieval.embedder
+    margin = run.profile.encoder.margin
+    store, store_folder = stages.region_store(run.taught(captions=""))
+
+    def make(folder: Path) -> None:
+        model = foundation.ImageText(name, margin)
+        for split, table in stages.samples(run, *SPLITS).groupby("split"):
+            rows = store.rows(list(table["sample_id"]))
+            owners, regions = instances_of(store, rows, run.profile.instances, split == "gallery")
+            photos = [run.catalog.photos[sample] for sample in table["sample_id"].iloc[owners]]
+            crops = list(zip(photos, store.boxes[rows[owners], regions], strict=True))
+            (folder / split).mkdir()
+            np.save(folder / split / "images.npy", model.images(crops, run.profile.regions.workers))
+            np.save(folder / split / "texts.npy", model.texts(list(table["caption"])))
+
+    weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(name).glob("*.safetensors")]
+    settings = {"model": name, "weights": sorted(weights), "margin": margin, "instances": run.profile.instances}
+    read = stages.samples(run, *SPLITS)[["sample_id", "split", "image", "caption"]]
+    return run.stage(foundation, settings, [store_folder], read, make)
 
 
 def evaluate(run: Run, folder: Path, sets: dict[str, EmbeddedSet], methods: dict[str, Method],

@@ -6,8 +6,10 @@ from functools import partial
 
 from capture_lib.experiments import comparison, evaluation, stages, variants
 from capture_lib.experiments.run import Run
+from capture_lib.retrieval import foundation
 
 CAPTIONS = " + captions"  # ends the names of tasks for which captions taught the region encoder
+VECTORS = "image-text vectors"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ def tasks_of(run: Run) -> dict[str, Task]:
     tasks = {
         "composites": Task((), partial(stages.composites, run)),
         "detector": Task(("composites",), partial(stages.detector_folder, run))}
+    if run.profile.retrieval.embedder:  # a wrong name is told before anything is trained
+        tasks["image-text model"] = Task((), partial(foundation.load, run.profile.retrieval.embedder))
     taught = run.taught()
     speak = stages.captions_speak(run)
     if speak:
@@ -51,19 +55,23 @@ def tasks_of(run: Run) -> dict[str, Task]:
 
 
 def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
-    """Add the stages from the region encoder to what CAPTURE embeds."""
+    """Add the stages from the region encoder to what CAPTURE and the image-text model embed."""
     words = ("caption words",) if "caption words" in tasks else ()
     sources = ("region encoder", *words) if mark else ("composites",)  # whose first steps are the same
     tasks[f"region encoder{mark}"] = Task(sources, partial(stages.encoder_folder, run))
     located = ("regions",) if mark else ("detector",)  # the boxes are the same
     tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))
     tasks[f"pretraining{mark}"] = Task((f"regions{mark}",), partial(stages.pretrained, run))
-    tasks[f"embeddings{mark}"] = Task((f"pretraining{mark}", *words), partial(evaluation.embedded, run))
+    if "image-text model" in tasks and not mark:
+        tasks[VECTORS] = Task(("regions", "image-text model"), partial(evaluation.foundation_folder, run))
+    vectors = (VECTORS,) if VECTORS in tasks else ()
+    tasks[f"embeddings{mark}"] = Task((f"pretraining{mark}", *words, *vectors), partial(evaluation.embedded, run))
 
 
 def add_methods(tasks: dict[str, Task], run: Run, mark: str) -> None:
     """Add what notebook 05 reads: the evaluations of its CAPTURE, and of the methods that need no training."""
-    tasks[f"baselines{mark}"] = Task((f"pretraining{mark}",), partial(comparison.untrained, run))
+    vectors = (VECTORS,) if VECTORS in tasks else ()
+    tasks[f"baselines{mark}"] = Task((f"pretraining{mark}", *vectors), partial(comparison.untrained, run))
     tasks[f"choices{mark}"] = Task((f"baselines{mark}", f"embeddings{mark}"), partial(comparison.choices, run))
 
 

@@ -44,7 +44,7 @@ class Run:
         encoder = self.profile.encoder
         if name == "words":  # those of another width do not take their place
             return self.stages / f"words-{self.profile.retrieval.text_dimensions}"
-        if not encoder.captions or name in ("composites", "detector"):
+        if not encoder.captions or name in ("composites", "detector", "foundation"):
             return self.stages / name
         taught = digest(repr((encoder, self.profile.retrieval)).encode())[:6]
         return self.stages / f"captions-{taught}" / name

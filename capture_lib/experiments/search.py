@@ -20,7 +20,7 @@ from capture_lib.proposals import region_store
 from capture_lib.proposals.detector import to_tensor
 from capture_lib.proposals.instances import InstanceSettings, find_instances, match
 from capture_lib.proposals.region_store import Proposer, RegionSettings, RegionStore
-from capture_lib.retrieval import embedding, ranking
+from capture_lib.retrieval import embedding, foundation, ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, Words
 from capture_lib.retrieval.ranking import METHODS
 from capture_lib.training.batches import BatchSettings, make_pairs
@@ -31,12 +31,16 @@ NAMES = {  # of methods, in words, by the first part of their names
     "capture-chosen": "CAPTURE", "capture": "CAPTURE as in the paper",
     "capture-raw-product": "CAPTURE as in the released code", "capture-beside-raw": "CAPTURE beside raw vectors",
     "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text",
+    "foundation-image": "pretrained image-text model, image alone",
+    "foundation-text": "pretrained image-text model, text alone",
+    "foundation-fusion": "pretrained image-text model, late fusion",
     "one-stream": "one-stream (as UNITER)", "two-stream": "two-stream (as ViLBERT)",
     "dual-encoder": "dual encoder (as CLIP)", "image-stream": "dual encoder, images alone",
     "text-stream": "dual encoder, captions alone", "chance": "chance", "popularity": "most frequent labels of val"}
 VECTORS = {
     "raw product": "product H_IMG × H_TXT, unscaled", "product": "product H_IMG × H_TXT", "joint": "H_IMG and H_TXT",
-    "region_token": "its region's token", "regions": "region features", "words": "caption n-grams", " + ": " beside "}
+    "region_token": "its region's token", "regions": "region features", "words": "caption n-grams",
+    "foundation_image": "its vector of the crop", "foundation_text": "its vector of the caption", " + ": " beside "}
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Searcher:
     choices: dict[str, dict] = field(default_factory=dict)  # of val, by method
     levels: Sequence[str] = ("instance",)  # at which the gallery is embedded
     taught: bool = False  # have captions taught the encoder?
+    image_text: Callable[[], foundation.ImageText] | None = None  # loads a pretrained one, where the profile names it
     indices: dict[tuple[str, str], faiss.Index] = field(default_factory=dict, repr=False)
 
     def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "", known: str = "") -> Answer:
@@ -110,6 +115,8 @@ class Searcher:
         # a vector of each instance
         table = pd.DataFrame([{"sample_id": known or "query", "caption": caption, "labels": []}], dtype=object)
         query = self.embed(table, store, False, bool(caption))
+        if name.startswith("foundation"):
+            self.add_foundation(query, photo, caption)
         vectors = embedding.represent(query.instance, representation)
 
         # the nearest gallery items of each
@@ -134,7 +141,7 @@ class Searcher:
         """Return in words how is compared and, in a line of its own, which method does better."""
         vectors = re.sub("|".join(map(re.escape, VECTORS)), lambda part: VECTORS[part[0]], self.representation(method))
         line = f"{NAMES[method.split('/')[0]]}, {vectors}"
-        if self.taught and method != "text-only":
+        if self.taught and method not in comparison.BLIND:
             line += "; captions taught the region encoder (ours, not the paper's)"
         return line + (f"\nOn val, {NAMES[better.split('/')[0]]} answers better." if better else "")
 
@@ -151,6 +158,12 @@ class Searcher:
         pairs = make_pairs(table, store, self.tokenizer, self.batches)
         words = self.words if worded else None
         return embedding.embed_samples(table, pairs, self.model, words, self.instances, single, self.levels)
+
+    def add_foundation(self, query: EmbeddedSet, photo: np.ndarray, caption: str) -> None:
+        """Add the image-text model's vectors to an embedded query of one photo (H, W, 3) uint8."""
+        model = self.image_text()
+        images = model.images([(photo, box) for box in query.boxes], workers=0)
+        foundation.add_vectors(query, images, model.texts([caption]))
 
     def index(self, representation: str, level: str = "instance") -> faiss.Index:
         """Return an index of the gallery, built at the first query."""
@@ -173,9 +186,11 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     networks = cache(lambda: (stages.proposer(run), stages.trained_encoder(run)[0]))
     trained = stages.pretrained(run)
     store, _ = stages.region_store(run)
+    embedder = profile.retrieval.embedder
+    image_text = cache(lambda: foundation.ImageText(embedder, profile.encoder.margin)) if embedder else None
     searcher = Searcher(store, networks, trained.tokenizer, trained.model, stages.caption_words(run), gallery, items,
                         profile.regions, profile.instances, profile.batches, comparison.choices(run), levels,
-                        bool(profile.encoder.captions))
+                        bool(profile.encoder.captions), image_text)
     if not gallery:
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         searcher.gallery = searcher.embed(table, store, single=True)

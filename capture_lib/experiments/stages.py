@@ -121,9 +121,13 @@ def foreground_texts(run: Run, folder: Path, words: Words) -> np.ndarray:
 def captions_speak(run: Run) -> bool:
     """Return whether the captions of train, and of each side of a search, carry text."""
     captions = list(filter(None, samples(run, "train")["caption"]))
+    return len(captions) >= MIN_PAIRS and carry_text(captions) and sides_speak(run)
+
+
+def sides_speak(run: Run) -> bool:
+    """Return whether some caption of each side of a search has text."""
     compared = [samples(run, split)["caption"] for split in ("val", "test", "gallery")]
-    spoken = all(any(len(letters(text)) > 1 for text in texts) for texts in compared if len(texts))
-    return len(captions) >= MIN_PAIRS and carry_text(captions) and spoken
+    return all(any(len(letters(text)) > 1 for text in texts) for texts in compared if len(texts))
 
 
 def caption_words(run: Run) -> Words | None:

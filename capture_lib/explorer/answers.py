@@ -142,18 +142,22 @@ class Answers:
         words = self.query(state.query).caption if state.caption is None else state.caption
         return words.strip() if state.worded else ""
 
-    def _embedded(self, number: int, caption: str) -> EmbeddedSet:
+    def _embedded(self, number: int, caption: str, image_text: bool = False) -> EmbeddedSet:
         query = self.query(number)
         row = {"sample_id": query.name, "caption": caption, "labels": query.labels}
-        return self.searcher.embed(pd.DataFrame([row], dtype=object), query.store, single=False)
+        samples = self.searcher.embed(pd.DataFrame([row], dtype=object), query.store, single=False)
+        if image_text:
+            self.searcher.add_foundation(samples, query.photo, caption)
+        return samples
 
     def ranking(self, state: State) -> Ranking:
         """Return the hits of a query, or of one of its instances; none where there are no words to compare."""
         caption = self.caption(state)
-        if state.model == "text-only" and not caption:
+        if state.model in ("text-only", "foundation-text") and not caption:
             return Ranking(*np.zeros((3, 0), np.int64))
         name = self.representation(state)
-        vectors = represent(self.embedded(state.query, caption).vectors(state.level), name)
+        query = self.embedded(state.query, caption, state.model.startswith("foundation"))
+        vectors = represent(query.vectors(state.level), name)
         if state.box is not None:
             vectors = vectors[[state.box]]
         depth = self.run.profile.retrieval.depth

@@ -7,22 +7,9 @@ from torch import nn
 
 from capture_lib.model.capture import Capture
 from capture_lib.model.config import CONFIG_FILE, WEIGHTS_FILE, CaptureSettings, read_config
-from capture_lib.utils import InputError
+from capture_lib.utils import InputError, hub_folder
 
 FILES = [CONFIG_FILE, WEIGHTS_FILE, "vocab.txt"]
-
-
-def bert_folder(bert: str | Path) -> Path:
-    """Return the folder that is named, or the one into which the hub's model of that name was fetched."""
-    if Path(bert).is_dir():
-        return Path(bert)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(bert), allow_patterns=FILES))
-    except Exception as error:  # of many kinds, some of many lines
-        raise InputError(f"{bert}: neither a folder nor a model that the Hugging Face hub gives "
-                         f"({type(error).__name__}); give a folder with {FILES}") from None
 
 
 @torch.no_grad()
@@ -35,7 +22,7 @@ def start_from_bert(model: Capture, bert: str | Path) -> None:
     """
     from transformers import BertModel
 
-    folder = bert_folder(bert)
+    folder = hub_folder(bert, FILES)
     weights = folder / WEIGHTS_FILE
     check_config(folder / CONFIG_FILE, model.settings)
     try:

@@ -38,8 +38,13 @@ def find_instances(boxes: ndarray, scores: ndarray, settings: InstanceSettings) 
     return chosen
 
 
-def instances_of(store: RegionStore, rows: ndarray, settings: InstanceSettings) -> tuple:
-    """Return owners, counted along `rows`, and region numbers of all instances, (n,) each."""
+def instances_of(store: RegionStore, rows: ndarray, settings: InstanceSettings, single: bool = False) -> tuple:
+    """Return owners, counted along `rows`, and region numbers of all instances, (n,) each.
+
+    Where each photo shows a `single` product, its best region is the instance.
+    """
+    if single:
+        return np.arange(len(rows)), np.zeros(len(rows), np.int64)
     found = []
     for owner, row in enumerate(rows):
         boxes = store.boxes[row, : store.counts[row]]

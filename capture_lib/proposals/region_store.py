@@ -1,5 +1,5 @@
 """The region store: boxes, scores and features of every photo's proposals, made once."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -75,10 +75,14 @@ def read_squares(paths: list, size: int) -> list:
 def photo_batches(paths: list, settings: RegionSettings) -> Iterator:
     """Yield batches of squares (B, 3, S, S) on the device, with their extents (B, 2)."""
     read = partial(read_squares, size=settings.photo_size)
-    loader = DataLoader(paths, settings.batch, num_workers=settings.workers, collate_fn=read)
+    for squares, extents in load_batches(paths, read, settings.batch, settings.workers):
+        yield to_tensor(squares).to(utils.pick_device()), extents
+
+
+def load_batches(items: list, read: Callable, batch: int, workers: int) -> Iterator:
+    """Yield what `read` makes of batches of items, in so many processes."""
     try:
-        for squares, extents in loader:
-            yield to_tensor(squares).to(utils.pick_device()), extents
+        yield from DataLoader(items, batch, num_workers=workers, collate_fn=read)
     except utils.InputError as error:  # a worker's ends with it
         raise utils.InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 

@@ -22,6 +22,7 @@ BASELINES = ("image-only", "text-only", "late-fusion")
 GROUPS = {  # of methods, by how their names begin; all others are ours
     "Know nothing of the query": KNOW_NOTHING,
     "Baselines without CAPTURE": BASELINES,
+    "[ours] An image-text model that others pretrained": ("foundation-",),
     "[paper] CAPTURE": ("capture/", "capture-chosen/", "capture-raw-product/"),
     "[paper] Other models of the same blocks, pairs and steps": (
         "one-stream", "two-stream", "dual-encoder", "image-stream", "text-stream")}

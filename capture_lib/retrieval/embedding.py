@@ -156,9 +156,7 @@ def embed_samples(table: pd.DataFrame, pairs: Pairs, model: Capture | None,
     """Embed the samples of `table`, the rows of `pairs`, by what there is of model and words;
     where each photo shows a `single` product, its best region is the instance."""
     rows = np.arange(len(pairs.rows))
-    owners, regions = rows, np.zeros_like(rows)
-    if not single:
-        owners, regions = instances_of(pairs.store, pairs.rows, settings)
+    owners, regions = instances_of(pairs.store, pairs.rows, settings, single)
 
     # the model's vectors
     image = embed(model, pairs, rows, None) if model and "image" in levels else {}

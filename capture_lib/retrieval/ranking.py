@@ -21,7 +21,9 @@ class Method:
 
 OF_IMAGES = ("product", "joint", "contrastive", "product + contrastive", "joint + contrastive")
 OF_INSTANCES = (*OF_IMAGES, "region_token", "region_token + contrastive")
-FUSIONS = tuple(f"{share} regions + {1 - share:.2g} words" for share in (0.2, 0.35, 0.5, 0.65, 0.8))
+SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
+FUSIONS = tuple(f"{share} regions + {1 - share:.2g} words" for share in SHARES)
+FOUNDATION = tuple(f"{share} foundation_image + {1 - share:.2g} foundation_text" for share in SHARES)
 BESIDE_RAW = (  # the model's share beside late fusion's
     "0.3 contrastive + 0.45 regions + 0.25 words",
     "0.5 contrastive + 0.32 regions + 0.18 words",
@@ -37,6 +39,9 @@ METHODS = {
     "image-only": Method("instance", ("regions",)),
     "text-only": Method("image", ("words",)),
     "late-fusion": Method("instance", FUSIONS),
+    "foundation-image": Method("instance", ("foundation_image",)),
+    "foundation-text": Method("image", ("foundation_text",)),
+    "foundation-fusion": Method("instance", FOUNDATION),
 }
 
 

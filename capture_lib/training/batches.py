@@ -15,10 +15,10 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Generator, Tensor
 
-from capture_lib.model.bert import bert_folder
+from capture_lib.model.bert import FILES
 from capture_lib.model.losses import NOT_PREDICTED
 from capture_lib.proposals.region_store import RegionStore
-from capture_lib.utils import read_text
+from capture_lib.utils import hub_folder, read_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 Batch = dict[str, Tensor]
@@ -46,7 +46,7 @@ def make_tokenizer(captions: Iterable[str], folder: Path, bert: str = "") -> Ber
     frequent = sorted(w for w in words if len(w) > 1 and words[w] >= 3)
     lines = "\n".join([*SPECIAL, *characters, *continuations, *frequent, ""])
     if bert:
-        lines = read_text(bert_folder(bert) / "vocab.txt")
+        lines = read_text(hub_folder(bert, FILES) / "vocab.txt")
     (folder / "vocab.txt").write_text(lines, encoding="utf-8")
     return load_tokenizer(folder)
 

@@ -149,7 +149,8 @@ def test_methods_are_possible_where_their_vectors_are():
     queries.image.clear()
     del queries.instance["words"]
     assert set(ranking.possible(METHODS, queries)) == {
-        "capture/instance", "capture-raw-product/instance", "capture-chosen/instance", "image-only"}
+        "capture/instance", "capture-raw-product/instance", "capture-chosen/instance", "image-only",
+        "foundation-image", "foundation-fusion"}
 
 
 def test_val_chooses_the_representation_that_knows_the_labels():
