@@ -70,7 +70,7 @@ MaybePath = Path | None
 ENCODER = Option("", help="weights of the region encoder: a timm name, or a folder", metavar="NAME")
 PROPOSALS = Option("", help="weights of the detector's backbone, or an open-vocabulary detector", metavar="NAME")
 EMBEDDER = Option("", help="an image-text model of transformers to compare with", metavar="NAME")
-ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
+ProfileName = Literal["smoke", "cpu", "thorough", "full", "gpu", "product1m"]
 
 
 def parts(profile: str, encoder: str, proposals: str, embedder: str) -> str:
