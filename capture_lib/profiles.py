@@ -17,9 +17,9 @@ from capture_lib.training.pretrain import PretrainSettings
 from capture_lib.utils import InputError, read_text
 from capture_lib.world import SIZES, WorldSettings
 
-
 PARTS = {  # that may be pretrained: stage and setting of each
-    "encoder": ("encoder", "pretrained"), "proposals": ("detector", "pretrained"), "embedder": ("retrieval", "embedder")}
+    "encoder": ("encoder", "pretrained"), "proposals": ("detector", "pretrained"),
+    "embedder": ("retrieval", "embedder")}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Profile:
     """The settings of every stage; the world is None where a catalog must be named."""
 
     name: str
-    parts: str = ""  # that are pretrained, as `get` reads them
     world: WorldSettings | None = None
     synthesis: SynthesisSettings = SynthesisSettings()
     detector: DetectorSettings = DetectorSettings()
@@ -39,6 +38,7 @@ class Profile:
     instances: InstanceSettings = InstanceSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     comparison: ComparisonSettings = ComparisonSettings()
+    parts: str = ""  # that are pretrained, as `get` reads them
 
 
 def read_profiles(file: Path) -> dict[str, Profile]:

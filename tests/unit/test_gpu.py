@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from drawn import TINY, make_catalog
 
 from capture_lib.experiments import gpu, speed
 from capture_lib.experiments.run import Run
+from capture_lib.experiments.variants import ComparisonSettings
 
 CPU = torch.device("cpu")
 
@@ -55,7 +57,8 @@ def test_the_measured_rate_and_what_it_is_a_share_of(monkeypatch):
 
 
 def test_a_run_is_interrupted_says_how_far_it_came_and_goes_on(monkeypatch, tmp_path):
-    run = Run(TINY, make_catalog(tmp_path / "shop", 40, 16, 4, 4), tmp_path / "report", 0)
+    profile = replace(TINY, comparison=ComparisonSettings(ablations=("recipe",)))
+    run = Run(profile, make_catalog(tmp_path / "shop", 40, 16, 4, 4), tmp_path / "report", 0)
     monkeypatch.setattr(gpu, "open_run", lambda profile: run)
     monkeypatch.setattr(os, "setsid", lambda: None)
 

@@ -17,7 +17,9 @@ def test_the_record_of_two_thousand_vectors(tmp_path, monkeypatch):
     recalls = [row["recall@10"] for row in whole]
     assert recalls == sorted(recalls) and recalls[0] < 1 and recalls[-1] == 1  # 128 of 128 lists: exact again
     assert all(row["queries_per_s"] > 0 and row["ms_alone"] > 0 for row in record["curve"])
-    assert {"commit", "versions", "hardware", "indexes"} <= record.keys()
+    assert {name: index["bytes"] for name, index in record["indexes"].items()} == {
+        "Flat": 2000 * 1024, "IVF128,Flat": 2000 * 1032 + 128 * 1024, "IVF128,SQ8": 2000 * 264 + 128 * 1024}
+    assert {"commit", "versions", "hardware", "max_memory_bytes"} <= record.keys()
 
     # the same draws, searched by hand
     rng = np.random.default_rng(0)
@@ -41,5 +43,5 @@ def test_vectors_are_clustered_as_it_is_said():
     other = brand[:, None] != brand
     other_product = ~same & ~other
     np.fill_diagonal(same, False)
-    for pairs, cosine in ((same, 0.65), (other_product, 0.28), (other, 0.06)):
-        assert abs(cosines[pairs].mean() - cosine) < 0.08
+    for pairs, cosine in ((same, 0.68), (other_product, 0.33), (other, 0.01)):
+        assert abs(cosines[pairs].mean() - cosine) < 0.1

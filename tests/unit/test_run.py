@@ -446,6 +446,6 @@ def test_a_large_run_says_what_it_takes_of_the_disk_until_its_world_is_drawn(tmp
 
 def test_every_profile_is_complete():
     for name, profile in profiles.PROFILES.items():
-        assert profiles.get(name) is profile and profile.name == name
+        assert profiles.get(name) == profile and profile.name == name
         longest = profile.batches.text_length + 1 + profile.regions.max_regions
         assert longest <= profile.capture.max_positions
