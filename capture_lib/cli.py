@@ -72,7 +72,7 @@ ENCODER = Option("", metavar="NAME", help="a pretrained region encoder: a timm n
 PROPOSALS = Option("", metavar="NAME", help="a pretrained backbone of the detector, convolutional: a timm name or a "
                    "folder; or an open-vocabulary detector")
 EMBEDDER = Option("", help="an image-text model of transformers to compare with", metavar="NAME")
-ProfileName = Literal["smoke", "cpu", "thorough", "gpu", "product1m"]
+ProfileName = Literal["smoke", "cpu", "thorough", "full", "gpu", "product1m"]
 
 
 def parts(profile: str, encoder: str, proposals: str, embedder: str) -> str:

@@ -6,6 +6,7 @@ A stage is a folder, made anew when its settings, code, a stage before it or row
 import ast
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -223,11 +224,38 @@ def open_run(profile: str = "", catalog: str = "", out: str = "", seed: int = 0)
     chosen = profiles.get(profile)
     folder = catalog or world_folder(chosen)
     if not catalog:
+        tell_disk(chosen, folder)
         world.build(chosen.world, folder)
     elif world.settings_of(folder) is None:
         chosen = profiles.for_photos(chosen)
     found = read_catalog(folder)
     return Run(chosen, found, Path(out).resolve() if out else default_report(profile, catalog), seed)
+
+
+def tell_disk(profile: profiles.Profile, folder: Path) -> None:
+    """Say what a large run takes of the disk, before its world is drawn; parts that don't fit stop it later."""
+    needed = disk_needed(profile)
+    if needed < 1e9 or (folder / "catalog.parquet").is_file():
+        return
+    above = next(place for place in (folder, *folder.parents) if place.is_dir())
+    free = shutil.disk_usage(above).free
+    utils.say(f"{folder}: photos, and what profile {profile.name} makes of them, take about {needed / 1e9:.1f} GB of "
+              f"disk, of which {free / 1e9:.1f} GB are free")
+
+
+def disk_needed(profile: profiles.Profile) -> float:
+    """Return about how many bytes a profile's world and stages take, but for trainings."""
+    size = profile.world
+    searched = size.gallery + size.val + size.test
+    photos = size.train + searched
+    drawn = 0.22 * size.size ** 2 * photos  # JPEG, bytes a pixel as measured
+    made = profile.synthesis
+    composites = 3 * made.composites * made.size ** 2 + 8 * made.photos * made.foreground_size ** 2
+    features = 4 * profile.encoder.channels
+    regions = photos * profile.regions.max_regions * (2 * features + 20)  # and box, score
+    words = profile.retrieval.text_dimensions
+    vectors = 4 * searched * (2 * (5 * profile.capture.output + words) + features)  # about one and a half instances
+    return drawn + composites + 2 * (regions + vectors)  # where captions taught the encoder, too
 
 
 @cache

@@ -48,6 +48,7 @@ def composites(run: Run) -> Path:
                   f"too few; composites are made of the products of {lender.name} instead")
             report = synthesis.cut_foregrounds(lender, settings, folder)
         synthesis.make_composites(settings, folder, run.seed)
+        synthesis.remove_parts(folder)
         utils.write_json(folder / "report.json", report)
 
     read = samples(run, "train", "gallery")[["sample_id", "split", "image", "products"]]
@@ -214,7 +215,7 @@ UNTIL = {"composites": composites, "detector": detector_folder, "region_encoder"
 def main(arguments: list[str] | None = None) -> int:
     """Make the stages of a run, in one process or in those of `accelerate launch -m`; return the exit code."""
     parser = argparse.ArgumentParser("capture_lib.experiments.stages", description="Make the stages of a run.")
-    parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, gpu or product1m")
+    parser.add_argument("--profile", default="cpu", help="smoke, cpu (default), thorough, full, gpu or product1m")
     parser.add_argument("--catalog", default="", help="a catalog folder; default: the profile's drawn world")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--until", default="pretrain", choices=UNTIL, help="the last stage (default pretrain)")

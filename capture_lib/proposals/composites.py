@@ -10,7 +10,9 @@ from numpy.random import Generator, default_rng
 
 from capture_lib.catalog.table import HELD_OUT, Catalog
 from capture_lib.proposals.foregrounds import Photo, extract_foreground
-from capture_lib.utils import process_map, progress
+from capture_lib.utils import process_map, progress, write_atomically
+
+PART = 1_000  # photos, after which what was cut out of them is kept
 
 
 @dataclass(frozen=True)
@@ -44,24 +46,43 @@ def candidates(catalog: Catalog, max_count: int) -> dict:
 
 
 def cut_foregrounds(catalog: Catalog, settings: SynthesisSettings, folder: Path) -> dict:
-    """Write `foregrounds.npy` (N, S, S, 4) uint8 RGBA and `ids.txt`; return a report of counts."""
+    """Write `foregrounds.npy` (N, S, S, 4) uint8 RGBA and `ids.txt`; return a report of counts.
+
+    Goes on where a run has stopped: what was found in so many photos is kept until `remove_parts`.
+    """
     known = candidates(catalog, settings.photos)
-    paths = [catalog.photos[sample] for sample in known]
+    samples = list(known)
     size = settings.foreground_size
     work = partial(extract_foreground, size=size)
-    kept = {}
+    kept = [np.zeros((0, size, size, 4), np.uint8)]
+    ids = []
     rejected = Counter()
+    starts = range(0, len(samples), PART)
     with process_map(settings.workers, chunk=16) as map_over:
-        found = progress(map_over(work, paths, known.values()), "foregrounds cut", len(paths))
-        for sample, result in zip(known, found, strict=True):
-            if isinstance(result, list):
-                rejected.update(result)
-            else:
-                kept[sample] = result
-    foregrounds = np.array(list(kept.values()), np.uint8).reshape(-1, size, size, 4)
-    np.save(folder / "foregrounds.npy", foregrounds)
-    (folder / "ids.txt").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
-    return {"source": catalog.name, "tried": len(paths), "kept": len(kept), "rejected": rejected}
+        for start in progress(starts, f"foregrounds cut, {PART:,} photos a time", len(starts)):
+            part = samples[start:start + PART]
+            file = folder / f"cut-{catalog.name}-{start:06d}.npz"
+            if not file.is_file():
+                paths = [catalog.photos[sample] for sample in part]
+                found = list(map_over(work, paths, [known[sample] for sample in part]))
+                reasons = ["; ".join(result) if isinstance(result, list) else "" for result in found]
+                cut = [result for result in found if not isinstance(result, list)]
+                with write_atomically(file) as beside:
+                    np.savez(beside, foregrounds=np.array(cut, np.uint8).reshape(-1, size, size, 4), reasons=reasons)
+            with np.load(file) as found:
+                kept.append(found["foregrounds"])
+                reasons = found["reasons"].tolist()
+            ids += [sample for sample, reason in zip(part, reasons, strict=True) if not reason]
+            rejected.update(word for reason in reasons if reason for word in reason.split("; "))
+    np.save(folder / "foregrounds.npy", np.concatenate(kept))
+    (folder / "ids.txt").write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
+    return {"source": catalog.name, "tried": len(samples), "kept": len(ids), "rejected": rejected}
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what `cut_foregrounds` goes on from."""
+    for file in folder.glob("cut-*.npz"):
+        file.unlink()
 
 
 def draw_scene(size: int, rng: Generator) -> Photo:

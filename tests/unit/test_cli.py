@@ -214,7 +214,7 @@ def test_wrong_paths_and_names(tmp_path: Path, capsys):
     (tmp_path / "empty.csv").touch()
     images = ("--images", tmp_path)
     wrong = {
-        ("run", "--profile", "huge"): "'huge' is not one of 'smoke', 'cpu', 'thorough', 'gpu', 'product1m'",
+        ("run", "--profile", "huge"): "'huge' is not one of 'smoke', 'cpu', 'thorough', 'full', 'gpu', 'product1m'",
         ("run", "--profile", "product1m"): "--catalog",
         ("run", "--profile", "smoke", "--catalog", tmp_path / "none"): "no catalog.parquet",
         ("run", "--profile", "smoke", "--only", "77"): "no notebook 77",

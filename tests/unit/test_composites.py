@@ -10,8 +10,10 @@ import pytest
 from drawn import draw, files_below, make_catalog
 from PIL import Image
 
+from capture_lib.catalog.table import read_catalog
 from capture_lib.proposals import composites
 from capture_lib.proposals.composites import SynthesisSettings
+from capture_lib.proposals.foregrounds import extract_foreground
 from capture_lib.utils import InputError
 
 TINY = SynthesisSettings(photos=50, foreground_size=64, composites=60, size=64, max_products=4, workers=1)
@@ -72,6 +74,30 @@ def test_a_photo_that_broke_since_the_catalog_was_made_is_named(tmp_path):
         composites.cut_foregrounds(made, TINY, tmp_path)
     assert str(broken) in str(error.value) and len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "foregrounds.npy").exists()
+
+
+def test_cutting_that_was_interrupted_goes_on_and_gives_the_same(made, tmp_path, monkeypatch):
+    folder, report = made
+    catalog = read_catalog(folder / "catalog")
+    cut = []
+
+    def once_each(path: Path, single: bool, size: int) -> object:
+        if len(cut) == 11:
+            cut.append(None)  # only once
+            raise KeyboardInterrupt
+        cut.append(path)
+        return extract_foreground(path, single, size)
+
+    monkeypatch.setattr(composites, "extract_foreground", once_each)
+    monkeypatch.setattr(composites, "PART", 5)
+    with pytest.raises(KeyboardInterrupt):
+        composites.cut_foregrounds(catalog, replace(TINY, workers=0), tmp_path)
+    assert composites.cut_foregrounds(catalog, replace(TINY, workers=0), tmp_path) == report
+    assert len(cut) == 16 + 1 + 1  # the eleventh photo was cut, but not kept
+    for name in ("foregrounds.npy", "ids.txt"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    composites.remove_parts(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"foregrounds.npy", "ids.txt"}
 
 
 # ---- composites

@@ -392,7 +392,7 @@ def test_figures_go_into_a_folder_of_ours_alone(run: Run):
 
 
 def test_a_run_needs_a_profile_and_a_catalog_that_exist(tmp_path: Path):
-    for arguments, expected in [(("huge",), "profile 'huge' is unknown; use one of smoke, cpu, thorough, gpu"),
+    for arguments, expected in [(("huge",), "profile 'huge' is unknown; use one of smoke, cpu, thorough, full, gpu"),
                                 (("product1m",), "name a catalog with --catalog DIR"),
                                 (("smoke", str(tmp_path)), "no catalog.parquet here")]:
         with pytest.raises(InputError) as error:
@@ -433,8 +433,19 @@ def test_a_figure_that_is_not_a_number_is_refused_and_the_old_file_stays(run: Ru
     assert [path.name for path in file.parent.iterdir()] == ["x.json"]
 
 
+def test_a_large_run_says_what_it_takes_of_the_disk_until_its_world_is_drawn(tmp_path: Path, capsys):
+    folder = tmp_path / "data" / "world-full"
+    runs.tell_disk(profiles.get("full"), folder)
+    assert re.search(r"profile full .* about 5\.\d GB of disk, of which [\d.]+ GB are free\n$", capsys.readouterr().out)
+    runs.tell_disk(profiles.get("smoke"), folder)
+    folder.mkdir(parents=True)
+    (folder / "catalog.parquet").touch()
+    runs.tell_disk(profiles.get("full"), folder)
+    assert capsys.readouterr().out == ""
+
+
 def test_every_profile_is_complete():
     for name, profile in profiles.PROFILES.items():
-        assert profiles.get(name) is profile and profile.name == name
+        assert profiles.get(name) == profile and profile.name == name
         longest = profile.batches.text_length + 1 + profile.regions.max_regions
         assert longest <= profile.capture.max_positions
