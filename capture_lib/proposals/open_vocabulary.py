@@ -38,6 +38,8 @@ class OpenVocabulary:
         inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
         boxes, scores = boxes[inside], found["scores"][inside]
         best = nms(boxes, scores, self.settings.nms)[:count]
+        if not len(best):  # the whole photo
+            return boxes.new_tensor([[0, 0, 1, 1]]), scores.new_zeros(1)
         return boxes[best], scores[best]
 
 
