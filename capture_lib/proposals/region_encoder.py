@@ -20,9 +20,10 @@ class EncoderSettings:
     """Defaults of the cpu profile."""
     backbone: str = "resnet10t"  # any timm name
     pretrained: str = ""  # a timm name or a folder whose weights it has; empty: it is trained from nothing
-    adapt_steps: int = 40  # in place of `steps` if it is pretrained and convolutional; a transformer stays as it is
-    adapt_rate: float = 1e-4  # the learning rate of these
-    adapt_crop: int = 128  # and the side of their crops, pixels
+    adapt_steps: int = 40  # of a pretrained convolutional model, in place of `steps`; a transformer stays as it is
+    adapt_rate: float = 1e-4  # learning rate of these steps
+    adapt_batch: int = 32  # pairs of crops
+    adapt_crop: int = 128  # side of a crop, pixels
     stem: str = "strided"  # of the backbone, a ResNet: see `make_backbone`
     crop: int = 48  # side, pixels
     first_crop: int = 32  # side in the first half of the steps, which so takes half of the time
@@ -72,7 +73,7 @@ class PretrainedEncoder(nn.Module):
             raise InputError(f"{source}: gives no vector of finite numbers; name another model")
         self.width = vector.shape[1]
         steps = settings.adapt_steps if pretrained.map_numbers(self.model) else 0
-        self.settings = replace(settings, steps=steps, learning_rate=settings.adapt_rate,
+        self.settings = replace(settings, steps=steps, learning_rate=settings.adapt_rate, batch=settings.adapt_batch,
                                 crop=settings.adapt_crop, first_crop=settings.adapt_crop)
 
     def forward(self, crops: Tensor) -> Tensor:

@@ -199,7 +199,8 @@ def composites(tmp_path) -> Path:
 
 def adapted(name: str, folders: dict, composites: Path, folder: Path, **changes) -> tuple:
     """An encoder before and after its training, and the history."""
-    settings = EncoderSettings(pretrained=str(folders[name]), adapt_steps=3, adapt_rate=1e-2, adapt_crop=64, batch=6)
+    settings = EncoderSettings(
+        pretrained=str(folders[name]), adapt_steps=3, adapt_rate=1e-2, adapt_crop=64, adapt_batch=6)
     settings = replace(settings, **changes)
     folder.mkdir()
     history = region_encoder.train(settings, composites, folder, seed=0)
@@ -221,7 +222,7 @@ def test_a_transformer_or_no_steps_leave_a_model_as_it_is(folders, composites, t
 
 
 def test_captions_may_teach_an_adapted_model_too(folders, composites, tmp_path):
-    settings = EncoderSettings(pretrained=str(folders[CONVOLUTIONAL]), adapt_steps=2, adapt_crop=64, batch=6)
+    settings = EncoderSettings(pretrained=str(folders[CONVOLUTIONAL]), adapt_steps=2, adapt_crop=64)
     (tmp_path / "plain").mkdir()
     region_encoder.train(settings, composites, tmp_path / "plain", 0)
     texts = np.eye(8, dtype=np.float32)
