@@ -1,6 +1,7 @@
 """Do the tasks of a run side by side, each when those that it needs are done, and say how long the rest will take."""
 
 import ctypes
+import gc
 import os
 import signal
 import time
@@ -101,6 +102,7 @@ def timed(work: Callable[[], object]) -> float:
         work()
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
+    gc.collect()  # a trained model and its optimiser refer to one another
     with suppress(AttributeError):  # glibc alone keeps what was freed, a gigabyte after a training
         ctypes.CDLL(None).malloc_trim(0)
     return time.perf_counter() - started
