@@ -179,7 +179,8 @@ def scored(run: Run, split: str = "test") -> tuple[pd.DataFrame, dict]:
 def chance(queries: EmbeddedSet, gallery: EmbeddedSet, depth: int, seed: int) -> list[Ranking]:
     """Rank at random for each query: what a figure is without any knowledge."""
     rng = np.random.default_rng([seed, 4])
-    return [Ranking(rng.permutation(len(gallery.ids))[:depth]) for _ in queries.ids]
+    # a copy lets go of the rest of a permutation, 2 GB of thousands of queries
+    return [Ranking(rng.permutation(len(gallery.ids))[:depth].copy()) for _ in queries.ids]
 
 
 def popularity(val: EmbeddedSet, gallery: EmbeddedSet, depth: int) -> Ranking:

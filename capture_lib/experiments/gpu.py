@@ -39,23 +39,13 @@ TOY_GAIN = 3.0  # of the first weights: with BERT's small ones, masks make no di
 # On a CPU in bfloat16, no loss is further than 0.13% from float32's, of two such trainings. A GPU rounds as often, in
 # another order: four times as much is allowed. A text mask that is not obeyed makes 0.6 to 1.1%, half the rate 20%.
 TOLERANCE = 0.005
+CPU = torch.device("cpu")
 PATIENCE = 30  # seconds for what runs to end by itself when the time is over
-
-
-def pick(toy: bool) -> torch.device:
-    """Return the GPU, or the CPU for a toy; InputError where there is no GPU."""
-    if not toy and not torch.cuda.is_available():
-        raise InputError("no CUDA device was found; --toy does all of it in miniature, on the CPU")
-    return torch.device("cpu" if toy else "cuda")
-
-
-# ---- does it learn what a CPU learns?
 
 
 def agreement(device: torch.device) -> dict:
     """Compare the losses of a toy pretraining: compiled in bfloat16 on the device, eager in float32 on the CPU."""
     settings = replace(speed.SETTINGS, learning_rate=TOY_RATE)
-    cpu = torch.device("cpu")
     models = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -63,10 +53,10 @@ def agreement(device: torch.device) -> dict:
         for weight in models[-1].parameters():
             weight.data *= TOY_GAIN if weight.ndim > 1 else 1.0
     ours = speed.fast_step(models[0], device, settings)
-    peer = speed.fast_step(models[1], cpu, settings, speed.PlainObjective)
+    peer = speed.fast_step(models[1], CPU, settings, speed.PlainObjective)
     with TemporaryDirectory() as folder:
         pairs = speed.random_pairs(Path(folder), 32, 8, TOY_MODEL)
-        batches = speed.stream(pairs, 32, cpu, TOY_STEPS)
+        batches = speed.stream(pairs, 32, CPU, TOY_STEPS)
         losses = torch.tensor([(ours(speed.on_device(batch, device)), peer(batch)) for batch in batches])  # (S, 2, 3)
     difference = (losses[:, 0] / losses[:, 1] - 1).abs()
     return {"steps": TOY_STEPS, "agrees": bool(difference.max() < TOLERANCE), "tolerance": TOLERANCE,
@@ -86,9 +76,6 @@ def compiles(device: torch.device) -> bool:
     return True
 
 
-# ---- how fast is it?
-
-
 def rate(device: torch.device, sizes: speed.Sizes) -> dict:
     """Measure pretraining at the released size, with as large a batch as there is memory for."""
     while True:
@@ -99,13 +86,11 @@ def rate(device: torch.device, sizes: speed.Sizes) -> dict:
             sizes = replace(sizes, batch=sizes.batch // 2)
             print(f"not enough memory; batch {sizes.batch} is tried", flush=True)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    torch.cuda.empty_cache()  # for the process that comes next
     known = next((peak for part, peak in PEAKS.items() if part in name), None)
     flop = measured["samples_per_s"] * measured["flop_per_sample"]
     return measured | {"device": name, "flop_per_s": flop, "known_peak_flop_per_s": known or "unknown",
                        "share_of_known_peak": flop / known if known else "unknown"}
-
-
-# ---- how far does the profile come?
 
 
 def make(profile: str, file: Path) -> None:
@@ -167,13 +152,14 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     answer: dict = {"toy": options.toy, "minutes": options.minutes, **origin()}
     try:
-        device = pick(options.toy)
+        if not options.toy and not torch.cuda.is_available():
+            raise InputError("no CUDA device was found; --toy does all of it in miniature, on the CPU")
+        device = CPU if options.toy else torch.device("cuda")
         answer["compiled"] = device.type == "cuda" and compiles(device)
-        sizes = TOY_SIZES if options.toy else speed.SIZES["cuda"]
-        profile = "smoke" if options.toy else "gpu"
+        sizes, profile = (TOY_SIZES, "smoke") if options.toy else (speed.SIZES["cuda"], "gpu")
+        end = started + 60 * options.minutes
         parts = {"agreement": lambda: agreement(device), "speed": lambda: rate(device, sizes),
-                 "profile": lambda: within(started + 60 * options.minutes - time.perf_counter(),
-                                           partial(make, profile))}
+                 "profile": lambda: within(end - time.perf_counter(), partial(make, profile))}
         for name, work in parts.items():
             try:
                 answer[name] = work()
