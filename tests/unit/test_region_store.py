@@ -12,6 +12,7 @@ import torch
 from drawn import draw, files_below, make_catalog
 from PIL import Image
 
+from capture_lib import profiles
 from capture_lib.catalog.table import Catalog
 from capture_lib.proposals import region_store as regions
 from capture_lib.proposals.detector import Detector, DetectorSettings
@@ -280,3 +281,40 @@ def test_a_photo_that_broke_since_the_catalog_was_made_is_named(network, describ
     with pytest.raises(InputError) as error:
         regions.extract(made, replace(TINY, workers=workers), network, describer, tmp_path)
     assert "val-1.png: the photo does not decode" in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+class KnowsSizes:
+    """Stands for a detector: at 32 pixels it finds one product, at 64 that one again, a little beside, and another."""
+
+    settings = DetectorSettings(merge_nms=0.45)
+    found = {32: ([[0.0, 0.0, 0.5, 0.5]], [0.9]),
+             64: ([[0.0, 0.0, 0.5, 0.45], [0.6, 0.6, 0.7, 0.7], [0.0, 0.0, 0.45, 0.5]], [0.8, 0.7, 0.6])}
+
+    def propose(self, photos: torch.Tensor, count: int) -> tuple:
+        side = photos.shape[-1]
+        boxes, scores = map(torch.tensor, self.found[side])
+        return [side * boxes[:count]] * len(photos), [scores[:count]] * len(photos)
+
+
+def test_what_several_sides_find_is_merged_and_a_product_counts_once():
+    photos, extents = torch.rand(2, 3, 64, 64), np.ones((2, 2), np.float32)
+
+    def located(count: int, *sides: int) -> list:
+        first, second = regions.locate(photos, extents, KnowsSizes(), count, sides)
+        torch.testing.assert_close(first, second)
+        return [(box, round(score, 3)) for box, score in zip(first[0].tolist(), first[1].tolist(), strict=True)]
+
+    alone = located(5, 64)
+    assert [score for _, score in alone] == [0.8, 0.7, 0.6]  # as it finds them: no second NMS
+    merged = located(5, 32, 64)
+    assert [score for _, score in merged] == [0.9, 0.7] and located(1, 32, 64) == merged[:1]
+    np.testing.assert_allclose([box for box, _ in merged], [[0, 0, 0.5, 0.5], [0.6, 0.6, 0.7, 0.7]], atol=1e-6)
+
+
+def test_photos_that_were_not_drawn_are_searched_at_three_sides():
+    cpu = profiles.get("cpu")
+    own = profiles.for_photos(cpu)
+    assert (cpu.detector.search_sizes, own.detector.search_sizes) == ((192,), (192, 384, 768))
+    assert own.regions.photo_size == 768 and own.regions.batch == cpu.regions.batch // 16
+    unsized = profiles.get("product1m")
+    assert profiles.for_photos(unsized) == unsized
