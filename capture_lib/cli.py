@@ -75,7 +75,7 @@ EMBEDDER = Option("", help="an image-text model of transformers to compare with"
 ProfileName = Literal["smoke", "cpu", "thorough", "full", "gpu", "product1m"]
 
 
-def parts(profile: str, encoder: str, proposals: str, embedder: str) -> str:
+def with_parts(profile: str, encoder: str, proposals: str, embedder: str) -> str:
     """Return a profile with the pretrained parts that were asked for, as `profiles.get` reads them."""
     asked = {"encoder": encoder, "proposals": proposals, "embedder": embedder}
     for kind, value in asked.items():
@@ -101,15 +101,10 @@ def run(
 ) -> int:
     """Execute the notebooks and build the report."""
     from capture_lib.experiments.run import default_report
-    from capture_lib.proposals import detector, pretrained
     from capture_lib.report import execute, site
     if only is not None and not only.strip():
         raise InputError("--only '': give the number of a notebook, such as 03")
-    if encoder:  # refuse a wrong one before anything is made
-        pretrained.open_model(encoder)
-    if proposals and pretrained.kind_of(proposals) == "timm":
-        detector.PretrainedMaps(proposals)
-    profile = parts(profile, encoder, proposals, embedder)
+    profile = with_parts(profile, encoder, proposals, embedder)
     out = (out or default_report(profile, catalog or "")).resolve()
     try:
         execute.run_notebooks(profile, catalog, out, seed, only, resume, jobs=jobs)
@@ -165,8 +160,8 @@ def catalog(
         folder = lists or (table.resolve().parent if table else Path(dataset))
         out = DATA / (folder.resolve().name.partition(":")[0] or "catalog")
     scenes = str(scenes.resolve()) if scenes else ""
-    parts = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
-    out = out or DATA / "-".join(part for part in parts if part)
+    words = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
+    out = out or DATA / "-".join(filter(None, words))
 
     # nothing of the user's is overwritten
     all_faults = out.with_name(f"{out.name}-faults.csv")
@@ -290,7 +285,7 @@ def search(
     claim_file(out, b".*" + figures.PICTURE_MARK)
     if out.exists() and out.samefile(image):
         raise InputError(f"--out {out}: is the query photo; name another file")
-    profile = parts(profile, encoder, proposals, embedder)
+    profile = with_parts(profile, encoder, proposals, embedder)
     answer = search.answer(run.open_run(profile, str(catalog), seed=seed), image, caption)
     print(f"{len(answer.hits)} products, compared by {answer.how}")
     for number, hits in enumerate(answer.hits, start=1):
@@ -316,7 +311,7 @@ def explore(
 ) -> None:
     """Click through results in the browser."""
     from capture_lib.explorer import widget
-    widget.serve(parts(profile, encoder, proposals, embedder), catalog, port, not no_browser)
+    widget.serve(with_parts(profile, encoder, proposals, embedder), catalog, port, not no_browser)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from functools import partial
 
 from capture_lib.experiments import comparison, evaluation, stages, variants
 from capture_lib.experiments.run import Run
-from capture_lib.retrieval import foundation
 
 CAPTIONS = " + captions"  # ends the names of tasks for which captions taught the region encoder
 VECTORS = "image-text vectors"
@@ -25,8 +24,6 @@ def tasks_of(run: Run) -> dict[str, Task]:
     tasks = {
         "composites": Task((), partial(stages.composites, run)),
         "detector": Task(("composites",), partial(stages.detector_folder, run))}
-    if run.profile.retrieval.embedder:  # a wrong name is told before anything is trained
-        tasks["image-text model"] = Task((), partial(foundation.load, run.profile.retrieval.embedder))
     taught = run.taught()
     speak = stages.captions_speak(run)
     if speak:
@@ -62,8 +59,8 @@ def add_stages(tasks: dict[str, Task], run: Run, mark: str) -> None:
     located = ("regions",) if mark else ("detector",)  # the boxes are the same
     tasks[f"regions{mark}"] = Task((*located, f"region encoder{mark}"), partial(stages.region_store, run))
     tasks[f"pretraining{mark}"] = Task((f"regions{mark}",), partial(stages.pretrained, run))
-    if "image-text model" in tasks and not mark:
-        tasks[VECTORS] = Task(("regions", "image-text model"), partial(evaluation.foundation_folder, run))
+    if run.profile.retrieval.embedder and not mark:
+        tasks[VECTORS] = Task(("regions",), partial(evaluation.foundation_folder, run))
     vectors = (VECTORS,) if VECTORS in tasks else ()
     tasks[f"embeddings{mark}"] = Task((f"pretraining{mark}", *words, *vectors), partial(evaluation.embedded, run))
 

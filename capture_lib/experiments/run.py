@@ -38,7 +38,7 @@ class Run:
     @property
     def stages(self) -> Path:
         """The folder of this run's stages."""
-        return self.catalog.folder / "stages" / f"{label(self.profile)}-seed{self.seed}"
+        return stages_below(self.catalog.folder, self.profile, self.seed)
 
     def place(self, name: str) -> Path:
         """Return the folder of a stage; what rests on an encoder that captions taught lies apart."""
@@ -125,7 +125,10 @@ class Run:
     def record(self, stem: str, **figures: object) -> Path:
         """Write `metrics/<stem>.json`: a notebook's figures, as fractions, with their provenance."""
         parameters = asdict(self.profile)
-        parameters["pretrain"]["bert"] = Path(parameters["pretrain"]["bert"]).name  # not where it lay
+        for stage, setting in (("pretrain", "bert"), *profiles.PARTS.values()):  # not where they lay
+            parameters[stage][setting] = name_of(parameters[stage][setting])
+        parts = [part.partition("=") for part in self.profile.parts.split("|")]
+        parameters["parts"] = "|".join(kind + sign + name_of(value) for kind, sign, value in parts)
         provenance = utils.origin() | {
             "stem": stem, "profile": self.profile.name, "seed": self.seed, "catalog": self.catalog.name,
             "catalog_fingerprint": self.catalog.fingerprint(), "parameters": parameters,
@@ -134,6 +137,11 @@ class Run:
         file = self.folder("metrics") / f"{stem}.json"
         utils.write_json(file, {"provenance": provenance, **figures})
         return file
+
+
+def name_of(part: str) -> str:
+    """Return the last name of a folder; another name, such as one on a hub, as it is."""
+    return Path(part).name if Path(part).is_absolute() or Path(part).is_dir() else part
 
 
 def read_record(stage: Path) -> tuple[dict, list[str] | None]:
@@ -166,6 +174,11 @@ def refuse_foreign(folder: Path, files: list[str] | None) -> None:
 def label(profile: profiles.Profile) -> str:
     """Return the name of a profile for a folder; one with pretrained parts has its own."""
     return profile.name + (f"-{digest(profile.parts.encode())[:6]}" if profile.parts else "")
+
+
+def stages_below(catalog: Path, profile: profiles.Profile, seed: int) -> Path:
+    """Return where the stages of a run lie."""
+    return catalog / "stages" / f"{label(profile)}-seed{seed}"
 
 
 def default_report(profile: str, catalog: str | Path = "") -> Path:
@@ -217,12 +230,14 @@ def open_run(profile: str = "", catalog: str = "", out: str = "", seed: int = 0)
     Without a profile, it is cpu where that was run, else smoke, and a line says so.
     """
     if not profile:
-        made = Path(catalog or world_folder(profiles.get("cpu"))) / "stages" / f"cpu-seed{seed}" / "pretrain"
+        cpu = profiles.get("cpu")
+        made = stages_below(Path(catalog or world_folder(cpu)), cpu, seed) / "pretrain"
         profile = "cpu" if made.is_dir() else "smoke"
         print(f"profile {profile}: " + ("it was run here" if made.is_dir() else "a miniature, for `capture run "
                                         "--profile cpu` was not run here yet"))
     chosen = profiles.get(profile)
     folder = catalog or world_folder(chosen)
+    check_parts(chosen, stages_below(Path(folder), chosen, seed))
     if not catalog:
         tell_disk(chosen, folder)
         world.build(chosen.world, folder)
@@ -230,6 +245,23 @@ def open_run(profile: str = "", catalog: str = "", out: str = "", seed: int = 0)
         chosen = profiles.for_photos(chosen)
     found = read_catalog(folder)
     return Run(chosen, found, Path(out).resolve() if out else default_report(profile, catalog), seed)
+
+
+def check_parts(profile: profiles.Profile, made: Path) -> None:
+    """Open the pretrained parts of a profile, before its folder of stages is made; InputError: one cannot be opened."""
+    if not profile.parts or made.exists():
+        return
+    from capture_lib.proposals import detector, open_vocabulary, pretrained
+    from capture_lib.retrieval import foundation
+    if profile.encoder.pretrained:
+        pretrained.open_model(profile.encoder.pretrained)
+    proposals = profile.detector.pretrained
+    if proposals and pretrained.kind_of(proposals) == "timm":
+        detector.PretrainedMaps(proposals)
+    elif proposals:
+        open_vocabulary.read_parts(proposals)
+    if profile.retrieval.embedder:
+        foundation.load(profile.retrieval.embedder)
 
 
 def tell_disk(profile: profiles.Profile, folder: Path) -> None:

@@ -14,7 +14,7 @@ from capture_lib import profiles, world
 from capture_lib.catalog.table import read_catalog
 from capture_lib.experiments import comparison, stages
 from capture_lib.experiments.plan import Task, kind, tasks_of
-from capture_lib.experiments.run import Run, claim_folder, open_run, world_folder
+from capture_lib.experiments.run import Run, check_parts, claim_folder, open_run, stages_below, world_folder
 from capture_lib.report import NUMBERED
 from capture_lib.report.schedule import ProcessKilled, default_jobs, run_tasks
 from capture_lib.utils import (
@@ -72,7 +72,10 @@ def run_notebooks(
     if not chosen:
         raise InputError(f"{notebooks}: no notebook {only or 'NN'}…ipynb here; name one by its number, such as 03")
     digests = fingerprints(files, parameters, content)
-    claim_folder(out, Path(folder or world_folder(profiles.get(profile))))
+    settings = profiles.get(profile)
+    place = Path(folder or world_folder(settings))
+    check_parts(settings, stages_below(place, settings, seed))
+    claim_folder(out, place)
     with one_at_a_time(out / ".lock", f"makes the report in {out}"):
         timings = read_object(out / "timings.json")
         kept = {file for file in chosen if resume and timings.get(file.stem, {}).get("fingerprint") == digests[file]

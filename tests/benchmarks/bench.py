@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
+from bench_pretraining import fastest, pretraining
 
 from capture_lib import profiles, world
 from capture_lib.catalog.photos import fit, load_photo
 from capture_lib.experiments import run as runs
 from capture_lib.experiments.search import Item, Searcher
-from capture_lib.experiments.speed import fastest, pretraining
 from capture_lib.model.capture import Capture
 from capture_lib.proposals import foregrounds
 from capture_lib.proposals.detector import Detector

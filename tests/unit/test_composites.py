@@ -31,9 +31,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 # ---- the stage's files
 
 def test_candidates_are_known_singles_first_and_never_val_or_test(tmp_path):
-    made = make_catalog(tmp_path, 4, 3, 3, 3)
+    made = make_catalog(tmp_path, 4, 4, 3, 3)
     products = {"train-0": "multi", "train-1": None, "train-2": "single", "train-3": None, "val-0": "single",
-                "val-1": None, "test-0": "single", "test-1": None}
+                "val-1": None, "test-0": "single", "test-1": None,
+                "gallery-0": None, "gallery-3": "multi"}
     made.table["products"] = [products.get(row.sample_id, row.products) for row in made.table.itertuples()]
     known = ["train-2", "gallery-0", "gallery-1", "gallery-2"]
     assert list(composites.candidates(made, 99).items()) == [*((name, True) for name in known), ("train-1", False),

@@ -54,15 +54,11 @@ class Server(BaseHTTPRequestHandler):
         with state.lock:
             state.headers.append(dict(self.headers))
             state.asked[self.path] += 1
-            state.now += 1
-            state.most = max(state.most, state.now)
             first = state.asked[self.path] == 1
         try:
             self.reply(kind, first)
         except OSError:
             pass
-        with state.lock:
-            state.now -= 1
 
     def reply(self, kind: str, first: bool) -> None:
         if kind == "denied" or kind == "busy" and first:
@@ -70,7 +66,9 @@ class Server(BaseHTTPRequestHandler):
         elif kind in REDIRECTS:
             self.answer(302, b"", Location=REDIRECTS[kind])
         elif kind == "slow":
+            self.count(1)
             time.sleep(0.05)
+            self.count(-1)  # before the client has its answer, and asks again
             self.answer(200, photo_of(self.path))
         elif kind == "typed":
             self.answer(404, b"<html>", **{"Content-Type": "text/html\x1b]0;a\x07\x9b2J"})
@@ -85,6 +83,12 @@ class Server(BaseHTTPRequestHandler):
         else:
             good = kind in ("good", "busy")
             self.answer(200 if kind in BODIES or good else 404, BODIES.get(kind, photo_of(self.path)))
+
+    def count(self, more: int) -> None:
+        state = self.server.state
+        with state.lock:
+            state.now += more
+            state.most = max(state.most, state.now)
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)

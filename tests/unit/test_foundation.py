@@ -252,10 +252,9 @@ def test_other_weights_in_the_same_folder_are_embedded_anew(folders, run: Run, c
     file.write_bytes(content)
 
 
-def test_a_run_checks_it_first_and_embeds_beside_the_training(run: Run):
+def test_a_run_embeds_by_it_beside_the_training(run: Run):
     tasks = tasks_of(run)
-    assert tasks["image-text model"].needs == ()
-    assert tasks["image-text vectors"].needs == ("regions", "image-text model")
+    assert tasks["image-text vectors"].needs == ("regions",)
     for mark in ("", " + captions"):
         assert "image-text vectors" in tasks[f"embeddings{mark}"].needs
         assert "image-text vectors" in tasks[f"baselines{mark}"].needs

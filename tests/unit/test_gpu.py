@@ -7,11 +7,12 @@ from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 
+import bench_gpu as gpu
+import bench_pretraining as speed
 import pytest
 import torch
 from drawn import TINY, make_catalog
 
-from capture_lib.experiments import gpu, speed
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.variants import ComparisonSettings
 

@@ -2,8 +2,8 @@
 
 import json
 
+import bench_million as million
 import numpy as np
-from benchmarks import bench_million as million
 
 
 def test_the_record_of_two_thousand_vectors(tmp_path, monkeypatch):

@@ -318,3 +318,13 @@ def test_photos_that_were_not_drawn_are_searched_at_three_sides():
     assert own.regions.photo_size == 768 and own.regions.batch == cpu.regions.batch // 16
     unsized = profiles.get("product1m")
     assert profiles.for_photos(unsized) == unsized
+
+
+def test_at_one_side_a_photo_is_searched_as_the_detector_does(network: Detector):
+    photos = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    resized = torch.nn.functional.interpolate(photos, (48, 48), mode="bilinear", antialias=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        boxes, scores = network.propose(resized.contiguous(memory_format=torch.channels_last), 5)
+    found = regions.locate(photos, np.ones((2, 2), np.float32), network, 5, (48,))
+    for (box, score), plain, sure in zip(found, boxes, scores, strict=True):
+        assert torch.equal(box, plain / 48) and torch.equal(score, sure)

@@ -425,6 +425,21 @@ def test_a_record_holds_its_figures_and_where_they_come_from(run: Run):
     assert origin["wall_time_s"] >= 0 and origin["hardware"]["cores"] >= 1 and origin["commit"]
 
 
+@pytest.mark.parametrize("kind", ["encoder", "proposals", "embedder"])
+def test_a_wrong_part_is_refused_before_anything_is_made_and_a_record_tells_its_name_alone(tmp_path: Path, kind: str):
+    catalog = make_catalog(tmp_path / "catalog", 2, 1, 1, 1)
+    (tmp_path / "models" / "empty").mkdir(parents=True)
+    profile = f"smoke|{kind}={tmp_path / 'models' / 'empty'}"
+    with pytest.raises(InputError, match="models/empty") as error:
+        runs.open_run(profile, str(catalog.folder))
+    assert len(str(error.value).splitlines()) == 1 and not (catalog.folder / "stages").exists()
+    made = Run(profiles.get(profile), catalog, tmp_path / "report", 0)
+    made.stages.mkdir(parents=True)  # it was opened before: not once more
+    assert runs.open_run(profile, str(catalog.folder)).stages == made.stages
+    written = made.record("05_retrieval").read_text()
+    assert f'"{kind}=empty"' in written and str(tmp_path / "models") not in written
+
+
 def test_a_figure_that_is_not_a_number_is_refused_and_the_old_file_stays(run: Run):
     file = run.record("x", figure=0.25)
     with pytest.raises(ValueError):

@@ -1,6 +1,6 @@
 """One GPU, one command: does it learn what a CPU learns, how fast is it, how far does profile gpu come in some minutes?
 
-    python -m capture_lib.experiments.gpu [--minutes 12] [--out reports/gpu.json] [--toy]
+    python tests/benchmarks/bench_gpu.py [--minutes 12] [--out reports/gpu.json] [--toy]
 
 The answer is one JSON file, written anew after each part. What profile gpu has made by then is kept: the same command,
 or `capture run --profile gpu`, goes on there.
@@ -20,10 +20,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import bench_pretraining as speed
 import torch
 
 from capture_lib import profiles
-from capture_lib.experiments import plan, speed
+from capture_lib.experiments import plan
 from capture_lib.experiments.run import open_run
 from capture_lib.model.capture import Capture
 from capture_lib.training import pretrain
@@ -144,7 +145,7 @@ def within(seconds: float, work: Callable[[Path], None]) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the answer; return 0 when all is well, 1 where a part failed, 2 where there is no GPU."""
-    parser = argparse.ArgumentParser("capture_lib.experiments.gpu", description="What one GPU does in some minutes.")
+    parser = argparse.ArgumentParser("bench_gpu.py", description="What one GPU does in some minutes.")
     parser.add_argument("--minutes", type=float, default=12, help="for all of it; profile gpu has what is left of them")
     parser.add_argument("--out", type=Path, default=REPORTS / "gpu.json", help="default: reports/gpu.json")
     parser.add_argument("--toy", action="store_true", help="the same in miniature, on the CPU, with profile smoke")
