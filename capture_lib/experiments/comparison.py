@@ -254,6 +254,7 @@ def varied_captions(run: Run) -> dict[str, Run]:
         return {}
     brief = replace(run.profile.retrieval, text_dimensions=64)
     brief = replace(run, profile=replace(run.profile, retrieval=brief))
-    return {"train": run.taught(captions="train"), "weight 1": run.taught(caption_weight=1.0),
-            "weight 10": run.taught(caption_weight=10.0), "hard targets": run.taught(caption_spread=0.0),
+    others = {1.0, 3.0, 10.0} - {run.profile.encoder.caption_weight}
+    weights = {f"weight {weight:g}": run.taught(caption_weight=weight) for weight in sorted(others)}
+    return {"train": run.taught(captions="train"), **weights, "hard targets": run.taught(caption_spread=0.0),
             "text vectors of 64": brief.taught()}

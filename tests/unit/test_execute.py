@@ -228,7 +228,7 @@ def test_two_runs_into_one_folder_take_turns(notebooks, tmp_path):
     for process in both:
         process.start()
     for process in both:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
     assert f"waiting for another process that makes the report in {out} …\n" in said.read_text()
     assert ran(out) == "77"
