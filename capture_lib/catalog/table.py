@@ -69,6 +69,13 @@ class Catalog:
         return {sample: path for sample, path in paths.items() if path.is_file() and path.stat().st_size}
 
     @cached_property
+    def singles(self) -> set[str]:
+        """The samples that show one product: so the catalog says, or it does not deny that of a gallery photo."""
+        products = self.table["products"]
+        single = (products == "single") | (self.table["split"] == "gallery") & (products != "multi")
+        return set(self.table["sample_id"][single])
+
+    @cached_property
     def contents(self) -> dict[str, str]:
         """Map sample id to a digest of its photo's bytes, not its time of change: a copy of a catalog keeps stages."""
         digests = {}

@@ -157,7 +157,7 @@ def region_store(run: Run) -> tuple[storing.RegionStore, Path]:
     def make(folder: Path) -> None:
         storing.extract(run.catalog, settings, proposer(run), trained_encoder(run)[0], folder, located)
 
-    read = samples(run)[["sample_id", "image"]]
+    read = samples(run)[["sample_id", "split", "image", "products"]]
     made_for = {"regions": settings, "detector": run.profile.detector} if is_open(run) else settings
     folder = run.stage(storing, made_for, upstream, read, make, together=True)
     return storing.open_store(folder), folder

@@ -35,9 +35,7 @@ class SynthesisSettings:
 def candidates(catalog: Catalog, max_count: int) -> dict:
     """Return the ids of photos that may show one product; True where the catalog says so."""
     table = catalog.table[catalog.table["sample_id"].isin(catalog.photos)]
-    # known: what the catalog calls single, and the gallery, single by definition
-    single = (table["products"] == "single") & (table["split"] == "train")
-    single |= (table["products"] != "multi") & (table["split"] == "gallery")
+    single = table["sample_id"].isin(catalog.singles) & table["split"].isin(["train", "gallery"])
     single &= table["combination"] != HELD_OUT
     unknown = table["products"].isna() & (table["split"] == "train")
     known = dict.fromkeys(table[single]["sample_id"], True)

@@ -88,9 +88,14 @@ def load_batches(items: list, read: Callable, batch: int, workers: int) -> Itera
 
 
 def describe(photos: Tensor, extents: ndarray, detector: Proposer, encoder: nn.Module, count: int,
-             proposals: list | None = None) -> Iterator:
-    """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square; `proposals` may be known."""
-    proposals = proposals or locate(photos, extents, detector, count, detector.settings.search_sizes)
+             proposals: list | None = None, single: bool = False) -> Iterator:
+    """Yield boxes (n, 4) as fractions, scores (n,) and features (n, F) of each square; `proposals` may be known.
+
+    `single`: each shows one product, which is large, so the first of the detector's sides will do.
+    """
+    if proposals is None:
+        sizes = detector.settings.search_sizes
+        proposals = locate(photos, extents, detector, count, sizes[:1] if single else sizes)
     sides = torch.as_tensor(np.tile(extents, 2) * photos.shape[-1], device=photos.device)
     boxes = [box * side for (box, _), side in zip(proposals, sides, strict=True)]
     features = encode(photos, boxes, encoder)
@@ -179,18 +184,26 @@ def extract(catalog: Catalog, settings: RegionSettings, detector: Proposer, enco
         with utils.write_atomically(folder / "ids.txt") as beside:
             beside.write_text("\n".join(catalog.photos) + "\n", encoding="utf-8")
     utils.wait_for_everyone()
-    # this process's shard of the batches, but for those that are done
     store = open_store(folder, "r+")
-    places = located.rows(store.ids) if located else None
-    rows = np.arange(len(store.ids))
+    several = not located and len(detector.settings.search_sizes) > 1
+    single = np.array([several and sample in catalog.singles for sample in store.ids])
+    for rows in filter(len, (np.flatnonzero(single), np.flatnonzero(~single))):  # never both in one batch
+        fill(store, rows, bool(single[rows[0]]), catalog, settings, detector, encoder, located)
+
+
+def fill(store: RegionStore, rows: ndarray, single: bool, catalog: Catalog, settings: RegionSettings,
+         detector: Proposer, encoder: nn.Module, located: RegionStore | None) -> None:
+    """Describe the photos of some rows, but for those that are done."""
+    # this process's shard of the batches
     batches = np.split(rows, range(settings.batch, len(rows), settings.batch))
     batches = batches[utils.process_index() :: utils.process_count()]
     batches = [rows for rows in batches if not store.counts[rows].all()]
     photos = [catalog.photos[store.ids[row]] for rows in batches for row in rows]
+    places = located.rows(store.ids) if located else None
     stream = utils.progress(photo_batches(photos, settings), "region batches", len(batches))
     for rows, (squares, extents) in zip(batches, stream, strict=True):
         known = [located.proposals(places[row], squares.device) for row in rows] if located else None
-        found = describe(squares, extents, detector, encoder, settings.max_regions, known)
+        found = describe(squares, extents, detector, encoder, settings.max_regions, known, single)
         counts = []
         for row, (boxes, scores, features) in zip(rows, found, strict=True):
             counts.append(len(boxes))

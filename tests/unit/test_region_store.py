@@ -311,6 +311,16 @@ def test_what_several_sides_find_is_merged_and_a_product_counts_once():
     np.testing.assert_allclose([box for box, _ in merged], [[0, 0, 0.5, 0.5], [0.6, 0.6, 0.7, 0.7]], atol=1e-6)
 
 
+def test_photos_of_one_product_are_searched_at_one_side(catalog: Catalog, describer: CropEncoder, tmp_path: Path):
+    detector = KnowsSizes()
+    detector.settings = replace(detector.settings, search_sizes=(32, 64))
+    regions.extract(catalog, TINY, detector, describer, tmp_path)
+    counts = dict(zip((store := regions.open_store(tmp_path)).ids, store.counts, strict=True))
+    assert {counts[sample] for sample in catalog.singles} == {1}
+    assert {counts[sample] for sample in set(store.ids) - catalog.singles} == {2}
+    assert set(catalog.split("gallery")["sample_id"]) <= catalog.singles
+
+
 def test_photos_that_were_not_drawn_are_searched_at_three_sides():
     cpu = profiles.get("cpu")
     own = profiles.for_photos(cpu)
