@@ -69,7 +69,7 @@ def trained(run: Run, job: Job) -> Path:
     name = model_name(run, job)
     if name == "pretrain":
         return run.place(name)
-    table = stages.samples(run, "train")[["sample_id", "split", "image", "caption"]]
+    table = stages.train_samples(run)[["sample_id", "split", "image", "caption"]]
 
     def make(folder: Path) -> None:
         order = np.random.default_rng([job.seed, 12]).permutation(len(table))
@@ -210,7 +210,7 @@ def comparable(run: Run) -> bool:
 
 def trainable(run: Run) -> bool:
     """Return whether train has enough pairs, with captions, to train CAPTURE and its rivals."""
-    captions = list(stages.samples(run, "train")["caption"])
+    captions = list(stages.train_samples(run)["caption"])
     return len(captions) >= stages.MIN_PAIRS and carry_text(captions)
 
 

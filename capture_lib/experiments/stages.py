@@ -34,6 +34,12 @@ def samples(run: Run, *splits: str) -> pd.DataFrame:
     return table[table["split"].isin(splits)] if splits else table
 
 
+def train_samples(run: Run) -> pd.DataFrame:
+    """Return the rows whose pairs are learned from: those of train or, in a catalog without it, of the gallery."""
+    train = samples(run, "train")
+    return train if len(train) else samples(run, "gallery")
+
+
 def composites(run: Run) -> Path:
     """Return the folder with foregrounds and composites (notebook 02)."""
     settings = run.profile.synthesis
@@ -121,7 +127,7 @@ def foreground_texts(run: Run, folder: Path, words: Words) -> np.ndarray:
 
 def captions_speak(run: Run) -> bool:
     """Return whether the captions of train, and of each side of a search, carry text."""
-    captions = list(filter(None, samples(run, "train")["caption"]))
+    captions = list(filter(None, train_samples(run)["caption"]))
     return len(captions) >= MIN_PAIRS and carry_text(captions) and sides_speak(run)
 
 
@@ -136,7 +142,7 @@ def caption_words(run: Run) -> Words | None:
     if not captions_speak(run):
         return None
     settings = run.profile.retrieval
-    train = samples(run, "train")[["sample_id", "split", "caption"]]
+    train = train_samples(run)[["sample_id", "split", "caption"]]
 
     def make(folder: Path) -> None:
         Words(list(filter(None, train["caption"])), settings, run.seed).save(folder)
@@ -185,7 +191,7 @@ class Pretrained:
 def pretrained(run: Run) -> Pretrained:
     """Return CAPTURE, pretrained on the train split (notebook 04)."""
     store, store_folder = region_store(run)
-    train = samples(run, "train")
+    train = train_samples(run)
     profile = run.profile
     tasks = profile.pretrain.tasks if carry_text(list(train["caption"])) else ("mrp",)
     enough = len(train) >= MIN_PAIRS
