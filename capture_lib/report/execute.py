@@ -40,6 +40,7 @@ NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are do
     "01": (), "A1": ("caption words",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
     "A2": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
+    "08": ("pretraining", "choices"),
     "07": ("pretraining", "choices", "capture", "captions varied: regions")}
 
 
