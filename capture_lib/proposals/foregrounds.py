@@ -198,6 +198,30 @@ def iou(a: Mask, b: Mask) -> float:
     return (a & b).sum() / max((a | b).sum(), 1)
 
 
+def off_white(photo: Photo) -> Mask | None:
+    """Return the product on white, what a flood fill of white from the border leaves; None where it isn't on white."""
+    border = np.concatenate([photo[0], photo[-1], photo[:, 0], photo[:, -1]]).min(axis=1)
+    bright = border[border > 234]  # what is darker may be a product
+    if len(bright) < 0.5 * len(border) or np.mean(bright > 251) < 0.6:  # the second: a gradient, a podium
+        return None
+    tinted = np.uint8(cv2.blur(photo, (3, 3)).min(axis=2) < 247)
+    radius = max(1, round(3 * max(tinted.shape) / SIDE))  # drop what is thinner
+    margin = 2 * radius
+    filled = np.pad(tinted, margin)
+    cv2.floodFill(filled, None, (0, 0), 2)
+    enclosed = cv2.morphologyEx(np.uint8(filled < 2), cv2.MORPH_OPEN, disc(radius))
+    enclosed = np.ascontiguousarray(enclosed[margin:-margin, margin:-margin])
+    # a shadow or a gradient ends softly, a product sharply
+    piece, share = largest_piece(enclosed)
+    if not share:
+        return enclosed
+    nearby = cv2.dilate(sharp_edges(photo), SQUARE)
+    inside = np.pad(nearby[2:-2, 2:-2], 2, constant_values=np.nan)  # where the photo ends, nothing is known
+    columns, rows = outlines(piece)[0][:, 0].T
+    along = inside[rows, columns]
+    return None if np.isnan(along).all() or np.nanquantile(along, 0.25) < 2.5 else enclosed
+
+
 @dataclass(frozen=True)
 class Cut:
     """What was found in a photo: both masks are empty where nothing stands out."""
@@ -206,6 +230,7 @@ class Cut:
     likeness: float = 0.0
     agreement: float = 0.0  # share of initial masks like the mask
     elsewhere: float = 0.0  # largest one beside it, over its area
+    on_white: bool = False  # where nothing else can be the product
 
 
 def cut_out(photo: Photo) -> Cut:
@@ -213,6 +238,11 @@ def cut_out(photo: Photo) -> Cut:
     empty = np.zeros(photo.shape[:2], np.uint8)
     if min(empty.shape) < 16:  # pixels
         return Cut(empty, empty)
+    mask = off_white(photo)
+    if mask is not None:  # GrabCut would take white caps and mugs for background
+        piece, _ = largest_piece(mask)
+        beside, _ = largest_piece(mask - piece)
+        return Cut(piece, piece, 1.0, 1.0, beside.sum() / max(piece.sum(), 1), on_white=True)
     frame = frame_width(photo)  # the product lies inside
     inner = photo[frame:len(photo) - frame, frame:photo.shape[1] - frame]
     edges = sharp_edges(inner)
@@ -239,9 +269,9 @@ def rejection_reasons(cut: Cut, single: bool) -> list:
     reasons = []
     if share < (0.65 if single else 0.9) or (cut.elsewhere > 0.2 and not single):
         reasons.append("several pieces")
-    if not 0.02 < piece.mean() < 0.7:
+    if not 0.02 < piece.mean() < (0.95 if cut.on_white else 0.7):
         reasons.append("too small or too large")
-    if distance < 2:
+    if distance < 2 and not cut.on_white:  # shops crop what stands on white
         reasons.append("touches the edge")
     if solidity < (0.85 if single else 0.9):
         reasons.append("not compact")
