@@ -96,11 +96,12 @@ def results() -> str:
             records[folder.name] = {"metrics": metrics, "groups": site.grouped(site.methods_of(metrics)),
                                     "timings": read_object(folder / "timings.json"),
                                     "whole": (folder / "index.html").is_file()}
+    photos = {file.stem: read_object(file) for file in sorted((REFERENCE / "photos").glob("*.json"))}
     templates = FileSystemLoader(Path(__file__).with_name("templates"))
     pages = Environment(loader=templates, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
                         keep_trailing_newline=True)
     pages.filters["brackets"] = brackets
-    return pages.get_template("RESULTS.md.j2").render(records=records, columns=COLUMNS, words=site.in_words)
+    return pages.get_template("RESULTS.md.j2").render(records=records, photos=photos, columns=COLUMNS, words=site.in_words)
 
 
 if __name__ == "__main__":
