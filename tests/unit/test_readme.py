@@ -36,6 +36,10 @@ def test_readme_quotes_the_records():
             f"{counts['not testable at this size']} not testable at this size") in verdict
     quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", verdict)
     assert len(quoted) > 5 and set(quoted) <= known
+    photos = [record(file) for file in (ROOT / "reports" / "reference" / "photos").glob("*.json")]
+    real = {brackets(row["mAP@10"]) for figures in photos for row in figures["by_method"].values()}
+    limits = re.findall(r"[\d.]+ \[[\d., ]+\]", " ".join(README.partition("## Limits")[2].split()))
+    assert limits and set(limits) <= real
     seconds = record(ROOT / "reports" / "reference" / "cpu" / "timings.json")["the whole run"]["seconds"]
     assert f"{seconds / 60:.0f} minutes on two cores" in README
 
