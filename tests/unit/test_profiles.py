@@ -42,4 +42,4 @@ def test_each_profile_has_a_table_and_every_setting_can_be_a_key():
     for profile in PROFILES.values():
         hash(profile)  # lists would not do
     assert PROFILES["gpu"].capture == PROFILES["product1m"].capture == CaptureSettings()
-    assert replace(PROFILES["cpu"].encoder, caption_begin=0.0) == PROFILES["thorough"].encoder
+    assert replace(PROFILES["cpu"].encoder, caption_begin=0.0, caption_weight=10.0) == PROFILES["thorough"].encoder
