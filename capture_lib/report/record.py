@@ -101,7 +101,8 @@ def results() -> str:
     pages = Environment(loader=templates, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
                         keep_trailing_newline=True)
     pages.filters["brackets"] = brackets
-    return pages.get_template("RESULTS.md.j2").render(records=records, photos=photos, columns=COLUMNS, words=site.in_words)
+    template = pages.get_template("RESULTS.md.j2")
+    return template.render(records=records, photos=photos, columns=COLUMNS, words=site.in_words)
 
 
 if __name__ == "__main__":
