@@ -101,7 +101,7 @@ def ablations(settings: CaptureSettings) -> dict[str, dict[str, Variant]]:
     pretext["with itm, double batch"] = replace(pretext["with itm"], batch_factor=2)
     pretext["contrastive after joint"] = Variant(pretrain={"contrast": "after joint"})
     masks = {f"mask {share:.0%}": {"masked_tokens": share, "masked_regions": share} for share in (0.05, 0.4)}
-    shares = {"half the pairs": 0.5, "a quarter of the pairs": 0.25, "an eighth of the pairs": 0.125}
+    shares = {"a fifth of the pairs": 0.2, "a twentieth of the pairs": 0.05}
     return {
         "recipe": {"recipe": UNCHANGED},
         "pretext tasks": pretext,
