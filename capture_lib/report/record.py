@@ -1,6 +1,7 @@
 """Make the committed records: `python -m capture_lib.report.record PROFILE …` runs profiles and keeps what came out.
 
-A record is a report in `reports/reference/PROFILE`, without pages and rankings; `reports/RESULTS.md` has the tables.
+A record is a report in `reports/reference/PROFILE`, without pages and rankings; `reports/RESULTS.md` has the tables,
+`reports/scale.svg` the picture of scale that README shows.
 """
 
 import shutil
@@ -17,6 +18,7 @@ from capture_lib.utils import NOTEBOOKS, REPORTS, ROOT, InputError, explain, rea
 
 REFERENCE = REPORTS / "reference"
 RESULTS = REPORTS / "RESULTS.md"
+SCALE = REPORTS / "scale.svg"
 COLUMNS = (("standard", "mAP@10"), ("standard", "mAR@10"), ("released", "mAP@10"), ("instance", "mAP@10"))
 
 
@@ -30,8 +32,9 @@ def main(profiles: list[str]) -> int:
         for profile in profiles:
             check(REPORTS / profile, commit)
             keep(REPORTS / profile, REFERENCE / profile)
-        with write_atomically(RESULTS) as beside:
-            beside.write_text(results(), encoding="utf-8")
+        for file, text in ((RESULTS, results()), (SCALE, scale())):
+            with write_atomically(file) as beside:
+                beside.write_text(text, encoding="utf-8")
         print(f"{RESULTS} and {REFERENCE}: {', '.join(profiles)} at commit {commit}")
         return 0
     except STOPPED as error:
@@ -103,6 +106,13 @@ def results() -> str:
     pages.filters["brackets"] = brackets
     template = pages.get_template("RESULTS.md.j2")
     return template.render(records=records, photos=photos, columns=COLUMNS, words=site.in_words)
+
+
+def scale() -> str:
+    """Return the SVG that notebook 06 of the record of profile cpu drew of the scale of the training."""
+    book = nbformat.read(REFERENCE / "cpu" / "notebooks" / "06_ablations.ipynb", as_version=4)
+    cell = next(cell for cell in book.cells if "scale" in cell.metadata.get("tags", []))
+    return next(output.data["image/svg+xml"] for output in cell.outputs if "data" in output)
 
 
 if __name__ == "__main__":
