@@ -26,7 +26,8 @@ from capture_lib.retrieval.ranking import METHODS
 from capture_lib.training.batches import BatchSettings, make_pairs
 from capture_lib.utils import pick_device
 
-CAPTURE = "capture-chosen/instance"  # the method that answers
+UNTRIED = "capture-beside-raw/instance"  # answers where val cannot say what is best
+WORDLESS = ("image-only", "foundation-image")  # can answer a photo without a caption
 NAMES = {  # of methods, in words, by the first part of their names
     "capture-chosen": "CAPTURE", "capture": "CAPTURE as in the paper",
     "capture-raw-product": "CAPTURE as in the released code", "capture-beside-raw": "CAPTURE beside raw vectors",
@@ -67,8 +68,7 @@ class Answer:
 
     method: str  # of `ranking.METHODS`
     representation: str
-    better: str  # the method that is better on val, if there is one
-    how: str  # all this in words
+    how: str  # both in words
     photo: np.ndarray  # (H, W, 3) uint8
     boxes: np.ndarray  # (k, 4) xyxy fractions
     scores: np.ndarray  # (k,) objectness
@@ -98,17 +98,16 @@ class Searcher:
     def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "", known: str = "") -> Answer:
         """Find the products of a photo, embed each with the caption, search the gallery.
 
-        CAPTURE answers, as val has chosen; region features alone do without a caption or a model.
-        A photo without any product has no hits. `known`: the sample of the catalog whose photo it is.
+        By default the method answers that is best on val. A photo without any product has no hits.
+        `known`: the sample of the catalog whose photo it is.
         """
         photo = load_photo(image)
         store = self.store if known else self.describe(photo)
         row = store.rows([known or "query"])[0]
         boxes, scores = (array[row, :store.counts[row]] for array in (store.boxes, store.scores))
-        name = method or (CAPTURE if caption and self.model else "image-only")
+        name = method or self.best("instance", caption)
         representation = self.representation(name)
-        better = self.better(name) if caption else ""
-        compared = name, representation, better, self.how(name, better)
+        compared = name, representation, self.how(name, caption)
         if not find_instances(boxes, scores, self.instances):
             return Answer(*compared, photo, boxes[:0], scores[:0], [])
 
@@ -130,20 +129,24 @@ class Searcher:
         """Return what val chose for a method, or else the first of what it may choose from."""
         return self.choices.get(method, {"representation": METHODS[method].representations[0]})["representation"]
 
-    def better(self, method: str) -> str:
-        """Return the method of the same level that is best on val, where that is another one; otherwise nothing."""
+    def best(self, level: str, caption: str = "") -> str:
+        """Return the method of a level that is best on val; without a caption, of those that need none."""
         on_val = {name: row["val"] for name, row in self.choices.items()
-                  if row["val"] is not None and METHODS[name].level == METHODS[method].level}
-        best = max(on_val, key=on_val.get, default=method)
-        return best if method in on_val and on_val[best] > on_val[method] else ""
+                  if row["val"] is not None and METHODS[name].level == level and (caption or name in WORDLESS)}
+        untried = UNTRIED if caption and self.model else "image-only"
+        return max(on_val, key=on_val.get, default=untried)
 
-    def how(self, method: str, better: str) -> str:
-        """Return in words how is compared and, in a line of its own, which method does better."""
+    def how(self, method: str, caption: str = "") -> str:
+        """Return in words how is compared and, in a line of its own, which method answers better on val."""
         vectors = re.sub("|".join(map(re.escape, VECTORS)), lambda part: VECTORS[part[0]], self.representation(method))
-        line = f"{NAMES[method.split('/')[0]]}, {vectors}"
+        lines = [f"{NAMES[method.split('/')[0]]}, {vectors}"]
         if self.taught and method not in comparison.BLIND:
-            line += "; captions taught the region encoder (ours, not the paper's)"
-        return line + (f"\nOn val, {NAMES[better.split('/')[0]]} answers better." if better else "")
+            lines[0] += "; captions taught the region encoder (ours, not the paper's)"
+        best = self.best(METHODS[method].level, caption)
+        figures = [self.choices.get(name, {}).get("val") for name in (best, method)]
+        if None not in figures and figures[0] > figures[1]:
+            lines.append(f"On val, {NAMES[best.split('/')[0]]} answers better.")
+        return "\n".join(lines)
 
     def describe(self, photo: np.ndarray, name: str = "query") -> RegionStore:
         """Return the regions of a photo (H, W, 3) uint8 as a store of one row, of that name."""

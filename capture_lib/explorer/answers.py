@@ -72,9 +72,10 @@ class Answers:
         self.embedded = lru_cache(maxsize=64)(self._embedded)
         self.places = lru_cache(maxsize=4)(self._places)
 
-        # the method of each model at each level, ours first
+        # the method of each model at each level, first the one that is best on val
         self.methods: dict[str, dict[str, str]] = {}
-        for name in sorted(choices, key=lambda name: not name.startswith("capture-chosen")):
+        best = searcher.best("instance", "any words")
+        for name in sorted(choices, key=lambda name: name != best):
             self.methods.setdefault(name.split("/")[0], {})[METHODS[name].level] = name
 
         # brands and kinds that each query shows, and how many queries show each
@@ -90,9 +91,7 @@ class Answers:
 
     def how(self, state: State) -> list[str]:
         """Return the method that is picked, in words; the second line says which is better on val, if one is."""
-        name = self.methods[state.model][state.level]
-        better = self.searcher.better(name) if self.caption(state) else ""
-        return self.searcher.how(name, better).splitlines()
+        return self.searcher.how(self.methods[state.model][state.level], self.caption(state)).splitlines()
 
     def settle(self, state: State) -> State:
         """Return the state with all that is not there replaced by what is."""

@@ -1,6 +1,7 @@
 """What the explorer shows, as HTML: a query with its boxes, hits of one product or of all, neighbours, a map."""
 
 import html
+import re
 from bisect import bisect_left
 from dataclasses import replace
 from functools import lru_cache
@@ -83,7 +84,9 @@ class Explorer(Answers):
              origin: str = "") -> dict:
         """Return a gallery photo as a card, judged by the labels asked for and those of the chosen box."""
         item = self.searcher.items[number]
-        text = "; ".join(item.labels) or item.caption or item.sample_id
+        named = "; ".join(item.labels)
+        said = item.caption if not re.search(r"[^\W\d]", named) else ""  # a number alone tells a reader nothing
+        text = " · ".join(filter(None, (named, said))) or item.sample_id
         return {"number": number, "photo": thumbnail(item.path, 150), "score": score, "origin": origin,
                 "mark": judge(item.labels, labels, own), "text": text, "caption": item.caption, "labels": item.labels}
 

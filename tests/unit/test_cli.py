@@ -442,7 +442,7 @@ def test_search_replaces_its_own_pictures_alone(tmp_path: Path, monkeypatch, cap
     made = make_catalog(tmp_path / "made")
     opened = []
     photo = np.zeros((9, 9, 3), np.uint8)
-    answer = Answer("image-only", "regions", "", "image alone", photo, np.zeros((0, 4)), np.zeros(0), [])
+    answer = Answer("image-only", "regions", "image alone", photo, np.zeros((0, 4)), np.zeros(0), [])
     opening = SimpleNamespace(open_run=lambda *_, **__: None)
     monkeypatch.setattr(experiments, "run", opening, raising=False)
     monkeypatch.setattr(experiments, "search", SimpleNamespace(

@@ -145,7 +145,7 @@ def test_signs_and_colours_are_explained(explorer: Explorer):
         assert legend in shown
     merged = explorer.show(explorer.settle(State()))["answers"]
     assert "✓ a product of the photo, whichever box shows it" in merged and "card other" not in merged
-    assert "CAPTURE, " in merged
+    assert "CAPTURE beside raw vectors, " in merged
 
 
 def test_a_hit_is_right_by_any_of_its_labels(explorer: Explorer, monkeypatch):
@@ -239,4 +239,4 @@ def test_nothing_is_called_chosen_where_val_chose_nothing(smoke_run: Run, monkey
     assert "capture-chosen/instance" in unjudged
     monkeypatch.setattr(comparison, "choices", lambda run: unjudged)
     shown = open_explorer(smoke_run)
-    assert "capture-chosen" not in shown.methods and next(iter(shown.methods)) == "capture"
+    assert "capture-chosen" not in shown.methods and next(iter(shown.methods)) == "capture-beside-raw"

@@ -11,6 +11,7 @@ from drawn import TINY, draw, make_catalog
 from PIL import Image
 
 from capture_lib.catalog.photos import load_photo
+from capture_lib.experiments import comparison
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.search import Hit, Item, Searcher, answer, best_run, judge, labels_of_boxes
 from capture_lib.model.capture import Capture
@@ -95,28 +96,29 @@ def test_a_photo_that_the_store_describes_needs_no_network(searcher: Searcher):
         assert [hit.sample_id for hit in hits] == [hit.sample_id for hit in own]
 
 
-def test_before_val_has_chosen_capture_answers_with_the_caption_as_in_the_paper(searcher: Searcher):
+def test_where_val_has_chosen_nothing_capture_answers_beside_raw_vectors(searcher: Searcher):
     answer = replace(searcher, choices={}).search(searcher.items[0].path, "kind0", depth=2)
-    assert (answer.method, answer.representation, answer.better) == ("capture-chosen/instance", "product", "")
-    assert answer.how == "CAPTURE, product H_IMG × H_TXT"
+    assert answer.method == "capture-beside-raw/instance"
+    assert answer.how.startswith("CAPTURE beside raw vectors, 0.3 contrastive beside 0.45 region features")
+    assert replace(searcher, choices={}, model=None).best("instance", "kind0") == "image-only"
 
 
-def test_a_method_that_is_better_on_val_is_named(searcher: Searcher):
-    choices = CHOICES | {"late-fusion": {"representation": "0.5 regions + 0.5 words", "val": 0.7}}
-    searched = replace(searcher, choices=choices, taught=True)
-    answer = searched.search(searcher.items[0].path, "kind0", depth=2)
-    assert (answer.method, answer.better) == ("capture-chosen/instance", "late-fusion")
+def test_the_best_on_val_answers_and_another_method_says_that_it_is_better(searcher: Searcher):
+    fusion = {"late-fusion": {"representation": "0.5 regions + 0.5 words", "val": 0.7}}
+    searched = replace(searcher, choices=CHOICES | fusion, taught=True)
+    assert searched.search(searcher.items[0].path, "kind0", depth=2).method == "late-fusion"
+    answer = searched.search(searcher.items[0].path, "kind0", 2, "capture-chosen/instance")
     assert answer.how == ("CAPTURE, H_IMG and H_TXT; captions taught the region encoder (ours, not the paper's)\n"
                           "On val, late fusion of image and text answers better.")
-    assert searcher.search(searcher.items[0].path, "kind0", depth=2).better == ""  # of a whole photo: not compared
-    assert searched.search(searcher.items[0].path, "", depth=2).better == ""  # it needs words
+    assert searched.search(searcher.items[0].path, "", depth=2).method == "image-only"  # the other needs words
+    assert "better" not in searcher.how("capture-chosen/instance", "kind0")  # of a whole photo: not compared
 
 
 def test_every_method_has_words(searcher: Searcher):
     for name, method in ranking.METHODS.items():
         for representation in method.representations:
             choices = {name: {"representation": representation, "val": None}}
-            words = replace(searcher, choices=choices).how(name, "")
+            words = replace(searcher, choices=choices).how(name)
             assert "_" not in words.replace("H_IMG", "").replace("H_TXT", "") and " + " not in words, words
 
 
@@ -126,13 +128,15 @@ def test_capture_can_be_asked_without_the_caption(searcher: Searcher):
     assert [hit.sample_id for hit in answer.hits[0]] == [sample for sample, _ in by_hand[0][:4]]
 
 
-def test_a_cold_run_answers_by_capture_with_the_caption_on_regions_that_captions_taught(tmp_path: Path):
+def test_a_cold_run_answers_by_the_best_on_val_on_regions_that_captions_taught(tmp_path: Path):
     """The profile is the smallest, nothing was made before; the query is a photo of the catalog, so hits are marked."""
     catalog = make_catalog(tmp_path / "shop", train=40, gallery=8, val=4, test=4)
     image = catalog.photos["test-1"]
     run = Run(replace(TINY, instances=InstanceSettings(min_score=0.0)), catalog, tmp_path / "out", 0)
     found = answer(run, image, "kind1 色 lot1", depth=3)
-    assert found.method == "capture-chosen/instance" and "captions taught the region encoder" in found.how
+    on_val = {name: row["val"] for name, row in comparison.choices(best_run(run)).items()
+              if ranking.METHODS[name].level == "instance"}
+    assert on_val[found.method] == max(on_val.values()) > 0 and "captions taught the region encoder" in found.how
     assert found.hits and {hit.mark for hits in found.hits for hit in hits} <= {"right", "other", "wrong"}
     (tmp_path / "test-1.png").write_bytes(image.read_bytes())  # elsewhere: nothing is known of it
     elsewhere = answer(run, tmp_path / "test-1.png", "kind1 色 lot1", depth=3)
