@@ -324,8 +324,8 @@ def test_photos_of_one_product_are_searched_at_one_side(catalog: Catalog, descri
 def test_photos_that_were_not_drawn_are_searched_at_three_sides():
     cpu = profiles.get("cpu")
     own = profiles.for_photos(cpu)
-    assert (cpu.detector.search_sizes, own.detector.search_sizes) == ((192,), (192, 384, 768))
-    assert own.regions.photo_size == 768 and own.regions.batch == cpu.regions.batch // 16
+    assert (cpu.detector.search_sizes, own.detector.search_sizes) == ((192,), (192, 448, 896))
+    assert (own.regions.photo_size, own.regions.max_regions, own.regions.batch) == (896, 36, cpu.regions.batch // 16)
     unsized = profiles.get("product1m")
     assert profiles.for_photos(unsized) == unsized
 
