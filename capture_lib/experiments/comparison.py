@@ -221,6 +221,12 @@ def searched(run: Run, name: str) -> list[Job]:
     return [Job(name, variant, settings.epochs, rate, run.seed) for rate in settings.rates]
 
 
+def models(run: Run) -> list[str]:
+    """Return the names of CAPTURE and, where the profile trains them, of its rivals."""
+    names = list(variants.baselines(run.profile.capture))
+    return names if run.profile.comparison.rivals else ["capture"]
+
+
 def finals(run: Run, only: str = "") -> list[Job]:
     """Return CAPTURE and its baselines, or one of them, in full length, with every seed, at the rate of val."""
     def figure_on_val(job: Job) -> float:
@@ -228,7 +234,7 @@ def finals(run: Run, only: str = "") -> list[Job]:
         return evaluation.read_chosen(evaluated(run, job))[f"{read}/instance"]["val"]
 
     jobs = []
-    for name in [only] if only else variants.baselines(run.profile.capture):
+    for name in [only] if only else models(run):
         tried = searched(run, name)
         best = max(tried, key=figure_on_val) if len(tried) > 1 else tried[0]
         for seed in range(run.seed, run.seed + run.profile.comparison.seeds):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from capture_lib.experiments import comparison, evaluation, stages, variants
+from capture_lib.experiments import comparison, evaluation, stages
 from capture_lib.experiments.run import Run
 
 CAPTIONS = " + captions"  # ends the names of tasks for which captions taught the region encoder
@@ -41,7 +41,7 @@ def tasks_of(run: Run) -> dict[str, Task]:
         if speak:
             add_methods(tasks, taught, CAPTIONS)
     if comparison.comparable(run) and comparison.trainable(run):
-        for name in variants.baselines(run.profile.capture):
+        for name in comparison.models(run):
             add_finals(tasks, run, name, "")
         for number, job in enumerate(comparison.ablated(run)):
             work = partial(evaluate, comparison.ablated, run, number)

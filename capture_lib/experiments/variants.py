@@ -40,7 +40,8 @@ class ComparisonSettings:
     """Defaults of the cpu profile; the notebook says what is shortened there."""
 
     epochs: int = 3  # of an ablation; baselines are trained as long as CAPTURE
-    seeds: int = 1  # of CAPTURE and the baselines
+    seeds: int = 1  # of CAPTURE and its rivals
+    rivals: bool = True  # are the two-stream and one-stream models and the dual encoder trained too?
     ablation_seeds: int = 1
     ablations: tuple[str, ...] = ()  # by name; empty: all
     rates: tuple[float, ...] = (1.0,)  # factors of the learning rate: val chooses by short trainings

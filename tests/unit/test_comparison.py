@@ -89,6 +89,13 @@ def test_a_profile_may_name_its_ablations(run: Run):
     assert [job.name for job in comparison.ablated(run)] == named
 
 
+def test_a_profile_may_leave_the_rivals_out(run: Run):
+    alone = replace(run, profile=replace(PROFILE, comparison=replace(PROFILE.comparison, rivals=False)))
+    assert [job.name for job in comparison.finals(alone)] == ["capture", "capture"]  # two seeds
+    left_out = tasks_of(run).keys() - tasks_of(alone).keys()
+    assert left_out == {f"{name}, seed {seed}" for name in ("two-stream", "one-stream", "dual-encoder") for seed in (0, 1)}
+
+
 def test_a_job_has_the_same_steps_whatever_its_data_and_its_batch(run: Run):
     def settings(variant: Variant, rate: float = 1.0, seed: int = 0) -> dict:
         return comparison.settings_of(run, comparison.Job("x", variant, 2, rate, seed))
