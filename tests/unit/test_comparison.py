@@ -93,7 +93,8 @@ def test_a_profile_may_leave_the_rivals_out(run: Run):
     alone = replace(run, profile=replace(PROFILE, comparison=replace(PROFILE.comparison, rivals=False)))
     assert [job.name for job in comparison.finals(alone)] == ["capture", "capture"]  # two seeds
     left_out = tasks_of(run).keys() - tasks_of(alone).keys()
-    assert left_out == {f"{name}, seed {seed}" for name in ("two-stream", "one-stream", "dual-encoder") for seed in (0, 1)}
+    rivals = ("two-stream", "one-stream", "dual-encoder")
+    assert left_out == {f"{name}, seed {seed}" for name in rivals for seed in (0, 1)}
 
 
 def test_a_job_has_the_same_steps_whatever_its_data_and_its_batch(run: Run):
