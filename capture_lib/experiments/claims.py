@@ -54,7 +54,8 @@ def outcome(result: dict) -> tuple[str, str]:
     if result["wanted"] == NOT_BETTER and result["high"] < NO_HELP:
         return REPRODUCED, ""
     if result["seen"] > VISIBLE:
-        return NOT_TESTABLE, f"an effect below {100 * result['seen']:.1f} points could not have been seen"
+        smallest = f"{100 * result['seen']:.1f} points"
+        return NOT_TESTABLE, f"an effect below {smallest} could not have been seen"
     return NOT_SHOWN, ""
 
 

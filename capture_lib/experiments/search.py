@@ -95,7 +95,8 @@ class Searcher:
     image_text: Callable[[], foundation.ImageText] | None = None  # loads a pretrained one, where the profile names it
     indices: dict[tuple[str, str], faiss.Index] = field(default_factory=dict, repr=False)
 
-    def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "", known: str = "") -> Answer:
+    def search(self, image: Path, caption: str = "", depth: int = 10, method: str = "",
+               known: str = "") -> Answer:
         """Find the products of a photo, embed each with the caption, search the gallery.
 
         By default the method answers that is best on val. A photo without any product has no hits.
@@ -112,7 +113,8 @@ class Searcher:
             return Answer(*compared, photo, boxes[:0], scores[:0], [])
 
         # a vector of each instance
-        table = pd.DataFrame([{"sample_id": known or "query", "caption": caption, "labels": []}], dtype=object)
+        sample = {"sample_id": known or "query", "caption": caption, "labels": []}
+        table = pd.DataFrame([sample], dtype=object)
         query = self.embed(table, store, False, bool(caption))
         if name.startswith("foundation"):
             self.add_foundation(query, photo, caption)

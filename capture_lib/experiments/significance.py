@@ -11,8 +11,8 @@ CHUNK = 500  # flips at once
 Noise = tuple[float, float]  # a variance, and the degrees of freedom it is known with
 
 
-def p_values(compared: Sequence[tuple[Scores, Scores, bool]], known: Sequence[Noise | None] | None = None,
-             flips: int = FLIPS) -> np.ndarray:
+def p_values(compared: Sequence[tuple[Scores, Scores, bool]],
+             known: Sequence[Noise | None] | None = None, flips: int = FLIPS) -> np.ndarray:
     """Return two-sided p values (C,) of comparisons (a, b, together) by a sign-flip test.
 
     Were both methods alike, each query's difference could as well have the other sign: p is

@@ -27,7 +27,8 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
     return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, maps: Maps) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float,
+           maps: Maps) -> Tensor:
     """Return softmax(Q Kᵀ / √D) V over the valid keys, and append the softmax to `maps` if that is a list.
 
     query (B, H, Q, D); key, value (B, H, K, D); mask (B, K) bool; returns (B, Q, H·D), the softmax is (B, H, Q, K).

@@ -94,7 +94,8 @@ def matching_loss(model: "Capture", out: Mapping[str, Tensor], matched: Tensor) 
 
 
 def pretext_losses(
-    model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor], temperature: float = TEMPERATURE
+    model: "Capture", batch: Mapping[str, Tensor], out: Mapping[str, Tensor],
+    temperature: float = TEMPERATURE
 ) -> dict[str, Tensor]:
     """Return the losses by name: mlm, mrp, contrastive, and itm where a batch has broken pairs; their sum is minimised.
 

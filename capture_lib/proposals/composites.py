@@ -123,7 +123,8 @@ def draw_distractors(scene: Photo, rng: Generator) -> None:
             cv2.rectangle(scene, (x, y, width + 1, r + 1), colour, -1)
 
 
-def compose(file: Path, owners: np.ndarray, number: int, settings: SynthesisSettings, seed: int) -> tuple:
+def compose(file: Path, owners: np.ndarray, number: int, settings: SynthesisSettings,
+            seed: int) -> tuple:
     """Paste foregrounds `owners` (K,) of a file; return photo, boxes (K, 4), visible shares (K,)."""
     foregrounds = np.load(file, mmap_mode="r")  # (N, s, s, 4)
     size = settings.size
@@ -177,7 +178,8 @@ def warp(foreground: np.ndarray, height: float, angle: float, size: int, centre:
     return cv2.warpAffine(foreground, matrix, (size, size))
 
 
-def paste(photo: Photo, layer: np.ndarray, light: float, settings: SynthesisSettings, rng: Generator) -> Photo:
+def paste(photo: Photo, layer: np.ndarray, light: float, settings: SynthesisSettings,
+          rng: Generator) -> Photo:
     """Return the photo (S, S, 3) with a layer on it; light comes from the left (1) or right (-1)."""
     alpha = np.float32(layer[..., 3:]) / 255
     colours = np.float32(layer[..., :3])

@@ -184,7 +184,8 @@ def train(settings: EncoderSettings, composites: Path, folder: Path, seed: int,
         loss = nt_xent(*vectors.chunk(2), temperature=0.1)
         if texts is not None:
             own = texts[owners].repeat(2, 1)  # (2B, D)
-            loss = loss + settings.caption_weight * caption_loss(head(vectors), own, settings.caption_spread)
+            loss = loss + settings.caption_weight * caption_loss(
+                head(vectors), own, settings.caption_spread)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -96,7 +96,8 @@ def per_box(rankings: Rankings, found: np.ndarray, box_labels: Sequence[str],
     wanted = [label.split("#;#") for label in box_labels]
     scores = per_query(own, wanted, gallery_labels)["standard", "mAP@10"]
     *_, match = match_labels(own, wanted, gallery_labels)
-    return pd.DataFrame({"found": found >= 0, "mAP@10": scores, "R@1": match[:, :, 0].any(1)}).astype(float)
+    return pd.DataFrame({
+        "found": found >= 0, "mAP@10": scores, "R@1": match[:, :, 0].any(1)}).astype(float)
 
 
 def match_labels(rankings: Rankings, query_labels: Labels, gallery_labels: Labels
