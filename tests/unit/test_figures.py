@@ -36,7 +36,7 @@ def test_an_answer_is_drawn_in_the_format_of_its_name(tmp_path: Path, name: str,
     photo, boxes = drawn.draw([1, 2])
     Image.fromarray(photo).save(tmp_path / "hit.png")
     hit = Hit("a", tmp_path / "hit.png", "caption", ["$面霜"], 0.5, "other")
-    compared = "image-only", "regions", "", "image alone, $H$"
+    compared = "image-only", "regions", "image alone, $H$"
     answer = Answer(*compared, photo, boxes / 96, np.ones(2), [[hit] * 6, [replace(hit, mark="unknown")]])
     figures.draw_answer(answer, tmp_path / name)
     with Image.open(tmp_path / name) as saved:
