@@ -146,7 +146,7 @@ class Searcher:
             lines[0] += "; captions taught the region encoder (ours, not the paper's)"
         best = self.best(METHODS[method].level, caption)
         figures = [self.choices.get(name, {}).get("val") for name in (best, method)]
-        if None not in figures and figures[0] > figures[1]:
+        if caption and None not in figures and figures[0] > figures[1]:  # val's queries had captions
             lines.append(f"On val, {NAMES[best.split('/')[0]]} answers better.")
         return "\n".join(lines)
 
