@@ -51,8 +51,8 @@ class Catalog:
 
     def boxed(self, *splits: str) -> pd.DataFrame:
         """Return the rows of some splits that have true boxes and a photo on disk."""
-        rows = self.split(*splits)
-        return rows[(rows["boxes"].map(len) > 0) & rows["sample_id"].isin(self.photos)]
+        rows = self.on_disk
+        return rows[(rows["boxes"].map(len) > 0) & rows["split"].isin(splits)]
 
     def photo_path(self, sample_id: str, image: str) -> Path:
         """Return where a sample's photo lies; of a URL, where `capture download` puts it."""
@@ -67,6 +67,11 @@ class Catalog:
         """Map sample id to photo, of the samples whose photo is on disk and not empty."""
         paths = {row.sample_id: self.photo_path(row.sample_id, row.image) for row in self.table.itertuples()}
         return {sample: path for sample, path in paths.items() if path.is_file() and path.stat().st_size}
+
+    @cached_property
+    def on_disk(self) -> pd.DataFrame:
+        """The rows whose photo is on disk."""
+        return self.table[self.table["sample_id"].isin(self.photos)]
 
     @cached_property
     def singles(self) -> set[str]:

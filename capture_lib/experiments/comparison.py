@@ -90,7 +90,10 @@ def embedded(run: Run, job: Job) -> dict[str, EmbeddedSet]:
     model = Capture.from_pretrained(source).to(pick_device()).eval()
     words = stages.caption_words(run) if job.name == "capture" else None
     levels = {method.level for method in methods_of(job).values()}
-    return evaluation.embed(run, model, words, job.variant, levels)
+    sets = evaluation.embed(run, model, words, job.variant, levels)
+    if job.name == "capture":
+        evaluation.add_foundation(run, sets)
+    return sets
 
 
 def evaluated(run: Run, job: Job) -> Path:
@@ -107,6 +110,8 @@ def evaluated(run: Run, job: Job) -> Path:
     if source == run.place("pretrain"):
         embedded(run, job)  # made before it is read
         upstream.append(run.place("embeddings"))
+    if job.name == "capture" and profile.retrieval.embedder:
+        upstream.append(evaluation.foundation_folder(run))
     read = stages.samples(run, *evaluation.SPLITS)[READ]
     name = re.sub("[/ ]", "-", f"{job.name} {digest(repr(job).encode())}")
     return run.stage(sys.modules[__name__], settings, upstream, read, make, name=f"comparison/{name}")

@@ -31,6 +31,7 @@ WORDLESS = ("image-only", "foundation-image")  # can answer a photo without a ca
 NAMES = {  # of methods, in words, by the first part of their names
     "capture-chosen": "CAPTURE", "capture": "CAPTURE as in the paper",
     "capture-raw-product": "CAPTURE as in the released code", "capture-beside-raw": "CAPTURE beside raw vectors",
+    "capture-beside-foundation": "CAPTURE beside the vectors of a pretrained image-text model",
     "image-only": "image alone", "text-only": "text alone", "late-fusion": "late fusion of image and text",
     "foundation-image": "pretrained image-text model, image alone",
     "foundation-text": "pretrained image-text model, text alone",
@@ -116,7 +117,7 @@ class Searcher:
         sample = {"sample_id": known or "query", "caption": caption, "labels": []}
         table = pd.DataFrame([sample], dtype=object)
         query = self.embed(table, store, False, bool(caption))
-        if name.startswith("foundation"):
+        if "foundation" in name:
             self.add_foundation(query, photo, caption)
         vectors = embedding.represent(query.instance, representation)
 

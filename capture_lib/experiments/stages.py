@@ -29,8 +29,7 @@ MIN_PAIRS = 32  # fewer cannot train CAPTURE
 
 def samples(run: Run, *splits: str) -> pd.DataFrame:
     """Return the rows of some splits, or of all, whose photos are on disk."""
-    table = run.catalog.table
-    table = table[table["sample_id"].isin(run.catalog.photos)]
+    table = run.catalog.on_disk
     return table[table["split"].isin(splits)] if splits else table
 
 

@@ -35,7 +35,8 @@ PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
 ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
-WHOLE = "the whole run"  # among the timings of tasks
+WHOLE, SO_FAR = "the whole run", "so far"  # among the timings of tasks: all sittings of a run, until it is done
+LIBRARY = "library"  # among the fingerprints of notebooks
 NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are done before
     "01": (), "A1": ("caption words",), "02": ("composites",), "03": ("regions",), "04": ("pretraining",),
     "A2": ("pretraining",),
@@ -83,17 +84,29 @@ def run_notebooks(
                 and is_whole(out / "notebooks" / f"{file.stem}.html")}
         for file in kept:
             print(f"{file.stem}: kept from an earlier run")
-        tasks = plan(profile, folder, seed, [file for file in chosen if file not in kept], out)
+        sat = timings.get(SO_FAR) or timings.get(WHOLE, {})  # in earlier sittings
+        goes_on = resume and sat.get("fingerprint") == digests[LIBRARY]
+        before = sat["seconds"] if goes_on else 0.0
+        done, tasks = SO_FAR, plan(profile, folder, seed, [file for file in chosen if file not in kept], out)
         past = read_object(REPORTS / "reference" / profile / "timings.json")
         past = {name: row["seconds"] for name, row in past.items()}
-        for name, seconds in run_tasks(tasks, jobs or default_jobs(), past):
-            timings[name] = {"seconds": round(seconds, 1)}
-            if name in stems:
-                timings[name]["fingerprint"] = digests[stems[name]]
-            write_json(out / "timings.json", timings)
-        if not kept and len(chosen) == len(files):
-            timings[WHOLE] = {"seconds": round(time.perf_counter() - started, 1)}
-            write_json(out / "timings.json", timings)
+        try:
+            for name, seconds in run_tasks(tasks, jobs or default_jobs(), past):
+                row = {"seconds": round(seconds, 1)}
+                if name in stems:
+                    row["fingerprint"] = digests[stems[name]]
+                elif goes_on and name in timings:  # what is found takes next to nothing
+                    row["seconds"] = max(row["seconds"], timings[name]["seconds"])
+                timings[name] = row
+                write_json(out / "timings.json", timings)
+            done = WHOLE
+        finally:
+            if tasks and len(chosen) == len(files):
+                timings.pop(SO_FAR, None)
+                timings.pop(WHOLE, None)
+                gone = before + time.perf_counter() - started
+                timings[done] = {"seconds": round(gone, 1), "fingerprint": digests[LIBRARY]}
+                write_json(out / "timings.json", timings)
 
 
 def plan(profile: str, catalog: str, seed: int, files: list[Path], out: Path) -> dict[str, Task]:
@@ -120,13 +133,16 @@ def is_whole(page: Path) -> bool:
     return page.is_file() and not page.with_suffix(".failed.html").is_file()
 
 
-def fingerprints(files: list[Path], *inputs: object) -> dict[Path, str]:
-    """Return for each notebook a digest of what it rests on: inputs, library, the notebooks before it."""
+def fingerprints(files: list[Path], *inputs: object) -> dict[Path | str, str]:
+    """Return for each notebook a digest of what it rests on: inputs, library, the notebooks before it.
+
+    That of inputs and library alone is named `LIBRARY`.
+    """
     digest = hashlib.sha256(json.dumps(inputs).encode())
     for source in sorted(PACKAGE.rglob("*")):  # templates and word tables too
         if source.is_file() and "__pycache__" not in source.parts:
             digest.update(str(source.relative_to(PACKAGE)).encode() + source.read_bytes())
-    digests = {}
+    digests = {LIBRARY: digest.hexdigest()[:16]}
     for file in files:
         cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
         digest.update(json.dumps([(cell["cell_type"], cell["source"]) for cell in cells]).encode())

@@ -29,6 +29,8 @@ BESIDE_RAW = (  # the model's share beside late fusion's
     "0.5 contrastive + 0.32 regions + 0.18 words",
     "0.7 contrastive + 0.2 regions + 0.1 words",
     "0.25 region_token + 0.25 contrastive + 0.32 regions + 0.18 words")
+BESIDE_FOUNDATION = tuple(  # the same, with the vectors of an image-text model
+    name.replace("regions", "foundation_image").replace("words", "foundation_text") for name in BESIDE_RAW)
 METHODS = {
     "capture/instance": Method("instance", ("product",)),  # the paper's reading
     "capture/image": Method("image", ("product",)),
@@ -36,6 +38,7 @@ METHODS = {
     "capture-chosen/instance": Method("instance", OF_INSTANCES),
     "capture-chosen/image": Method("image", OF_IMAGES),
     "capture-beside-raw/instance": Method("instance", BESIDE_RAW),
+    "capture-beside-foundation/instance": Method("instance", BESIDE_FOUNDATION),
     "image-only": Method("instance", ("regions",)),
     "text-only": Method("image", ("words",)),
     "late-fusion": Method("instance", FUSIONS),

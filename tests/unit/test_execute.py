@@ -122,6 +122,31 @@ def test_a_run_executes_keeps_fails_clearly_and_resumes(notebooks, tmp_path, cap
     assert "Failed" not in site.build(out).read_text()
 
 
+def test_a_run_in_two_sittings_keeps_the_seconds_of_both(notebooks, tmp_path, here, monkeypatch):
+    def first_sitting(*_):
+        yield "training", 300.0
+        raise KeyboardInterrupt
+
+    def second_sitting(*_):
+        yield from {"training": 2.0, "01_good": 1.0, "02_bad": 1.0}.items()
+
+    out = tmp_path / "out"
+    for sitting, resume, seconds in ((first_sitting, False, 300.0), (second_sitting, True, 300.0),
+                                     (second_sitting, False, 2.0)):
+        monkeypatch.setattr(reports, "run_tasks", sitting)
+        if sitting == first_sitting:
+            with pytest.raises(KeyboardInterrupt):
+                run(notebooks, out)
+            before = json.loads((out / "timings.json").read_text())[reports.SO_FAR]["seconds"]
+        else:
+            run(notebooks, out, resume=resume)
+        timings = json.loads((out / "timings.json").read_text())
+        assert timings["training"]["seconds"] == seconds
+        assert (reports.WHOLE in timings) is (sitting == second_sitting) is not (reports.SO_FAR in timings)
+        if resume:
+            assert timings[reports.WHOLE]["seconds"] >= before
+
+
 def test_resume_runs_again_what_has_changed(notebooks, tmp_path, here, capsys):
     out = tmp_path / "out"
     run(notebooks, out, only="01")

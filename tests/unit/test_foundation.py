@@ -182,6 +182,7 @@ def beside(embedder: str) -> Profile:
 def test_its_methods_stand_beside_ours_where_the_profile_names_it(run: Run, monkeypatch, capsys):
     chosen = comparison.choices(run)
     assert set(chosen) >= METHODS and len(chosen["foundation-fusion"]["tried"]) == 5
+    assert len(chosen["capture-beside-foundation/instance"]["tried"]) == 4
     results = comparison.Results({}, {}, {})
     comparison.collect(comparison.untrained(run), results, " + captions")  # which teach it nothing
     assert set(results.scores) == set(results.boxes) == {"image-only + captions", "late-fusion + captions"}
@@ -213,6 +214,8 @@ def test_its_methods_stand_beside_ours_where_the_profile_names_it(run: Run, monk
 def test_an_explorer_and_a_search_answer_by_it(run: Run):
     found = open_searcher(run, LEVELS).search(run.catalog.photos["test-1"], "kind1", method="foundation-fusion")
     assert found.how.startswith("pretrained image-text model, late fusion, ") and len(found.hits[0]) == 10
+    both = open_searcher(run).search(run.catalog.photos["test-1"], "kind1", method="capture-beside-foundation/instance")
+    assert both.representation in ranking.BESIDE_FOUNDATION and len(both.hits[0]) == 10
     explorer = open_explorer(run)
     sets = evaluation.embedded(run)
     for name in METHODS:

@@ -150,7 +150,7 @@ def test_methods_are_possible_where_their_vectors_are():
     del queries.instance["words"]
     assert set(ranking.possible(METHODS, queries)) == {
         "capture/instance", "capture-raw-product/instance", "capture-chosen/instance", "image-only",
-        "foundation-image", "foundation-fusion"}
+        "foundation-image", "foundation-fusion", "capture-beside-foundation/instance"}
 
 
 def test_val_chooses_the_representation_that_knows_the_labels():
