@@ -1,16 +1,18 @@
 """What every room needs: paths, the error for wrong input, files written whole, locks, progress, the device."""
 
+import ctypes
 import errno
 import json
 import os
 import random
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
 from multiprocessing import get_context
@@ -214,10 +216,22 @@ def process_map(workers: int, chunk: int = 1) -> Iterator[Callable[..., Iterator
     if not workers:
         yield map
         return
-    import cv2
     context = get_context("spawn")  # a fork of a process that runs torch may hang
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=begin_to_work) as pool:
         yield partial(pool.map, chunksize=chunk)
+
+
+def begin_to_work() -> None:
+    """Let a process of `process_map` take one core, and end with the one that started it."""
+    import cv2
+    cv2.setNumThreads(1)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let Linux end this process with the one that started it, though that may be killed."""
+    with suppress(AttributeError):  # another system has no such call
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def in_report() -> bool:

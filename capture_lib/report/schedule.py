@@ -13,6 +13,7 @@ from multiprocessing import active_children, get_context
 from unittest.mock import patch
 
 from capture_lib.experiments.plan import Task
+from capture_lib.utils import end_with_parent
 
 INTERRUPT = {signal.SIGINT}
 
@@ -66,12 +67,6 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
             print(f"[{len(done)}/{len(tasks)}] {name}: {duration(done[name])}"
                   f"; {duration(gone)} gone" + f", about {duration(rest)} left" * bool(rest), flush=True)
             yield name, done[name]
-
-
-def end_with_parent() -> None:
-    """Let Linux end this process with the one that started it, though that may be killed."""
-    with suppress(AttributeError):  # another system has no such call
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def begin(pool: ProcessPoolExecutor, work: Callable[[], object]) -> Future:

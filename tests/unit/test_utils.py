@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -13,6 +15,7 @@ from launched import processes
 from capture_lib import cli
 from capture_lib.experiments.run import claim_folder
 from capture_lib.utils import (
+    ROOT,
     InputError,
     claim_file,
     explain,
@@ -262,3 +265,30 @@ def test_the_live_bar_shows_the_note(monkeypatch):
     monkeypatch.setattr("tqdm.tqdm", Bar)
     assert list(progress([1, 2], "things", note=lambda: "loss 3")) == [1, 2]
     assert notes == ["loss 3", "loss 3"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems leave such processes behind")
+def test_the_workers_of_a_killed_process_end_with_it(tmp_path):
+    script = tmp_path / "maps.py"
+    script.write_text("import time\nfrom capture_lib.utils import process_map\nif __name__ == '__main__':\n"
+                      "    with process_map(2) as mapped:\n        list(mapped(abs, range(4)))\n"
+                      "        print('ready', flush=True)\n        time.sleep(600)\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"ready\n"
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [number for number in listed if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()]
+        process.kill()
+    assert len(workers) == 2
+    for _ in range(600):
+        left = [number for number in workers if b"spawn_main" in command_of(number)]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert not left
+
+
+def command_of(process: str) -> bytes:
+    """The command line of a process; empty when it has ended."""
+    file = Path(f"/proc/{process}/cmdline")
+    return file.read_bytes() if file.exists() else b""
