@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from traceback import format_exception
@@ -232,6 +232,8 @@ def end_with_parent() -> None:
     """Let Linux end this process with the one that started it, though that may be killed."""
     with suppress(AttributeError):  # another system has no such call
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent_process().pid:  # it was killed before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def in_report() -> bool:
