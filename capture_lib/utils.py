@@ -232,7 +232,7 @@ def end_with_parent() -> None:
     """Let Linux end this process with the one that started it, though that may be killed."""
     with suppress(AttributeError):  # another system has no such call
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent_process().pid:  # it was killed before
+    if not parent_process().is_alive():  # it was killed before
         os.kill(os.getpid(), signal.SIGTERM)
 
 
