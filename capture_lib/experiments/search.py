@@ -117,7 +117,7 @@ class Searcher:
         sample = {"sample_id": known or "query", "caption": caption, "labels": []}
         table = pd.DataFrame([sample], dtype=object)
         query = self.embed(table, store, False, bool(caption))
-        if "foundation" in name:
+        if "foundation" in representation:
             self.add_foundation(query, photo, caption)
         vectors = embedding.represent(query.instance, representation)
 

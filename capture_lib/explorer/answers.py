@@ -155,7 +155,7 @@ class Answers:
         if state.model in ("text-only", "foundation-text") and not caption:
             return Ranking(*np.zeros((3, 0), np.int64))
         name = self.representation(state)
-        query = self.embedded(state.query, caption, "foundation" in state.model)
+        query = self.embedded(state.query, caption, "foundation" in name)
         vectors = represent(query.vectors(state.level), name)
         if state.box is not None:
             vectors = vectors[[state.box]]

@@ -84,12 +84,13 @@ def run_notebooks(
                 and is_whole(out / "notebooks" / f"{file.stem}.html")}
         for file in kept:
             print(f"{file.stem}: kept from an earlier run")
-        sat = timings.get(SO_FAR) or timings.get(WHOLE, {})  # in earlier sittings
-        goes_on = resume and sat.get("fingerprint") == digests[LIBRARY]
-        before = sat["seconds"] if goes_on else 0.0
-        done, tasks = SO_FAR, plan(profile, folder, seed, [file for file in chosen if file not in kept], out)
+        earlier = timings.get(SO_FAR) or timings.get(WHOLE, {})  # sittings
+        goes_on = resume and earlier.get("fingerprint") == digests[LIBRARY]
+        before = earlier["seconds"] if goes_on else 0.0
+        tasks = plan(profile, folder, seed, [file for file in chosen if file not in kept], out)
         past = read_object(REPORTS / "reference" / profile / "timings.json")
         past = {name: row["seconds"] for name, row in past.items()}
+        state = SO_FAR
         try:
             for name, seconds in run_tasks(tasks, jobs or default_jobs(), past):
                 row = {"seconds": round(seconds, 1)}
@@ -99,13 +100,12 @@ def run_notebooks(
                     row["seconds"] = max(row["seconds"], timings[name]["seconds"])
                 timings[name] = row
                 write_json(out / "timings.json", timings)
-            done = WHOLE
+            state = WHOLE
         finally:
             if tasks and len(chosen) == len(files):
-                timings.pop(SO_FAR, None)
-                timings.pop(WHOLE, None)
+                timings = {name: row for name, row in timings.items() if name not in (SO_FAR, WHOLE)}
                 gone = before + time.perf_counter() - started
-                timings[done] = {"seconds": round(gone, 1), "fingerprint": digests[LIBRARY]}
+                timings[state] = {"seconds": round(gone, 1), "fingerprint": digests[LIBRARY]}
                 write_json(out / "timings.json", timings)
 
 

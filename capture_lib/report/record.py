@@ -97,8 +97,7 @@ def results() -> str:
         metrics = site.read_metrics(folder)
         if metrics:
             records[folder.name] = {"metrics": metrics, "groups": site.grouped(site.methods_of(metrics)),
-                                    "timings": read_object(folder / "timings.json"),
-                                    "whole": (folder / "index.html").is_file()}
+                                    "timings": read_object(folder / "timings.json")}
     photos = {file.stem: read_object(file) for file in sorted((REFERENCE / "photos").glob("*.json"))}
     templates = FileSystemLoader(Path(__file__).with_name("templates"))
     pages = Environment(loader=templates, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
