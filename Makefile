@@ -1,6 +1,6 @@
 # `make reports` and `make test` are all that a newcomer needs; both make .venv first.
 PYTHON ?= python3
-PROFILES ?= smoke cpu thorough
+PROFILES ?= cpu thorough
 BIN := .venv/bin
 
 .PHONY: reports smoke test lab lint bench record lock clean

@@ -99,12 +99,13 @@ def results() -> str:
             records[folder.name] = {"metrics": metrics, "groups": site.grouped(site.methods_of(metrics)),
                                     "timings": read_object(folder / "timings.json")}
     photos = {file.stem: read_object(file) for file in sorted((REFERENCE / "photos").glob("*.json"))}
+    size = read_object(REFERENCE / "size.json")
     templates = FileSystemLoader(Path(__file__).with_name("templates"))
     pages = Environment(loader=templates, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
                         keep_trailing_newline=True)
     pages.filters["brackets"] = brackets
     template = pages.get_template("RESULTS.md.j2")
-    return template.render(records=records, photos=photos, columns=COLUMNS, words=site.in_words)
+    return template.render(records=records, photos=photos, size=size, columns=COLUMNS, words=site.in_words)
 
 
 def scale() -> str:
