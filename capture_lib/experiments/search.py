@@ -22,11 +22,12 @@ from capture_lib.proposals.instances import InstanceSettings, find_instances, ma
 from capture_lib.proposals.region_store import Proposer, RegionSettings, RegionStore
 from capture_lib.retrieval import embedding, foundation, ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, Words
-from capture_lib.retrieval.ranking import METHODS
+from capture_lib.retrieval.ranking import METHODS, Ranking
 from capture_lib.training.batches import BatchSettings, make_pairs
 from capture_lib.utils import pick_device
 
 UNTRIED = "capture-beside-raw/instance"  # answers where val cannot say what is best
+SHOWN = 10  # instances of a photo, at most
 WORDLESS = ("image-only", "foundation-image")  # can answer a photo without a caption
 NAMES = {  # of methods, in words, by the first part of their names
     "capture-chosen": "CAPTURE", "capture": "CAPTURE as in the paper",
@@ -122,10 +123,13 @@ class Searcher:
 
         # the nearest gallery items of each
         cosines, rows = ranking.search_index(self.index(representation), vectors, depth)
+        shown = list(range(len(rows)))
+        if len(rows) > SHOWN:
+            shown = telling(ranking.comb_max(rows, cosines, rows.size))
         hits = []
-        for pairs in map(zip, rows.tolist(), cosines.tolist()):
+        for pairs in map(zip, rows[shown].tolist(), cosines[shown].tolist()):
             hits.append([Hit(**vars(self.items[row]), score=score) for row, score in pairs])
-        return Answer(*compared, photo, query.boxes, scores[query.regions], hits)
+        return Answer(*compared, photo, query.boxes[shown], scores[query.regions[shown]], hits)
 
     def representation(self, method: str) -> str:
         """Return what val chose for a method, or else the first of what it may choose from."""
@@ -200,6 +204,14 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
         print(f"{run.catalog.name} has no gallery: searching all its {len(table):,} photos")
         searcher.gallery = searcher.embed(table, store, single=True)
     return searcher
+
+
+def telling(merged: Ranking) -> list[int]:
+    """Return which instances of many to show: those that bring the first hits of the merged list, in their order.
+
+    Objectness, learned from composites, orders the boxes of real photos worse than what they find does.
+    """
+    return list(dict.fromkeys(merged.instances.tolist()))[:SHOWN]
 
 
 def best_run(run: Run) -> Run:

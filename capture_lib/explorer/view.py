@@ -43,7 +43,7 @@ class Explorer(Answers):
         level = ranking.METHODS[method].level
         state = self.settle(State(query=number, model=method.split("/")[0], level=level))
         rows = [("the whole photo" if level == "image" else "all products, merged", state, self.hits(state, count))]
-        for box in range(len(self.boxed(state)["boxes"])) if level == "instance" else ():
+        for box in self.shown(state) if level == "instance" else ():
             asked = replace(state, box=box)
             rows.append((f"box {box + 1}", asked, self.hits(asked, 5)))
         style = (TEMPLATES / "explorer.css").read_text(encoding="utf-8")
@@ -66,7 +66,9 @@ class Explorer(Answers):
         row = query.store.rows([query.name])[0]
         height, width = np.array(query.photo.shape[:2]) * 360 / max(query.photo.shape[:2])
         corners = self.embedded(state.query, self.caption(state)).boxes * [width, height, width, height]
-        boxes = [(number, x1, y1, x2 - x1, y2 - y1) for number, (x1, y1, x2, y2) in enumerate(corners.tolist())]
+        shown = self.shown(state)
+        sides = zip(shown, corners[shown].tolist(), strict=True)
+        boxes = [(number, x1, y1, x2 - x1, y2 - y1) for number, (x1, y1, x2, y2) in sides]
         return {"photo": figures.thumbnail(query.photo, 360), "width": width, "height": height,
                 "boxes": sorted(boxes, key=lambda box: box[1] + box[2]),  # no number lies below a later box
                 "uncertain": query.store.scores[row, 0] < self.run.profile.instances.min_score}
@@ -96,7 +98,7 @@ class Explorer(Answers):
         """
         for number in sorted(self.passing(state), key=lambda number: (number <= state.query, number)):
             there = self.settle(state.changed({"query": number}))
-            for box in [None] if state.box is None else range(len(self.boxed(there)["boxes"])):
+            for box in [None] if state.box is None else self.shown(there):
                 asked = replace(there, box=box)
                 first = self.hits(asked, 1)
                 if first and first[0]["mark"] in ("other", "wrong") and self.own_labels(asked) != set():

@@ -326,6 +326,7 @@ def test_photos_that_were_not_drawn_are_searched_at_three_sides():
     own = profiles.for_photos(cpu)
     assert (cpu.detector.search_sizes, own.detector.search_sizes) == ((192,), (192, 448, 896))
     assert (own.regions.photo_size, own.regions.max_regions, own.regions.batch) == (896, 36, cpu.regions.batch // 16)
+    assert (own.instances.max_instances, own.instances.min_odds) == (36, 0)  # all that lie apart
     unsized = profiles.get("product1m")
     assert profiles.for_photos(unsized) == unsized
 

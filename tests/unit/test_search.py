@@ -11,7 +11,7 @@ from drawn import TINY, draw, make_catalog
 from PIL import Image
 
 from capture_lib.catalog.photos import load_photo
-from capture_lib.experiments import comparison
+from capture_lib.experiments import comparison, search
 from capture_lib.experiments.run import Run
 from capture_lib.experiments.search import Hit, Item, Searcher, answer, best_run, judge, labels_of_boxes
 from capture_lib.model.capture import Capture
@@ -79,6 +79,23 @@ def test_hits_are_the_nearest_by_what_val_chose_or_by_photo_alone(searcher: Sear
     own = next(item for item in searcher.items.values() if item.sample_id == found.sample_id)
     assert found == Hit(own.sample_id, own.path, own.caption, own.labels, found.score)
     assert len(searcher.search(item.path, caption, depth=50).hits[0]) == 6  # all there are
+
+
+def test_of_many_instances_those_that_bring_the_first_hits_are_shown(searcher: Searcher,
+                                                                     monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "SHOWN", 2)
+    every = replace(searcher, instances=InstanceSettings(min_score=0.0, min_odds=0.0, nms_iou=0.95))
+    found = every.search(searcher.items[1].path, "kind1", 6)
+    by_hand = hits_by_hand(every, found.photo, "kind1", found.representation)
+    pairs = [(score, number, sample) for number, hits in enumerate(by_hand) for sample, score in hits]
+    brought, first = [], set()
+    for _, number, sample in sorted(pairs, key=lambda pair: -pair[0]):
+        if sample not in first and number not in brought:
+            brought.append(number)
+        first.add(sample)
+    assert len(by_hand) > len(brought[:2]) == len(found.hits) == len(found.boxes) == len(found.scores)
+    for number, hits in zip(brought, found.hits, strict=False):
+        assert [hit.score for hit in hits] == pytest.approx([score for _, score in by_hand[number]], abs=1e-5)
 
 
 def test_a_gallery_photo_finds_itself(searcher: Searcher):
