@@ -166,7 +166,7 @@ def curves(history: list[dict[str, float]], axes: Sequence, floors: dict[str, fl
     for ax, name in zip(axes, history[0], strict=True):
         values = np.array([step[name] for step in history])
         smooth = np.convolve(values, np.ones(window) / window, "valid")
-        ax.plot(values, color=PLAIN, alpha=0.3, linewidth=0.7)
+        ax.plot(values, color=PLAIN, alpha=0.3, linewidth=0.7, rasterized=True)  # of thousands of steps
         ax.plot(np.arange(len(smooth)) + window / 2, smooth, color=RIGHT)
         if floors and name in floors:
             ax.axhline(floors[name], color=WRONG, linestyle="--", label="uninformed guess")
