@@ -1,0 +1,111 @@
+"""Choose CAPTURE's width and the length of its training by val, on a tenth of the pairs.
+
+    python tests/benchmarks/bench_size.py [--profile full] [--share 0.1] [--out reports/size.json]
+
+It needs the stages of a run of the profile, makes those that are missing, and goes on where it stopped. The committed
+record is reports/reference/size.json.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from capture_lib.experiments import evaluation, stages
+from capture_lib.experiments.run import Run, open_run
+from capture_lib.model.capture import Capture
+from capture_lib.model.config import CaptureSettings
+from capture_lib.retrieval import ranking
+from capture_lib.retrieval.embedding import EmbeddedSet, embed_samples
+from capture_lib.retrieval.statistics import RESAMPLES, bootstrap, paired_difference
+from capture_lib.training import pretrain
+from capture_lib.utils import REPORTS, origin, pick_device, say, write_json
+
+LEVEL = "instance"
+METHOD = ranking.METHODS["capture-chosen/instance"]
+WIDTHS = (128, 192, 256)
+EPOCHS = (1, 2)  # times the profile's
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train each size, evaluate it on val and write one JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--profile", default="full", help="default: full")
+    parser.add_argument("--share", type=float, default=0.1, help="of the training pairs; default: a tenth")
+    parser.add_argument("--out", type=Path, default=REPORTS / "size.json", help="default: reports/size.json")
+    options = parser.parse_args(arguments)
+    run = open_run(options.profile)
+    table = some_pairs(run, options.share)
+    base = run.profile.capture.width
+
+    # the figures of val's queries, by size
+    found = {}
+    for times in EPOCHS:
+        for width in WIDTHS:
+            epochs = times * run.profile.pretrain.epochs
+            folder = trained(run, table, resized(run.profile.capture, width), epochs)
+            representation, figures = on_val(run, folder)
+            found[width, epochs] = figures
+            say(f"width {width}, {epochs} epochs: {100 * figures.mean():.1f} on val, by {representation}")
+
+    # each with its interval, and its difference to the profile's own size
+    own = found[base, run.profile.pretrain.epochs]
+    rows = []
+    for (width, epochs), figures in found.items():
+        rows.append({"width": width, "epochs": epochs, "mAP@10": bootstrap(figures[:, None], RESAMPLES, run.seed)[0],
+                     "difference": paired_difference(figures, own, seed=run.seed)})
+    write_json(options.out, {"profile": options.profile, "pairs": len(table), "sizes": rows, "provenance": origin()})
+    print(options.out)
+
+
+def some_pairs(run: Run, share: float) -> pd.DataFrame:
+    """Return a share of the training pairs, at random."""
+    stages.pretrained(run)
+    table = stages.train_samples(run)[["sample_id", "split", "image", "caption"]]
+    order = np.random.default_rng([run.seed, 12]).permutation(len(table))
+    return table.iloc[np.sort(order[:round(share * len(table))])]
+
+
+def resized(settings: CaptureSettings, width: int) -> CaptureSettings:
+    """Return the sizes of a model of another width: its feed-forward layers and outputs grow with it."""
+    scaled = {name: getattr(settings, name) * width // settings.width
+              for name in ("text_ffn", "visual_ffn", "cross_width", "output")}
+    return replace(settings, width=width, **scaled)
+
+
+def trained(run: Run, table: pd.DataFrame, capture: CaptureSettings, epochs: int) -> Path:
+    """Return the folder of a model of some size, trained on the pairs of a table."""
+    training = replace(run.profile.pretrain, epochs=epochs)
+
+    def make(folder: Path) -> None:
+        pairs = evaluation.pairs_of(run, table)
+        model = pretrain.build_model(capture, pairs, run.seed, training.tasks, training.bert)
+        pretrain.train(model, pairs, run.profile.batches, training, folder, run.seed)
+
+    settings = {"batches": run.profile.batches, "capture": capture, "pretrain": replace(training, keep_every=0)}
+    name = f"variants/size-{len(table)}-{capture.width}-{epochs}"
+    return run.stage(pretrain, settings, [run.place("region_store")], table, make, name=name)
+
+
+def on_val(run: Run, folder: Path) -> tuple[str, np.ndarray]:
+    """Return the representation that does best on val, and the mAP@10 of every query (Q,)."""
+    model = Capture.from_pretrained(folder).to(pick_device()).eval()
+    val, gallery = (embedded(run, model, split) for split in ("val", "gallery"))
+    depth = run.profile.retrieval.depth
+    best, _ = ranking.choose(METHOD, val, gallery, depth)
+    scores = ranking.score(ranking.rank(val, gallery, LEVEL, best, depth), val, gallery)
+    return best, scores["standard", "mAP@10"].to_numpy()
+
+
+def embedded(run: Run, model: Capture, split: str) -> EmbeddedSet:
+    """Return a split as a model's vectors."""
+    table = stages.samples(run, split)
+    pairs = evaluation.pairs_of(run, table)
+    return embed_samples(table, pairs, model, None, run.profile.instances, split == "gallery", (LEVEL,))
+
+
+if __name__ == "__main__":
+    main()
