@@ -30,6 +30,7 @@ def test_readme_quotes_the_records():
     every = [claim for figures in metrics for claim in figures.get("claims", [])]
     measured = [result for claim in every for result in claim["comparisons"] if result["effect"] is not None]
     known |= {brackets(figure) for figure in measured}
+    known |= {brackets(part["mAP@10"]) for figures in metrics for part in figures.get("parts", {}).values()}
     claims = record(ROOT / "reports" / "reference" / "cpu" / "metrics" / "06_ablations.json")["claims"]
     counts = Counter(claim["verdict"] for claim in claims if claim["of"] == "paper")
     assert (f"{counts.total()} claims of the paper, {counts['reproduced']} are reproduced, "
@@ -39,6 +40,8 @@ def test_readme_quotes_the_records():
     assert len(quoted) > 5 and set(quoted) <= known
     photos = [record(file) for file in (ROOT / "reports" / "reference" / "photos").glob("*.json")]
     real = {brackets(row["mAP@10"]) for figures in photos for row in figures["by_method"].values()}
+    real |= {brackets(recall) for figures in photos for recall in figures["recall"].values()}
+    real |= {brackets(row["difference"]) for row in record(ROOT / "reports" / "reference" / "size.json")["sizes"]}
     limits = re.findall(r"[\d.]+ \[[\d., ]+\]", " ".join(README.partition("## Limits")[2].split()))
     assert limits and set(limits) <= real
     seconds = record(ROOT / "reports" / "reference" / "cpu" / "timings.json")["the whole run"]["seconds"]
