@@ -124,9 +124,7 @@ class Searcher:
 
         # the nearest gallery items of each
         cosines, rows = ranking.search_index(self.index(representation), vectors, depth)
-        shown = list(range(len(rows)))
-        if len(rows) > SHOWN:
-            shown = telling(ranking.comb_max(rows, cosines, rows.size))
+        shown = telling(ranking.comb_max(rows, cosines, rows.size), len(rows))
         hits = []
         for pairs in map(zip, rows[shown].tolist(), cosines[shown].tolist()):
             hits.append([Hit(**vars(self.items[row]), score=score) for row, score in pairs])
@@ -207,11 +205,13 @@ def open_searcher(run: Run, levels: Sequence[str] = ("instance",)) -> Searcher:
     return searcher
 
 
-def telling(merged: Ranking) -> list[int]:
-    """Return which instances of many to show: those that bring the first hits of the merged list, in their order.
+def telling(merged: Ranking, count: int) -> list[int]:
+    """Return which of a photo's `count` instances to show: all, or of many those that bring the first hits, in order.
 
     Objectness, learned from composites, orders the boxes of real photos worse than what they find does.
     """
+    if count <= SHOWN:
+        return list(range(count))
     return list(dict.fromkeys(merged.instances.tolist()))[:SHOWN]
 
 

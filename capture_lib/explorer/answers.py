@@ -13,7 +13,7 @@ from capture_lib.catalog.labels import parse_label
 from capture_lib.catalog.photos import load_photo
 from capture_lib.experiments import stages
 from capture_lib.experiments.run import Run
-from capture_lib.experiments.search import SHOWN, Searcher, labels_of_boxes, telling
+from capture_lib.experiments.search import Searcher, labels_of_boxes, telling
 from capture_lib.proposals.region_store import RegionStore
 from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, represent
@@ -105,11 +105,9 @@ class Answers:
         return replace(state, box=state.box if level == "instance" and state.box in self.shown(state) else None)
 
     def shown(self, state: State) -> list[int]:
-        """Return the numbers of the query's instances to show: all, or of many those that bring the first hits."""
+        """Return the numbers of the query's instances to show."""
         count = len(self.embedded(state.query, self.caption(state)).regions)
-        if count <= SHOWN or state.level == "image":
-            return list(range(min(count, SHOWN)))
-        return telling(self.ranking(replace(state, box=None)))
+        return telling(self.ranking(replace(state, box=None)), count)
 
     def passing(self, state: State) -> list[int]:
         """Return the numbers of the queries that show the brand, and the kind, of the filters."""

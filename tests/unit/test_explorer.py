@@ -13,7 +13,6 @@ from PIL import Image
 from capture_lib.catalog.table import read_catalog, write_catalog
 from capture_lib.experiments import comparison, evaluation, search, stages
 from capture_lib.experiments.run import Run
-from capture_lib.explorer import answers
 from capture_lib.explorer.answers import OWN, State
 from capture_lib.explorer.view import PIECES, Explorer, open_explorer
 from capture_lib.retrieval import ranking
@@ -66,8 +65,7 @@ def test_no_box_lies_over_the_number_of_another(explorer: Explorer):
 
 
 def test_of_many_boxes_those_that_bring_the_first_hits_can_be_chosen(explorer: Explorer, monkeypatch):
-    for module in (search, answers):
-        monkeypatch.setattr(module, "SHOWN", 1)
+    monkeypatch.setattr(search, "SHOWN", 1)
     state = next(state for state in (explorer.settle(State(query=number)) for number in range(20))
                  if len(explorer.embedded(state.query, explorer.caption(state)).regions) > 1)
     first = explorer.ranking(state).instances[0]
@@ -76,8 +74,6 @@ def test_of_many_boxes_those_that_bring_the_first_hits_can_be_chosen(explorer: E
     assert re.findall(r'data-key="box-(\d+)"', drawn) == re.findall(r'data-key="number-(\d+)"', drawn) == [str(first)]
     assert explorer.settle(replace(state, box=int(first))).box == first
     assert explorer.settle(replace(state, box=int(first) + 1)).box is None
-    whole = explorer.settle(replace(state, level="image"))
-    assert explorer.shown(whole) == [0]
 
 
 def test_a_state_that_cannot_be_gives_way(explorer: Explorer):
