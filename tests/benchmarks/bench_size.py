@@ -7,6 +7,7 @@ record is reports/reference/size.json.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,29 +23,44 @@ from capture_lib.retrieval import ranking
 from capture_lib.retrieval.embedding import EmbeddedSet, embed_samples
 from capture_lib.retrieval.statistics import RESAMPLES, bootstrap, paired_difference
 from capture_lib.training import pretrain
-from capture_lib.utils import REPORTS, origin, pick_device, say, write_json
+from capture_lib.utils import REPORTS, InputError, explain, origin, pick_device, say, write_json
 
 LEVEL = "instance"
 METHOD = ranking.METHODS["capture-chosen/instance"]
-WIDTHS = (128, 192, 256)
+WIDTHS = (1, 1.5, 2)  # times the profile's
 EPOCHS = (1, 2)  # times the profile's
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train each size, evaluate it on val and write one JSON."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train each size, evaluate it on val and write one JSON; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--profile", default="full", help="default: full")
     parser.add_argument("--share", type=float, default=0.1, help="of the training pairs; default: a tenth")
     parser.add_argument("--out", type=Path, default=REPORTS / "size.json", help="default: reports/size.json")
     options = parser.parse_args(arguments)
-    run = open_run(options.profile)
-    table = some_pairs(run, options.share)
+    if not 0 < options.share <= 1:
+        parser.error(f"--share {options.share}: give a share above 0 and up to 1")
+    if not options.out.resolve().parent.is_dir():
+        parser.error(f"--out {options.out}: its folder is not there; make it first")
+    try:
+        compare(options.profile, options.share, options.out)
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = explain(error)
+        print(f"{parser.prog}: {line}", file=sys.stderr)
+        return code
+
+
+def compare(profile: str, share: float, out: Path) -> None:
+    """Train and evaluate every size on a share of the pairs, and write what val says."""
+    run = open_run(profile)
+    table = some_pairs(run, share)
     base = run.profile.capture.width
 
     # the figures of val's queries, by size
     found = {}
     for times in EPOCHS:
-        for width in WIDTHS:
+        for width in (round(factor * base) for factor in WIDTHS):
             epochs = times * run.profile.pretrain.epochs
             folder = trained(run, table, resized(run.profile.capture, width), epochs)
             representation, figures = on_val(run, folder)
@@ -57,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for (width, epochs), figures in found.items():
         rows.append({"width": width, "epochs": epochs, "mAP@10": bootstrap(figures[:, None], RESAMPLES, run.seed)[0],
                      "difference": paired_difference(figures, own, seed=run.seed)})
-    write_json(options.out, {"profile": options.profile, "pairs": len(table), "sizes": rows, "provenance": origin()})
-    print(options.out)
+    write_json(out, {"profile": profile, "pairs": len(table), "sizes": rows, "provenance": origin()})
+    print(out)
 
 
 def some_pairs(run: Run, share: float) -> pd.DataFrame:
@@ -66,7 +82,10 @@ def some_pairs(run: Run, share: float) -> pd.DataFrame:
     stages.pretrained(run)
     table = stages.train_samples(run)[["sample_id", "split", "image", "caption"]]
     order = np.random.default_rng([run.seed, 12]).permutation(len(table))
-    return table.iloc[np.sort(order[:round(share * len(table))])]
+    count = round(share * len(table))
+    if count < stages.MIN_PAIRS:
+        raise InputError(f"--share {share}: {count} pairs are too few to train CAPTURE; {stages.MIN_PAIRS} are needed")
+    return table.iloc[np.sort(order[:count])]
 
 
 def resized(settings: CaptureSettings, width: int) -> CaptureSettings:
@@ -108,4 +127,4 @@ def embedded(run: Run, model: Capture, split: str) -> EmbeddedSet:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
