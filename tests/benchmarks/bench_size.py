@@ -27,8 +27,8 @@ from capture_lib.utils import REPORTS, InputError, explain, origin, pick_device,
 
 LEVEL = "instance"
 METHOD = ranking.METHODS["capture-chosen/instance"]
-WIDTHS = (1, 1.5, 2)  # times the profile's
-EPOCHS = (1, 2)  # times the profile's
+WIDTHS = (0.5, 0.75, 1)  # times the profile's
+EPOCHS = (0.75, 1.5)  # times the profile's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,18 +61,18 @@ def compare(profile: str, share: float, out: Path) -> None:
     found = {}
     for times in EPOCHS:
         for width in (round(factor * base) for factor in WIDTHS):
-            epochs = times * run.profile.pretrain.epochs
+            epochs = max(1, round(times * run.profile.pretrain.epochs))
             folder = trained(run, table, resized(run.profile.capture, width), epochs)
             representation, figures = on_val(run, folder)
             found[width, epochs] = figures
             say(f"width {width}, {epochs} epochs: {100 * figures.mean():.1f} on val, by {representation}")
 
-    # each with its interval, and its difference to the profile's own size
-    own = found[base, run.profile.pretrain.epochs]
+    # each with its interval, and its difference to the smallest, trained shortest
+    first = next(iter(found.values()))
     rows = []
     for (width, epochs), figures in found.items():
         rows.append({"width": width, "epochs": epochs, "mAP@10": bootstrap(figures[:, None], RESAMPLES, run.seed)[0],
-                     "difference": paired_difference(figures, own, seed=run.seed)})
+                     "difference": paired_difference(figures, first, seed=run.seed)})
     write_json(out, {"profile": profile, "pairs": len(table), "sizes": rows, "provenance": origin()})
     print(out)
 

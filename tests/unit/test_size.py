@@ -12,12 +12,12 @@ def test_sizes_are_compared_on_val(smoke_run, tmp_path, monkeypatch):
     monkeypatch.setattr(size, "open_run", lambda profile: smoke_run)
     assert size.main(["--profile", "smoke", "--share", "0.5", "--out", str(tmp_path / "size.json")]) == 0
     record = json.loads((tmp_path / "size.json").read_text())
-    own, other = record["sizes"]
+    first, other = record["sizes"]
     assert record["pairs"] == round(0.5 * len(size.stages.train_samples(smoke_run)))
-    assert (own["width"], other["width"]) == (64, 32) and own["epochs"] == smoke_run.profile.pretrain.epochs
-    assert own["difference"] == {"value": 0, "low": 0, "high": 0}
-    assert other["difference"]["value"] == pytest.approx(other["mAP@10"]["value"] - own["mAP@10"]["value"])
-    assert all(0 < row["mAP@10"]["low"] <= row["mAP@10"]["value"] <= row["mAP@10"]["high"] < 1 for row in (own, other))
+    assert (first["width"], other["width"]) == (64, 32) and first["epochs"] == smoke_run.profile.pretrain.epochs
+    assert first["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert other["difference"]["value"] == pytest.approx(other["mAP@10"]["value"] - first["mAP@10"]["value"])
+    assert all(0 < row["mAP@10"]["low"] <= row["mAP@10"]["value"] <= row["mAP@10"]["high"] < 1 for row in (first, other))
 
 
 @pytest.mark.parametrize("options, said", [
