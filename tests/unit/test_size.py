@@ -17,7 +17,8 @@ def test_sizes_are_compared_on_val(smoke_run, tmp_path, monkeypatch):
     assert (first["width"], other["width"]) == (64, 32) and first["epochs"] == smoke_run.profile.pretrain.epochs
     assert first["difference"] == {"value": 0, "low": 0, "high": 0}
     assert other["difference"]["value"] == pytest.approx(other["mAP@10"]["value"] - first["mAP@10"]["value"])
-    assert all(0 < row["mAP@10"]["low"] <= row["mAP@10"]["value"] <= row["mAP@10"]["high"] < 1 for row in record["sizes"])
+    for row in record["sizes"]:
+        assert 0 < row["mAP@10"]["low"] <= row["mAP@10"]["value"] <= row["mAP@10"]["high"] < 1
 
 
 @pytest.mark.parametrize("options, said", [
