@@ -42,7 +42,7 @@ NEEDED = {  # what notebooks show, by their numbers; of others, all tasks are do
     "A2": ("pretraining",),
     "05": ("pretraining", "choices"), "00": ("pretraining", "choices"),  # some catalogs have nothing to choose from
     "08": ("pretraining", "choices"),
-    "07": ("pretraining", "choices", "capture", "captions varied: regions")}
+    "07": ("pretraining", "choices", "capture", "two-stream", "one-stream", "dual-encoder", "captions varied: regions")}
 
 
 class NotebookFailed(RuntimeError):

@@ -84,6 +84,7 @@ def keep(report: Path, record: Path) -> None:
     shutil.copy(report / "timings.json", beside)
     for file in (beside / "notebooks").iterdir():  # not where they were run
         text = file.read_text(encoding="utf-8").replace(str(report), f"reports/{report.name}")
+        text = text.replace("](../", "](../../../../")  # links from notebooks/, now three folders deeper
         file.write_text(text, encoding="utf-8")
     site.build(beside)
     shutil.rmtree(record, ignore_errors=True)
