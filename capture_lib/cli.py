@@ -162,9 +162,12 @@ def catalog(
     scenes = str(scenes.resolve()) if scenes else ""
     words = ["world", world, Path(scenes).name, f"seed{seed}" if seed else ""]
     out = out or DATA / "-".join(filter(None, words))
+    out = out if out.name else out.resolve()  # of "."
+    if add and not (out / "catalog.parquet").is_file():
+        raise InputError(f"--add: there is no catalog in {out} yet; leave --add out")
 
     # nothing of the user's is overwritten
-    all_faults = out.with_name(f"{out.name}-faults.csv")
+    all_faults = out.parent / f"{out.name}-faults.csv"
     for file in (out / "quality.csv", out / "faults.csv", all_faults):
         claim_file(file, *quality.OURS)
     claim_file(out / "catalog.parquet")
@@ -229,11 +232,13 @@ def download(
     samples = read_catalog(catalog)
     count = len(samples.photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
+    if lost := len(samples.table) - count - len(missing):
+        print(f"{lost:,} have no address on the web; copy their files to {catalog / 'images'}, or leave their rows out")
     if not missing.empty:
         print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")
         print(missing["reason"].value_counts().head(5).to_string(header=False))
     quality.write_quality(samples)
-    return 0 if count or missing.empty else 1  # some photos are enough to go on with
+    return 0 if count else 1  # some photos are enough to go on with
 
 
 @app.command()
@@ -312,7 +317,3 @@ def explore(
     """Click through results in the browser."""
     from capture_lib.explorer import widget
     widget.serve(with_parts(profile, encoder, proposals, embedder), catalog, port, not no_browser)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

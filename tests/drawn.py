@@ -33,9 +33,7 @@ TINY = Profile(
                     visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
                     joint_layers=1, joint_heads=2, output=16),
     PretrainSettings(epochs=2, batch=16))
-TOY = CaptureSettings(max_positions=32, width=16, text_layers=1, text_heads=2, text_ffn=32,
-                      visual_layers=1, visual_heads=2, visual_ffn=32, cross_layers=1, cross_heads=2, cross_width=16,
-                      joint_layers=1, joint_heads=2, output=16, dropout=0.1)
+TOY = TINY.capture
 TOY_BATCHES = BatchSettings(text_length=8)
 TINY_WORLD = WorldSettings("tiny", 20, 4, 300, 60, 10, 16, size=96, seed=3)
 

@@ -43,9 +43,8 @@ class DownloadSettings:
 Seen = dict[str, dict[str, list[Path]]]  # of a run: the digest of a photo, the addresses that gave it, the files
 
 
-def download(catalog: Catalog, settings: DownloadSettings | None = None) -> pd.DataFrame:
+def download(catalog: Catalog, settings: DownloadSettings) -> pd.DataFrame:
     """Fetch every photo that is not on disk; return `missing.csv`: sample_id, address and reason of a failure."""
-    settings = settings or DownloadSettings()
     claim_file(catalog.folder / "missing.csv", b"sample_id,address,reason")
     headers = {"User-Agent": settings.user_agent.strip(" ") or DownloadSettings.user_agent,
                "Referer": settings.referer.strip(" ")}

@@ -21,6 +21,7 @@ from capture_lib.utils import InputError, one_at_a_time, progress, raise_faults
 ROWS_A_NOTE = 200  # are read together, and then noted down
 NO_PHOTOS = "holds neither photos nor their addresses on the web; name another column"
 BYTES_OR_ADDRESS = ("binary", "large_binary", "string", "large_string")
+ARCHIVES = ("zip://", "tar://")  # how the path of a photo in one begins
 PART = re.compile(rf"({'|'.join(SPLITS)})=([\w.-]+)(?::(\d+(?:\.\d+)?)%)?")  # OURS=THEIRS or OURS=THEIRS:10%
 
 
@@ -54,6 +55,8 @@ def from_dataset(name: str, columns: dict[str, str], out: Path, split: str = "",
         for theirs, (dataset, classes) in opened.items():
             take = row_taker(source, theirs, bounds[theirs], columns, classes, out)
             rows |= read_split(dataset, source, theirs, take, notes)
+        if not rows:
+            raise InputError(f"--dataset {name}: no row falls into {split or 'its split train'}; give larger shares")
 
         # rows without a photo are left out; a placeholder may have been removed after its row was noted
         reasons = {place: row.pop("reason") for place, row in rows.items()}
@@ -137,7 +140,8 @@ def open_split(source: Source, theirs: str, columns: dict[str, str]) -> tuple[ob
             raise InputError(f"--{option} {column}: no such column; there are {', '.join(map(repr, kinds)):.400}")
         kind = kinds[column]
         is_list = option == "label" and hasattr(kind, "feature")
-        if option != "image" and not is_list and not isinstance(kind, Value | ClassLabel | None):
+        binary = getattr(kind, "dtype", "") in ("binary", "large_binary")
+        if option != "image" and not is_list and (binary or not isinstance(kind, Value | ClassLabel | None)):
             raise InputError(f"--{option} {column}: holds no text, but {type(kind).__name__}; name another column")
     image = columns["image"]
     if image in photos:
@@ -153,7 +157,8 @@ def rows_of(dataset: object, source: Source) -> Iterator[dict]:
     try:
         yield from dataset
     except Exception as error:
-        raise InputError(f"--dataset {source.name}: {first_line(error)}; the same command goes on from here") from None
+        raise InputError(f"--dataset {source.name}: {first_line(error)}; mend the data set or, if the network failed, "
+                         "give the same command: it goes on from here") from None
 
 
 def first_line(error: Exception) -> str:
@@ -235,8 +240,10 @@ def photo_bytes(cell: object, home: str) -> bytes:
     if not path:
         raise InputError("there is no photo")
     import fsspec
-    place = path.rpartition("::")[2]  # of the archive that it is in, or its own
-    if not (place if home.startswith("hf:") else os.path.realpath(place)).startswith(home):
+    *within, place = path.split("::")  # of the archive that it is in, or its own
+    inside = place.startswith(home) if home.startswith("hf:") else (
+        "://" not in place and os.path.realpath(place).startswith(home))
+    if not inside or not all(part.startswith(ARCHIVES) for part in within):
         raise InputError(f"its path, {path!r:.80}, leads out of the data set")
     try:
         with fsspec.open(path, "rb") as file:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from capture_lib.catalog.labels import labels_of
-from capture_lib.catalog.quality import COLUMNS as QUALITY
-from capture_lib.catalog.quality import refuse_oddities, table_findings
+from capture_lib.catalog.quality import refuse_oddities
 from capture_lib.catalog.table import Catalog, checked, finding, is_url, merged, write_merged
 from capture_lib.utils import InputError, raise_faults, read_text
 
@@ -78,9 +77,3 @@ def read_lists(folder: Path, noted: list[tuple]) -> pd.DataFrame:
         parts.append(part)
     return pd.concat(parts)
 
-
-def quality(folder: Path) -> pd.DataFrame:
-    """Count what is odd in the released lists of a folder: what, split, count, example, what we do."""
-    noted: list[tuple] = []
-    table = read_lists(folder, noted)
-    return pd.DataFrame([*noted, *table_findings(table.assign(photo=None, boxes=[[]] * len(table)))], columns=QUALITY)

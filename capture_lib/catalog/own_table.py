@@ -21,6 +21,7 @@ from capture_lib.catalog.table import Catalog, finding
 from capture_lib.utils import InputError, progress, raise_faults, read_text, write_atomically
 
 SEPARATORS = ",;\t|"
+HALVES = re.compile("[\ud800-\udfff]")  # of characters, as JSON may escape them
 OTHERS = (  # how files begin that are no CSV table; what they are, and what to do
     (rb"\s{0,99}\Z", "an empty file; save the table again"),
     (rb"PK|\xd0\xcf\x11\xe0", "an Excel sheet or an archive; save the table as CSV UTF-8"),
@@ -37,6 +38,8 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
     """
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
+    if (out / "images").is_symlink() and not (out / "images").is_dir():
+        raise InputError(f"{out / 'images'}: stands where the folder of photos is to be; remove it")
     faults: list[str] = []
     noted: list[tuple] = []
     table = read_table(file, columns, faults, noted)
@@ -68,8 +71,11 @@ def from_table(file: Path, images: Path, out: Path, add: bool = False, *, column
     # photos first, the table last: an interrupted command can be given again
     for sample, image in zip(table["sample_id"], table["image"], strict=True):
         if sample in sources and not (out / image).is_file():
-            with write_atomically(out / image) as beside:
-                shutil.copyfile(sources[sample], beside)
+            try:
+                with write_atomically(out / image) as beside:
+                    shutil.copyfile(sources[sample], beside)
+            except OSError as error:  # which names the source
+                raise OSError(error.errno, error.strerror, str(out / image)) from None
     rows = catalogs.write_merged(out, table, add)
     quality.add_faults(broken.values(), out / "faults.csv")
     return Catalog(out, rows, made.noted)
@@ -79,8 +85,10 @@ def photo_sizes(table: pd.DataFrame, images: Path) -> dict[str, tuple[int, int] 
     """Decode each photo of a table; return by `image` its width and height, upright, or what is wrong with it."""
     def size(image: str) -> tuple[int, int] | str:
         photo = images / image
-        if not photo.is_file() or not photo.resolve().is_relative_to(images.resolve()):
-            return f"{photo}: no such photo, or a link that leaves {images}"
+        if not photo.resolve().is_relative_to(images.resolve()):
+            return f"{photo}: a link that leaves {images}; copy the photo itself"
+        if photo.exists() and not photo.is_file():
+            return f"{photo}: a folder or a pipe; name a photo"
         try:
             return load_photo(photo).shape[1::-1]
         except InputError as error:
@@ -151,6 +159,9 @@ def read_table(file: Path, columns: str, faults: list[str], noted: list[tuple]) 
                for name in table.columns.difference(catalogs.LISTS) for place, cell in table[name].items()
                if isinstance(cell, bytes | list | dict)]
     table = catalogs.tidied(table, noted)
+    for name in ("labels", "box_labels"):
+        faults += [f"{place}: field {name}: {cell!a:.40} holds half of a character; write it whole"
+                   for place, cell in table[name].items() if HALVES.search("".join(map(str, cell or ())))]
     table["split"] = table["split"].fillna("train")
     table["image"] = [image if catalogs.is_url(image) or not image else str(PurePosixPath(image.replace("\\", "/")))
                       for image in table["image"]]
@@ -164,6 +175,8 @@ def column_names(text: str) -> tuple[dict[str, str], list[str]]:
         ours, _, theirs = map(str.strip, pair.partition("="))
         if not theirs or ours not in catalogs.SCHEMA.names:
             raise InputError(f"--columns {pair!r:.60}: write OURS=THEIRS, OURS of {', '.join(catalogs.SCHEMA.names)}")
+        if spelling(theirs) in mapped:
+            raise InputError(f"--columns {text!r:.80}: {theirs} is named twice; name it once")
         mapped[spelling(theirs)] = ours
     plain = {spelling(name): name for name in catalogs.SCHEMA.names if name not in mapped.values()}
     return plain | mapped, ["image", *mapped.values()]
@@ -175,6 +188,7 @@ def read_csv(file: Path, names: dict[str, str], faults: list[str]) -> pd.DataFra
     first = text.lstrip().partition("\n")[0]
     known = {mark: sum(spelling(name) in names for name in first.split(mark)) for mark in SEPARATORS}
     separator = max(SEPARATORS, key=known.get)  # which leaves most names that we know; a tie: the comma
+    csv.field_size_limit(2**31 - 1)  # a caption may be long
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     header, rows = [], {}
     place = f"{file}, line 1"

@@ -132,7 +132,9 @@ def write(found: pd.DataFrame | Iterable[str], file: Path) -> None:
 
 def add_faults(faults: Iterable[str], file: Path) -> None:
     """Add the rows that were left out to those that earlier commands wrote to `file`; write nothing without any."""
-    old = pd.read_csv(file).iloc[:, 0] if file.is_file() else []
+    old = []
+    with suppress(ValueError):  # what was damaged is written anew
+        old = pd.read_csv(file).iloc[:, 0] if file.is_file() else []
     if faults:
         write(dict.fromkeys([*old, *faults]), file)
 

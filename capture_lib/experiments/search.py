@@ -116,10 +116,7 @@ class Searcher:
 
         # a vector of each instance
         sample = {"sample_id": known or "query", "caption": caption, "labels": []}
-        table = pd.DataFrame([sample], dtype=object)
-        query = self.embed(table, store, False, bool(caption))
-        if "foundation" in representation:
-            self.add_foundation(query, photo, caption)
+        query = self.embed_query(sample, store, photo if "foundation" in representation else None)
         vectors = embedding.represent(query.instance, representation)
 
         # the nearest gallery items of each
@@ -161,17 +158,19 @@ class Searcher:
         boxes, scores, features = next(found)
         return RegionStore(features[None], boxes[None], scores[None], np.array([len(boxes)]), [name])
 
-    def embed(self, table: pd.DataFrame, store: RegionStore, single: bool, worded: bool = True) -> EmbeddedSet:
-        """Embed photos of a store, each of a `single` product or of several; `worded`: with n-grams."""
+    def embed(self, table: pd.DataFrame, store: RegionStore, single: bool) -> EmbeddedSet:
+        """Embed photos of a store, each of a `single` product or of several."""
         pairs = make_pairs(table, store, self.tokenizer, self.batches)
-        words = self.words if worded else None
-        return embedding.embed_samples(table, pairs, self.model, words, self.instances, single, self.levels)
+        return embedding.embed_samples(table, pairs, self.model, self.words, self.instances, single, self.levels)
 
-    def add_foundation(self, query: EmbeddedSet, photo: np.ndarray, caption: str) -> None:
-        """Add the image-text model's vectors to an embedded query of one photo (H, W, 3) uint8."""
-        model = self.image_text()
-        images = model.images([(photo, box) for box in query.boxes], workers=0)
-        foundation.add_vectors(query, images, model.texts([caption]))
+    def embed_query(self, sample: dict, store: RegionStore, photo: np.ndarray | None) -> EmbeddedSet:
+        """Embed one sample of a store; given its photo (H, W, 3) uint8, by the image-text model too."""
+        query = self.embed(pd.DataFrame([sample], dtype=object), store, single=False)
+        if photo is not None:
+            model = self.image_text()
+            images = model.images([(photo, box) for box in query.boxes], workers=0)
+            foundation.add_vectors(query, images, model.texts([sample["caption"]]))
+        return query
 
     def index(self, representation: str, level: str = "instance") -> faiss.Index:
         """Return an index of the gallery, built at the first query."""

@@ -147,11 +147,8 @@ class Answers:
 
     def _embedded(self, number: int, caption: str, image_text: bool = False) -> EmbeddedSet:
         query = self.query(number)
-        row = {"sample_id": query.name, "caption": caption, "labels": query.labels}
-        samples = self.searcher.embed(pd.DataFrame([row], dtype=object), query.store, single=False)
-        if image_text:
-            self.searcher.add_foundation(samples, query.photo, caption)
-        return samples
+        sample = {"sample_id": query.name, "caption": caption, "labels": query.labels}
+        return self.searcher.embed_query(sample, query.store, query.photo if image_text else None)
 
     def ranking(self, state: State) -> Ranking:
         """Return the hits of a query, or of one of its instances; none where there are no words to compare."""

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import os
 import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
 from capture_lib import profiles, world
 from capture_lib.catalog.table import read_catalog
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]  # capture_lib
 MAX_SILENCE = 600  # seconds that a kernel may take to start, and its output to arrive when a cell has ended
-ENVIRONMENT = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # static output, no debugger's notes
 
 WHOLE, SO_FAR = "the whole run", "so far"  # among the timings of tasks: all sittings of a run, until it is done
 LIBRARY = "library"  # among the fingerprints of notebooks
@@ -80,6 +77,7 @@ def run_notebooks(
     claim_folder(out, place)
     with one_at_a_time(out / ".lock", f"makes the report in {out}"):
         timings = read_object(out / "timings.json")
+        timings = {name: row for name, row in timings.items() if isinstance(row, dict) and "seconds" in row}
         kept = {file for file in chosen if resume and timings.get(file.stem, {}).get("fingerprint") == digests[file]
                 and is_whole(out / "notebooks" / f"{file.stem}.html")}
         for file in kept:
@@ -167,12 +165,10 @@ def execute(file: Path, parameters: dict[str, str | int], folder: Path) -> None:
         running = Path(scratch) / file.name
         try:
             nbformat.write(notebook, running)
-            with patch.dict(os.environ, ENVIRONMENT):
-                papermill.execute_notebook(
-                    str(running), str(running), parameters, kernel_name="python3", progress_bar=False,
-                    engine_name="saves-once",
-                    cwd=str(ROOT), start_timeout=MAX_SILENCE, iopub_timeout=MAX_SILENCE,
-                    kernel_manager_class=OwnKernelManager, extra_arguments=["--IPKernelApp.log_level=50"])
+            papermill.execute_notebook(
+                str(running), str(running), parameters, kernel_name="python3", progress_bar=False,
+                engine_name="saves-once", cwd=str(ROOT), start_timeout=MAX_SILENCE, iopub_timeout=MAX_SILENCE,
+                kernel_manager_class=OwnKernelManager, extra_arguments=["--IPKernelApp.log_level=50"])
         except papermill.PapermillExecutionError as error:
             reason = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
         except DeadKernelError:

@@ -123,6 +123,11 @@ def draw_boxes(photo: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (),
     return np.array(drawn)
 
 
+def plain(text: str) -> str:
+    """Return a text without control codes, which a picture in SVG must not hold."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
 def draw_answer(answer: "Answer", file: Path) -> None:
     """Save a picture of a search, a row for each instance: the query with its box, then the hits, marked if judged."""
     from matplotlib import rcParams
@@ -145,7 +150,8 @@ def draw_answer(answer: "Answer", file: Path) -> None:
         for ax, hit in zip(axes[row, 1:], hits, strict=False):
             ax.imshow(fit(load_photo(hit.path), 240))
             sign, colour = MARKS[hit.mark] if judged else ("", "white")
-            ax.set_title(f"{sign} {hit.score:.2f}\n{'; '.join(hit.labels)[:14]}", fontsize="small", parse_math=False)
+            label = plain("; ".join(hit.labels))[:14]
+            ax.set_title(f"{sign} {hit.score:.2f}\n{label}", fontsize="small", parse_math=False)
             ax.set_frame_on(True)
             ax.spines[:].set(color=colour, linewidth=3)
     ending = file.suffix.lower().lstrip(".")

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from capture_lib.report import NUMBERED, site
 from capture_lib.report.figures import brackets
@@ -101,9 +100,8 @@ def results() -> str:
                                     "timings": read_object(folder / "timings.json")}
     photos = {file.stem: read_object(file) for file in sorted((REFERENCE / "photos").glob("*.json"))}
     size = read_object(REFERENCE / "size.json")
-    templates = FileSystemLoader(Path(__file__).with_name("templates"))
-    pages = Environment(loader=templates, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
-                        keep_trailing_newline=True)
+    pages = site.environment(Path(__file__).with_name("templates"))
+    pages = pages.overlay(autoescape=False, keep_trailing_newline=True)  # Markdown
     pages.filters["brackets"] = brackets
     template = pages.get_template("RESULTS.md.j2")
     return template.render(records=records, photos=photos, size=size, columns=COLUMNS, words=site.in_words)

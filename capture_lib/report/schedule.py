@@ -39,7 +39,8 @@ def run_tasks(tasks: dict[str, Task], jobs: int, past: dict[str, float]) -> Iter
     started = time.perf_counter()
     chains = seconds_to_the_end(tasks, past)
     threads = max((os.cpu_count() or 1) // jobs, 1)
-    quiet = {"CAPTURE_REPORT": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    quiet = {"CAPTURE_REPORT": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # static output, no debugger's notes
+             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     with (patch.dict(os.environ, quiet),
           ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool):
         while waiting or running:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import drawn
 import numpy as np
@@ -29,6 +30,15 @@ def test_boxes_are_drawn_where_they_are():
     assert drawn_boxes[40, 60].tolist() == [0xD5, 0x5E, 0] and (drawn_boxes[:10] == 200).all()
     in_pixels = figures.draw_boxes(photo, np.array([[30, 10, 60, 40]]), colour="#d55e00")
     assert (in_pixels == drawn_boxes).all()
+
+
+def test_a_label_with_control_codes_leaves_an_svg_whole(tmp_path: Path):
+    photo, boxes = drawn.draw([1, 2])
+    Image.fromarray(photo).save(tmp_path / "hit.png")
+    hit = Hit("a", tmp_path / "hit.png", "caption", ["\x1b]0;x\x07\x1b[31mred"], 0.5, "other")
+    answer = Answer("image-only", "regions", "image alone", photo, boxes / 96, np.ones(2), [[hit], [hit]])
+    figures.draw_answer(answer, tmp_path / "out.svg")
+    assert ElementTree.parse(tmp_path / "out.svg").getroot().tag.endswith("svg")
 
 
 @pytest.mark.parametrize("name, kind", [("out.png", "PNG"), ("out.jpg", "JPEG")])

@@ -182,6 +182,21 @@ def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path):
             refused(lambda path=path, home=home: hub.photo_bytes({"path": path}, home), "leads out of")
 
 
+@pytest.mark.parametrize("path", ["file:///{}", "local://{}", "simplecache::file://{}", "http://x/a.zip::{}"])
+def test_no_path_with_a_scheme_is_read_whatever_the_present_folder(tmp_path, monkeypatch, path):
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    (shop / "a.png").write_bytes(photo(1))
+    monkeypatch.chdir(shop)
+    assert hub.photo_bytes({"path": str(shop / "a.png"), "bytes": None}, f"{shop}/") == photo(1)
+    refused(lambda: hub.photo_bytes({"path": path.format(shop / "a.png"), "bytes": None}, f"{shop}/"), "leads out")
+
+
+def test_a_split_without_a_row_is_a_line_and_nothing_is_written(shop, tmp_path):
+    refused(lambda: hub.from_dataset(str(shop), COLUMNS, tmp_path / "out", "train=train:0%"), "no row falls into")
+    assert not (tmp_path / "out" / "catalog.parquet").exists()
+
+
 def test_photos_of_the_hub_are_read_from_it_alone(monkeypatch):
     asked = []
     monkeypatch.setattr("fsspec.open", lambda path, mode: asked.append(path) or io.BytesIO(photo(3)))

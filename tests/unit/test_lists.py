@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from drawn import refused
 
-from capture_lib.catalog.lists import find_lists, from_lists, quality, read_list
+from capture_lib.catalog.lists import find_lists, from_lists, read_list
+from capture_lib.catalog.quality import audit
 from capture_lib.catalog.table import is_url
 from capture_lib.utils import InputError
 
@@ -140,7 +141,7 @@ def test_a_list_that_arrives_later_is_added_and_the_old_rows_stay_first(tmp_path
 
 
 def counts(folder: Path) -> dict[tuple[str, str], int]:
-    table = quality(folder)
+    table = audit(from_lists(folder, folder / "catalog"))
     assert list(table.columns) == ["what", "split", "count", "example", "what we do"] and (table["count"] > 0).all()
     return dict(zip(zip(table["what"], table["split"], strict=True), table["count"], strict=True))
 
@@ -148,7 +149,7 @@ def counts(folder: Path) -> dict[tuple[str, str], int]:
 def test_clean_lists_have_nothing_odd(tmp_path):
     dev, test = released("1", "Aa b", "one"), released("2", "Cc d", "two")
     gallery = released("3", "Aa b", "three") + "\n" + released("4", "Cc d", "four")
-    assert quality(lists(tmp_path, dev=dev, test=test, gallery=gallery)).empty
+    assert not counts(lists(tmp_path, dev=dev, test=test, gallery=gallery))
 
 
 def test_everything_odd_is_counted(tmp_path):
@@ -164,7 +165,7 @@ def test_everything_odd_is_counted(tmp_path):
         ("caption that stands in test too", "gallery"): 1,
         ("labels that differ by case, width, spaces or punctuation alone", "all"): 2,
         ("labels of queries that the gallery lacks", "all"): 3}
-    examples = quality(folder).set_index(["what", "split"])["example"]
+    examples = audit(from_lists(folder, folder / "catalog")).set_index(["what", "split"])["example"]
     assert examples["labels with runs of spaces", "test"] == "'Aa/Q  c#;#\\r'"
     assert not any(example.startswith(("=", "+", "-", "@")) for example in examples)
 

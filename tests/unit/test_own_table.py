@@ -172,8 +172,8 @@ b1,,,b.png,X,{"[" * 100_000},,,
         ("line 16, sample_id 'b1': ", "field boxes: '[[["),
         ("line 7, sample_id 'a3': ", "none.png: no such photo"),
         ("line 11, sample_id 'a7': ", "empty.png: the photo does not"),
-        ("line 14, sample_id 'a9': ", "out.png: no such photo, or a link that leaves"),
-        ("line 15, sample_id", "pipe.png: no such photo")]
+        ("line 14, sample_id 'a9': ", "out.png: a link that leaves"),
+        ("line 15, sample_id", "pipe.png: a folder or a pipe; name a photo")]
     assert len(found) == len(expected)
     for line, (place, text) in zip(found, expected, strict=True):
         assert line.startswith(place) and text in line, line
@@ -192,13 +192,27 @@ def test_encodings(photos, encoding, legal):
         assert made.table["caption"][0].startswith("玻尿酸") and list(made.table["labels"]) == [["X"]]
 
 
-def test_a_nul_a_huge_cell_and_an_open_quote_are_one_line_each(photos):
+def test_a_nul_half_a_character_and_an_open_quote_are_one_line_each(photos):
     assert "line 2: not UTF-8" in faults(photos, f"{HEADER}\na1,train,\0,a.png,X")[0]
-    assert faults(photos, f"{HEADER}\na1,train,{'x' * 200_000},a.png,X") == [
-        "line 2: not a CSV table from here on (field larger than field limit (131072)); save it as CSV with commas and "
-        "double quotes"]
+    half = faults(photos, f'{HEADER}\na1,train,,a.png,"[""a\\ud800b""]"\n')
+    assert half == ["line 2: field labels: ['a\\ud800b'] holds half of a character; write it whole"]
     found = faults(photos, f'{HEADER}\na0,dev,,a.png,X\na1,train,"open,a.png,X\na2,train,x,a.png,X\n')
     assert "line 3: not a CSV table from here on" in found[0] and "split 'dev'" in found[1]
+
+
+def test_a_caption_may_be_long(photos):
+    table = write_table(photos.parent, f"{HEADER}\na1,train,{'x' * 200_000},a.png,X")
+    made = from_table(table, photos, photos.parent / "out")
+    assert len(made.table["caption"][0]) == 200_000
+
+
+def test_what_stands_in_the_way_of_the_photos_is_named(photos):
+    (photos.parent / "out").mkdir()
+    (photos.parent / "out" / "images").symlink_to(photos.parent / "nowhere")
+    table = write_table(photos.parent, f"{HEADER}\na1,train,x,a.png,X")
+    refused(lambda: from_table(table, photos, photos.parent / "out"), "images: stands where the folder of photos")
+    refused(lambda: from_table(table, photos, photos.parent / "new", columns="image=image,caption=image"),
+            "image is named twice")
 
 
 def test_two_columns_are_enough_and_an_unknown_one_is_named(photos):

@@ -44,7 +44,7 @@ def method(value: float, by_box: float | None = None) -> dict:
     return found | ({"instance": boxes} if boxes else {})
 
 
-def claim(text: str, verdict: str, effect: float | None, paper: object = None, of: str = "paper") -> dict:
+def claim(text: str, verdict: str, effect: float | None, paper: str | None = None, of: str = "paper") -> dict:
     low, high = (None, None) if effect is None else (effect - 0.025, effect + 0.03)
     lacking = "" if effect else "nothing was measured"
     return {"of": of, "claim": text, "source": "Sec. 4", "paper": paper, "compared": "a − b", "effect": effect,
@@ -59,7 +59,7 @@ METRICS = {
                                  HOSTILE: method(0.3, 0.1), "image-only": method(0.6)}},
     "06_ablations": {"methods": {"ablation/short": method(0.9), "image-only": method(0.68)},
                      "to_capture": {"image-only": interval(0.1)},
-                     "claims": [claim("A & B", "reproduced", 0.09), claim("C", "not shown", -0.002, 0.01),
+                     "claims": [claim("A & B", "reproduced", 0.09), claim("C", "not shown", -0.002, "1.0 more"),
                                 claim("D", "contradicted", -0.1, "79.36 against 74.69"),
                                 claim("E", "not testable at this size", None, of="ours")]},
     "07_beyond": {"gain": {"mean": 0.041, "low": 0.012, "high": 0.07}},
@@ -182,7 +182,7 @@ def test_the_index_tells_the_run_in_one_page(report: Path):
     assert sorted(groups, key=said.index) == groups and "Other models" not in said  # there are none
     assert "4 claims 1 reproduced 1 not shown 1 contradicted 1 not testable at this size" in said
     assert "What the paper claims A &amp; B a − b · Sec. 4 The world is small. +9.0 [+6.5, +12.0] ✓ reproduced" in said
-    assert "+1.0 -0.2 [-2.7, +2.8] ◐ not shown" in said and "79.36 against 74.69 -10.0 [-12.5, -7.0] ×" in said
+    assert "1.0 more -0.2 [-2.7, +2.8] ◐ not shown" in said and "79.36 against 74.69 -10.0 [-12.5, -7.0] ×" in said
     assert "Our own questions E a − b · Sec. 4 The world is small. nothing was measured not available ○ not" in said
     assert "ablation/" not in said and "This run is not complete" in said and "InputError: no room" in said
     assert "image-only not available not available 68.0 [66.0, 71.0] 40.0 [38.0, 43.0] not available 78.0" in said
