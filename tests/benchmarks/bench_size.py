@@ -27,8 +27,8 @@ from capture_lib.utils import REPORTS, InputError, explain, origin, pick_device,
 
 LEVEL = "instance"
 METHOD = ranking.METHODS["capture-chosen/instance"]
-WIDTHS = (0.5, 0.75, 1)  # times the profile's
-EPOCHS = (0.75, 1.5)  # times the profile's
+WIDTHS = (1, 1.5, 2)  # times the profile's
+EPOCHS = (1, 2)  # times the profile's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def compare(profile: str, share: float, out: Path) -> None:
     found = {}
     for times in EPOCHS:
         for width in (round(factor * base) for factor in WIDTHS):
-            epochs = max(1, round(times * run.profile.pretrain.epochs))
+            epochs = times * run.profile.pretrain.epochs
             folder = trained(run, table, resized(run.profile.capture, width), epochs)
             representation, figures = on_val(run, folder)
             found[width, epochs] = figures
