@@ -32,8 +32,11 @@ def test_readme_quotes_the_records():
     known |= {brackets(figure) for figure in measured}
     known |= {brackets(part["mAP@10"]) for figures in metrics for part in figures.get("parts", {}).values()}
     claims = record(ROOT / "reports" / "reference" / "cpu" / "metrics" / "06_ablations.json")["claims"]
-    counts = Counter(claim["verdict"] for claim in claims if claim["of"] == "paper")
-    assert (f"{counts.total()} claims of the paper, {counts['reproduced']} are reproduced, "
+    claims = [claim for claim in claims if claim["of"] == "paper"]
+    of_code = sum(claim["source"].startswith("released") for claim in claims)
+    counts = Counter(claim["verdict"] for claim in claims)
+    assert (f"{len(claims)} claims, {len(claims) - of_code} of the paper and {of_code} of its code, "
+            f"{counts['reproduced']} are reproduced, "
             f"{counts['contradicted']} contradicted, {counts['not shown']} not shown and "
             f"{counts['not testable at this size']} not testable at this size") in verdict
     quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", verdict)
