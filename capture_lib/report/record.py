@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
 from capture_lib.report import NUMBERED, site
 from capture_lib.report.figures import brackets
@@ -100,11 +101,14 @@ def results() -> str:
                                     "timings": read_object(folder / "timings.json")}
     photos = {file.stem: read_object(file) for file in sorted((REFERENCE / "photos").glob("*.json"))}
     size = read_object(REFERENCE / "size.json")
+    here, elsewhere = (pd.read_csv(REFERENCE / name) for name in ("cpu/figures.csv", "cpu-elsewhere.csv"))
+    both = elsewhere.merge(here, on=["notebook", "figure", "method", "definition"], suffixes=("_elsewhere", ""))
     pages = site.environment(Path(__file__).with_name("templates"))
     pages = pages.overlay(autoescape=False, keep_trailing_newline=True)  # Markdown
     pages.filters["brackets"] = brackets
     template = pages.get_template("RESULTS.md.j2")
-    return template.render(records=records, photos=photos, size=size, columns=COLUMNS, words=site.in_words)
+    return template.render(records=records, photos=photos, size=size, columns=COLUMNS, words=site.in_words,
+                           machines=both.fillna("").to_dict("records"))
 
 
 def scale() -> str:
