@@ -34,6 +34,8 @@ def test_readme_quotes_the_records():
     known |= {brackets(figure) for figure in measured}
     elsewhere = pd.read_csv(ROOT / "reports" / "reference" / "cpu-elsewhere.csv")
     known |= {brackets(row) for row in elsewhere.to_dict("records")}
+    weights = record(ROOT / "reports" / "reference" / "cpu" / "metrics" / "08_real_photos.json")["by_weights"]
+    known |= {brackets(figure) for vectors in weights.values() for figure in vectors.values()}
     known |= {brackets(part["mAP@10"]) for figures in metrics for part in figures.get("parts", {}).values()}
     claims = record(ROOT / "reports" / "reference" / "cpu" / "metrics" / "06_ablations.json")["claims"]
     claims = [claim for claim in claims if claim["of"] == "paper"]
