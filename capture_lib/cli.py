@@ -232,7 +232,7 @@ def download(
     samples = read_catalog(catalog)
     count = len(samples.photos)
     print(f"{catalog}: {count:,} of {len(samples.table):,} photos are on disk")
-    if lost := len(samples.table) - count - len(missing):
+    if lost := len(samples.table) - count - missing["sample_id"].nunique():
         print(f"{lost:,} have no address on the web; copy their files to {catalog / 'images'}, or leave their rows out")
     if not missing.empty:
         print(f"without a photo, in {catalog / 'missing.csv'}, by reason:")

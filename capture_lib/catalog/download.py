@@ -75,7 +75,7 @@ def download(catalog: Catalog, settings: DownloadSettings) -> pd.DataFrame:
                 raise
             except Exception as error:  # odd hosts and ports make the layers below fail in many ways
                 reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__} {error}"
-                reason = "".join(sign if sign.isprintable() else " " for sign in reason)  # a server's words, in part
+                reason = quality.printable(reason)  # a server's words, in part
             lines.append((row.sample_id, address, " ".join(reason.split())[:100]))
         return lines
 

@@ -164,7 +164,7 @@ def rows_of(dataset: object, source: Source) -> Iterator[dict]:
 def first_line(error: Exception) -> str:
     """Return the first line of an error, or its kind, without control codes."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return "".join(sign if sign.isprintable() else " " for sign in line)[:300]
+    return quality.printable(line)[:300]
 
 
 # ---- reading

@@ -43,6 +43,11 @@ def strays(box: Sequence[float], size: tuple[int, int]) -> bool:
     return np.abs(inside - box).max() > MAX_OVERHANG or (inside[2:] - inside[:2]).min() < 1
 
 
+def printable(text: str) -> str:
+    """Return a text with blanks in the place of control codes and of what else is not shown."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
 def photo_size(photo: Path) -> tuple[int, int] | None:
     """Return width and height of a photo, upright, without decoding it; None where it cannot be read."""
     with suppress(Exception), Image.open(photo, formats=FORMATS) as opened:

@@ -19,6 +19,7 @@ from IPython.display import HTML
 from PIL import ExifTags, Image, ImageDraw
 
 from capture_lib.catalog.photos import fit, load_photo
+from capture_lib.catalog.quality import printable
 from capture_lib.utils import write_atomically
 
 if TYPE_CHECKING:
@@ -123,11 +124,6 @@ def draw_boxes(photo: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (),
     return np.array(drawn)
 
 
-def plain(text: str) -> str:
-    """Return a text without control codes, which a picture in SVG must not hold."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
 def draw_answer(answer: "Answer", file: Path) -> None:
     """Save a picture of a search, a row for each instance: the query with its box, then the hits, marked if judged."""
     from matplotlib import rcParams
@@ -150,7 +146,7 @@ def draw_answer(answer: "Answer", file: Path) -> None:
         for ax, hit in zip(axes[row, 1:], hits, strict=False):
             ax.imshow(fit(load_photo(hit.path), 240))
             sign, colour = MARKS[hit.mark] if judged else ("", "white")
-            label = plain("; ".join(hit.labels))[:14]
+            label = printable("; ".join(hit.labels))[:14]  # for an SVG may hold no control codes
             ax.set_title(f"{sign} {hit.score:.2f}\n{label}", fontsize="small", parse_math=False)
             ax.set_frame_on(True)
             ax.spines[:].set(color=colour, linewidth=3)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import make_catalog
+from PIL import Image
 
 from capture_lib import cli, experiments, explorer, profiles, report, world
 from capture_lib.experiments.search import Answer
@@ -139,6 +140,19 @@ def test_a_catalog_grows(tmp_path: Path, capsys):
     assert "urls.parquet: 3 addresses" in capsys.readouterr().out
     assert run("download", tmp_path / "made", "--import", tmp_path / "none") == 2
     assert "no such folder" in complaint(capsys)
+
+
+def test_a_catalog_in_the_present_folder_and_photos_that_nobody_can_fetch(tmp_path: Path, capsys, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png")
+    (tmp_path / "t.csv").write_text("sample_id,image\na,a.png\n")
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    assert run("catalog", "--table", tmp_path / "t.csv", "--images", photos, "--out", ".") == 0
+    (tmp_path / "made" / "images" / "a.png").unlink()
+    assert run("download", ".") == 1
+    assert "1 have no address on the web" in capsys.readouterr().out
 
 
 def test_more_faults_than_are_said_lie_in_a_file(tmp_path: Path, capsys):

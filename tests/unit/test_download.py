@@ -287,7 +287,7 @@ def test_the_command_counts_the_reasons(server, tmp_path: Path, capsys):
     catalog_of(tmp_path, {"a": (f"{server.url}/denied", f"{server.url}/nothing"), "b": (f"{server.url}/good", None)})
     assert cli.main(["download", str(tmp_path), "--tries", "1"]) == 0
     out = capsys.readouterr().out
-    assert "1 of 2 photos are on disk" in out and "missing.csv" in out
+    assert "1 of 2 photos are on disk" in out and "missing.csv" in out and "no address" not in out
     assert "status 403    1" in out and "status 404    1" in out
     next(iter(read_catalog(tmp_path).photos.values())).unlink()
     server.state.over.set()

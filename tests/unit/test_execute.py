@@ -137,7 +137,7 @@ def test_a_run_in_two_sittings_keeps_the_seconds_of_both(notebooks, tmp_path, he
     timings = json.loads(file.read_text())
     assert timings.keys() == {"training", reports.SO_FAR}
     timings[reports.SO_FAR]["seconds"] = 5000.0  # as if it had taken so long
-    file.write_text(json.dumps(timings))
+    file.write_text(json.dumps(timings | {"odd": 5}))
 
     monkeypatch.setattr(reports, "run_tasks", finished)
     run(notebooks, tmp_path / "out", resume=True)

@@ -282,6 +282,13 @@ def test_columns_and_splits_that_are_not_there(shop, tmp_path, columns, split, e
     assert not (tmp_path / "out" / "catalog.parquet").exists() and not (tmp_path / "out" / "images").exists()
 
 
+def test_bytes_are_no_caption(tmp_path):
+    (tmp_path / "shop").mkdir()
+    cells = {"photo": [f"http://127.0.0.1/{n}.jpg" for n in range(2)], "text": [b"hi", b"\xff"], "kind": ["a", "b"]}
+    datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "shop" / "train-00000-of-00001.parquet")
+    refused(lambda: hub.from_dataset(str(tmp_path / "shop"), COLUMNS, tmp_path / "out"), "--caption text: holds no")
+
+
 def test_names_and_folders_without_a_data_set(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "script").mkdir()

@@ -488,6 +488,9 @@ def test_broken_photos_are_left_out_counted_and_listed(photos, tmp_path):
         from_table(later, photos, tmp_path / "out", add=True, skip_broken=True)
     kept = (tmp_path / "out" / "faults.csv").read_text(encoding="utf-8-sig")
     assert kept.startswith(listed) and kept.count("gone.png") == 1 and len(kept.splitlines()) == 4
+    (tmp_path / "out" / "faults.csv").write_text(f'{kept.splitlines()[0]}\n"open', encoding="utf-8-sig")  # damaged
+    from_table(later, photos, tmp_path / "out", add=True, skip_broken=True)
+    assert len((tmp_path / "out" / "faults.csv").read_text().splitlines()) == 2
     all_broken = write_table(tmp_path, "sample_id,image\na2,none.png\n")
     refused(lambda: from_table(all_broken, photos, tmp_path / "none", skip_broken=True), "none.png: no such photo")
     doubled = write_table(tmp_path, "sample_id,image\na1,a.png\na1,b.png\na2,none.png\n")
