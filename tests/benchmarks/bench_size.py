@@ -27,8 +27,8 @@ from capture_lib.utils import REPORTS, InputError, explain, origin, pick_device,
 
 LEVEL = "instance"
 METHOD = ranking.METHODS["capture-chosen/instance"]
-WIDTHS = (1, 1.5, 2)  # times the profile's
-EPOCHS = (1, 2)  # times the profile's
+WIDTHS = (128, 192, 256)
+EPOCHS = (3, 6)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,13 +55,11 @@ def compare(profile: str, share: float, out: Path) -> None:
     """Train and evaluate every size on a share of the pairs, and write what val says."""
     run = open_run(profile)
     table = some_pairs(run, share)
-    base = run.profile.capture.width
 
     # the figures of val's queries, by size
     found = {}
-    for times in EPOCHS:
-        for width in (round(factor * base) for factor in WIDTHS):
-            epochs = times * run.profile.pretrain.epochs
+    for epochs in EPOCHS:
+        for width in WIDTHS:
             folder = trained(run, table, resized(run.profile.capture, width), epochs)
             representation, figures = on_val(run, folder)
             found[width, epochs] = figures

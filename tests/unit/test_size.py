@@ -7,14 +7,14 @@ import pytest
 
 
 def test_sizes_are_compared_on_val(smoke_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(size, "WIDTHS", (1, 0.5))
-    monkeypatch.setattr(size, "EPOCHS", (1,))
+    monkeypatch.setattr(size, "WIDTHS", (64, 32))
+    monkeypatch.setattr(size, "EPOCHS", (2,))
     monkeypatch.setattr(size, "open_run", lambda profile: smoke_run)
     assert size.main(["--profile", "smoke", "--share", "0.5", "--out", str(tmp_path / "size.json")]) == 0
     record = json.loads((tmp_path / "size.json").read_text())
     first, other = record["sizes"]
     assert record["pairs"] == round(0.5 * len(size.stages.train_samples(smoke_run)))
-    assert (first["width"], other["width"]) == (64, 32) and first["epochs"] == smoke_run.profile.pretrain.epochs
+    assert (first["width"], other["width"]) == (64, 32) and first["epochs"] == 2
     assert first["difference"] == {"value": 0, "low": 0, "high": 0}
     assert other["difference"]["value"] == pytest.approx(other["mAP@10"]["value"] - first["mAP@10"]["value"])
     for row in record["sizes"]:
