@@ -47,6 +47,8 @@ def test_readme_quotes_the_records():
             f"{counts['not testable at this size']} not testable at this size") in verdict
     quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", verdict)
     assert len(quoted) > 5 and set(quoted) <= known
+    large = record(ROOT / "reports" / "reference" / "full" / "metrics" / "06_ablations.json")["methods"]
+    assert f"two-stream, there {100 * large['two-stream/instance']['standard']['mAP@10']['value']:.1f}" in verdict
     photos = [record(file) for file in (ROOT / "reports" / "reference" / "photos").glob("*.json")]
     real = {brackets(row["mAP@10"]) for figures in photos for row in figures["by_method"].values()}
     real |= {brackets(recall) for figures in photos for recall in figures["recall"].values()}
